@@ -1,0 +1,1 @@
+"""From a diffusers pipeline folder to a deployable bundle."""

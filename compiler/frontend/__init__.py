@@ -1,0 +1,1 @@
+"""Reads a diffusers pipeline folder and turns each component into Relax."""
