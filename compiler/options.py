@@ -1,0 +1,76 @@
+"""What a compilation is asked for, checked once and written into cache keys as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ddimcache.errors import UsageError
+from ddimcache.manifest import WeightsKind
+from ddimcache.records import RecordProblem, from_json, loads, to_json
+
+HOSTS = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-linux-android")
+TARGETS = ("opencl", "adreno-740", "llvm")
+LARGEST_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Options of one compilation; making one with a bad value raises :class:`UsageError` naming the option.
+
+    ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``memory_budget`` is in bytes;
+    ``tune_log`` and ``dump_ir`` are folders. How many cuts a model has, and what its sizes must be multiples
+    of beyond 8, is the frontend's to say.
+    """
+
+    target: str = "opencl"
+    weights: str = "int8"
+    cut: int = 0
+    width: int = 0
+    height: int = 0
+    batch: int = 1
+    host: str = "x86_64-linux-gnu"
+    memory_budget: int | None = None
+    tune_log: str | None = None
+    dump_ir: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("--target", self.target, TARGETS)
+        _one_of("--weights", self.weights, get_args(WeightsKind))
+        _one_of("--host", self.host, HOSTS)
+        if self.cut < 0:
+            raise UsageError(f"{self.cut} is negative", where="--cut", remedy="cuts count from 0")
+        if not 1 <= self.batch <= 64:
+            raise UsageError(f"{self.batch} is outside 1 … 64", where="--batch")
+        if (self.width == 0) != (self.height == 0):
+            raise UsageError("give both width and height, or neither", where="--size")
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side < 0 or side > LARGEST_SIDE or side % 8:
+                raise UsageError(
+                    f"{name} {side} is not a multiple of 8 from 8 to {LARGEST_SIDE}",
+                    where="--size",
+                    remedy="for Stable Diffusion take multiples of 64, such as 512x512",
+                )
+        if self.memory_budget is not None and self.memory_budget < 1:
+            raise UsageError(f"{self.memory_budget} bytes is no budget", where="--memory-budget")
+        if self.tune_log is not None and not Path(self.tune_log).is_dir():
+            raise UsageError(f"{self.tune_log} is not a folder", where="--tune-log")
+
+    def to_json(self) -> str:
+        """Return the options as one line of JSON with sorted keys."""
+        return json.dumps(to_json(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> CompileOptions:
+        """Read what :meth:`to_json` wrote; unknown keys and bad values raise :class:`UsageError`."""
+        try:
+            return from_json(cls, loads(text))
+        except RecordProblem as problem:
+            raise UsageError(str(problem), where="compile options") from problem
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{value!r} is none of: {', '.join(choices)}", where=option)

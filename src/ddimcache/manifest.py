@@ -1,0 +1,247 @@
+"""The manifest of a bundle, as data: what the compiler writes and the runtime reads.
+
+It lives beside both, because the runtime imports nothing of the compiler. Sizes are in pixels, latent cells
+or bytes, as the names say; multiply-accumulates are counted for one call of the UNet at the compiled batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from ddimcache.records import JsonValue, Limits
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+NO_CLIP = 3.4e38
+"""The ``clip`` of a step that clamps nothing: float32's range, to the sampler's kernels."""
+
+Count = Annotated[int, Limits(minimum=0)]
+Size = Annotated[int, Limits(minimum=1)]
+Sha256 = Annotated[str, Limits(pattern=r"[0-9a-f]{64}", meaning="a sha256 in lower-case hexadecimal")]
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*"
+FILE_PATTERN = rf"{_PART}(/{_PART})*"
+FileName = Annotated[
+    str, Limits(maximum=200, pattern=FILE_PATTERN, meaning="a plain relative file name inside the bundle")
+]
+ScalarType = Literal["float32", "float16", "int32", "int8", "uint8"]
+WeightsKind = Literal["int8", "fp16", "fp32"]
+ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and scalar type of a dense row-major tensor."""
+
+    shape: tuple[Size, ...]
+    dtype: ScalarType
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes."""
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class NamedTensor:
+    """A weight: its name in the component's safetensors file, shape and scalar type."""
+
+    name: Annotated[str, Limits(minimum=1)]
+    shape: tuple[Size, ...]
+    dtype: ScalarType
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Shape and scalar type without the name."""
+        return TensorSpec(self.shape, self.dtype)
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """A function of a component: tensors in (without ``params``, which comes last) and out."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """A device kernel: how often one call of each function launches it, and its work.
+
+    ``calls`` is by function name (``{"full": 7, "cached": 2}``); ``macs`` counts multiply-accumulates of one
+    launch, 0 for kernels that only move or map.
+    """
+
+    name: Annotated[str, Limits(minimum=1)]
+    calls: dict[str, Count]
+    macs: Count = 0
+
+
+@dataclass(frozen=True)
+class Component:
+    """One library of the bundle, and the tensors that its functions take as the packed tuple ``params``.
+
+    ``weights`` is in the order of that tuple. ``sources`` names a JSON file of the bundle that maps kernel
+    names to their source texts; None where the target leaves none.
+    """
+
+    library: FileName
+    weights_file: FileName
+    weights: tuple[NamedTensor, ...]
+    functions: dict[str, FunctionSpec]
+    kernels: tuple[KernelSpec, ...] = ()
+    activation_bytes: Count = 0
+    sources: FileName | None = None
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all weights on the device, without padding."""
+        return sum(weight.spec.bytes for weight in self.weights)
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one compiler pass did to one component: ``changes`` counts rewrites, ``note`` says it in words."""
+
+    name: Annotated[str, Limits(minimum=1)]
+    component: ComponentName
+    changes: Count
+    seconds: Annotated[float, Limits(minimum=0)] = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and sha256 of a file of the bundle."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but the bytes of its files.
+
+    ``image_size`` is (width, height) in pixels and ``latent_size`` (width, height) in cells; ``cut`` is the
+    U2-cache cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
+    [1, L, D]; ``feature`` is what a full step leaves for the cached ones; ``sampler`` goes to
+    :func:`ddimcache.runtime.sampler.schedule` as it is.
+    """
+
+    format_version: int
+    model: Annotated[str, Limits(minimum=1)]
+    model_fingerprint: Sha256
+    target: Annotated[str, Limits(minimum=1)]
+    device_kind: Literal["opencl", "llvm"]
+    profile: Annotated[str, Limits(minimum=1)]
+    host: Annotated[str, Limits(minimum=1)]
+    weights: WeightsKind
+    image_size: tuple[Size, Size]
+    latent_size: tuple[Size, Size]
+    latent_channels: Size
+    batch: Size
+    cut: Count
+    cuts: Size
+    context: TensorSpec
+    feature: TensorSpec
+    feature_bytes: Count
+    sampler: dict[str, JsonValue]
+    tokenizer: FileName
+    built_with: dict[str, str]
+    activation_bytes: Count
+    macs_full: Count
+    macs_cached: Count
+    components: dict[str, Component]
+    passes: tuple[PassReport, ...] = ()
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    @property
+    def latents(self) -> TensorSpec:
+        """The latents [B, 4, h, w], float32, as the UNet and the step kernels take them."""
+        width, height = self.latent_size
+        return TensorSpec((self.batch, self.latent_channels, height, width), "float32")
+
+    @property
+    def image(self) -> TensorSpec:
+        """The decoder's output [B, H, W, 3], uint8."""
+        width, height = self.image_size
+        return TensorSpec((self.batch, height, width, 3), "uint8")
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the weights of all components on the device."""
+        return sum(component.weights_bytes for component in self.components.values())
+
+    def first_problem(self) -> str | None:
+        """Return the first thing that contradicts itself or breaks the component contract, or None."""
+        if set(self.components) != {"text_encoder", "unet", "vae_decoder"}:
+            found = ", ".join(sorted(self.components)) or "none"
+            return f"components: expected text_encoder, unet and vae_decoder, found {found}"
+        if self.cut >= self.cuts:
+            return f"cut: {self.cut} is outside 0 … {self.cuts - 1}"
+        if self.feature.bytes != self.feature_bytes:
+            return f"feature_bytes: {self.feature_bytes}, but the feature's shape makes {self.feature.bytes}"
+        if len(self.context.shape) != 3 or self.context.shape[0] != 1:
+            return f"context: expected shape [1, L, D], found {list(self.context.shape)}"
+        return self._functions_problem() or self._files_problem()
+
+    def _functions_problem(self) -> str | None:
+        noise, feature, image = self.latents, self.feature, self.image
+        context = TensorSpec((self.batch, *self.context.shape[1:]), self.context.dtype)
+        ids, time = TensorSpec((1, self.context.shape[1]), "int32"), TensorSpec((1,), "float32")
+        contract = {
+            ("text_encoder", "encode"): FunctionSpec((ids,), (self.context,)),
+            ("unet", "full"): FunctionSpec((self.latents, time, context), (noise, feature)),
+            ("unet", "cached"): FunctionSpec((self.latents, time, context, feature), (noise,)),
+            ("vae_decoder", "decode"): FunctionSpec((self.latents,), (image,)),
+        }
+        for (component, function), expected in contract.items():
+            where = f"components.{component}.functions"
+            found = self.components[component].functions.get(function)
+            if found is None:
+                return f"{where}: function {function!r} is missing"
+            if found != expected:
+                return (
+                    f"{where}.{function}: {_text(found)} does not fit the manifest's sizes: {_text(expected)}"
+                )
+        return None
+
+    def _files_problem(self) -> str | None:
+        if MANIFEST_NAME in self.files:
+            return f"files: {MANIFEST_NAME} cannot hold its own sum"
+        for name, component in self.components.items():
+            for file in (component.library, component.weights_file, component.sources):
+                if file is not None and file not in self.files:
+                    return f"components.{name}: {file} is not in the list of files"
+        for name in self.files:
+            if not is_file_name(name):
+                return f"files: {name!r} is not a plain relative file name inside the bundle"
+        if not any(name.startswith(self.tokenizer + "/") for name in self.files):
+            return f"tokenizer: no file of folder {self.tokenizer} is in the list of files"
+        return None
+
+
+def _text(function: FunctionSpec) -> str:
+    sides = (function.inputs, function.outputs)
+    texts = (", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in side) for side in sides)
+    return " → ".join(f"({text})" for text in texts)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file of a bundle may have this name: no root, no ``..``, no hidden part, plain letters."""
+    return len(name) <= 200 and re.fullmatch(FILE_PATTERN, name) is not None
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Return size and sha256 of a file, read in pieces; raises OSError."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+        return FileEntry(stream.tell(), digest.hexdigest())
