@@ -1,0 +1,146 @@
+"""Device profiles: everything passes and schedules may ask about a device, as data.
+
+Passes and schedules read a :class:`DeviceProfile`; none of them looks at a device's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ddimcache.errors import UsageError
+
+HOST_TRIPLES = {
+    "x86_64-linux-gnu": "x86_64-linux-gnu",
+    "aarch64-linux-gnu": "aarch64-linux-gnu",
+    "aarch64-linux-android": "aarch64-linux-android",
+}
+"""Host names that ``--host`` takes, with the LLVM triple of each."""
+
+
+@dataclass(frozen=True)
+class TileTable:
+    """Numbers that the schedules take per device; tuned ones replace them shape by shape."""
+
+    vector: int
+    """Elements a vector load or an arithmetic vector has."""
+    rows: int
+    """Rows (pixels or tokens) of a matrix product that one work-item keeps in registers."""
+    columns: tuple[int, ...]
+    """Output channels of a packed weight panel, best first; the first that divides them is taken."""
+    work_group: int
+    """Work-items of a work-group in matrix products."""
+    injective_work_group: int
+    """Work-items of a work-group in element-wise kernels."""
+    injective_vectors: int
+    """Vectors that one work-item of an element-wise kernel computes."""
+    attention_queries: int
+    """Queries that one attention work-item keeps as the lanes of a vector."""
+    attention_keys: int
+    """Keys that an attention work-item scores before it updates its running maximum."""
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What the compiler knows of a device.
+
+    ``kind`` is the TVM target kind; sizes are in bytes; ``compute_dtype`` is the dtype of stored
+    activations and float weights (products accumulate in float32 either way).
+    """
+
+    name: str
+    kind: str
+    compute_dtype: str
+    max_threads: int
+    max_local_memory: int
+    max_allocation: int
+    max_kernel_arguments: int
+    max_argument_bytes: int
+    tiles: TileTable
+
+    def tvm_target(self, host: str = "x86_64-linux-gnu") -> Any:
+        """The TVM target whose host part runs on ``host`` (a key of ``HOST_TRIPLES``).
+
+        Raises :class:`UsageError` for a host that is not supported.
+        """
+        import tvm
+
+        if host not in HOST_TRIPLES:
+            raise UsageError(f"host '{host}' is not supported; use one of {', '.join(sorted(HOST_TRIPLES))}")
+        host_target: dict[str, Any] = {"kind": "llvm", "mtriple": HOST_TRIPLES[host]}
+        if self.kind == "llvm":
+            if host.startswith("x86_64"):
+                host_target["mcpu"] = "x86-64-v3"
+            return tvm.target.Target(host_target)
+        device: dict[str, Any] = {
+            "kind": self.kind,
+            "max_num_threads": self.max_threads,
+            "max_shared_memory_per_block": self.max_local_memory,
+        }
+        return tvm.target.Target(device, host=tvm.target.Target(host_target))
+
+
+_CPU_TILES = TileTable(
+    vector=16,
+    rows=8,
+    columns=(32, 48, 16),
+    work_group=1,
+    injective_work_group=16,
+    injective_vectors=8,
+    attention_queries=16,
+    attention_keys=16,
+)
+
+PROFILES = {
+    # PoCL and other OpenCL devices that run on a CPU's vector units; 3.1 has no cl_khr_fp16.
+    "opencl": DeviceProfile(
+        name="opencl",
+        kind="opencl",
+        compute_dtype="float32",
+        max_threads=1024,
+        max_local_memory=32 << 10,
+        max_allocation=1 << 30,
+        max_kernel_arguments=128,
+        max_argument_bytes=1024,
+        tiles=_CPU_TILES,
+    ),
+    # Limits as Qualcomm's OpenCL guide gives them for the phone's driver.
+    "adreno-740": DeviceProfile(
+        name="adreno-740",
+        kind="opencl",
+        compute_dtype="float16",
+        max_threads=1024,
+        max_local_memory=32 << 10,
+        max_allocation=1 << 30,
+        max_kernel_arguments=128,
+        max_argument_bytes=1024,
+        tiles=TileTable(
+            vector=4,
+            rows=4,
+            columns=(8, 4),
+            work_group=64,
+            injective_work_group=64,
+            injective_vectors=1,
+            attention_queries=4,
+            attention_keys=8,
+        ),
+    ),
+    "llvm": DeviceProfile(
+        name="llvm",
+        kind="llvm",
+        compute_dtype="float32",
+        max_threads=1024,
+        max_local_memory=32 << 10,
+        max_allocation=1 << 40,
+        max_kernel_arguments=1 << 16,
+        max_argument_bytes=1 << 20,
+        tiles=_CPU_TILES,
+    ),
+}
+
+
+def profile(name: str) -> DeviceProfile:
+    """The device profile called ``name``; raises :class:`UsageError` when there is none."""
+    if name not in PROFILES:
+        raise UsageError(f"target '{name}' is not known; use one of {', '.join(sorted(PROFILES))}")
+    return PROFILES[name]

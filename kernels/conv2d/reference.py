@@ -1,0 +1,14 @@
+"""Plain convolution."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def conv2d(x: np.ndarray, weight: np.ndarray, strides: tuple[int, int]) -> np.ndarray:
+    """Convolves padded ``x`` [B, H, W, C] with ``weight`` [O, KH, KW, C], in float64, giving [B, H', W', O]."""
+    _, kernel_height, kernel_width, _ = weight.shape
+    windows = np.lib.stride_tricks.sliding_window_view(
+        x.astype(np.float64), (kernel_height, kernel_width), axis=(1, 2)
+    )[:, :: strides[0], :: strides[1]]
+    return np.einsum("bhwcyx,oyxc->bhwo", windows, weight.astype(np.float64))

@@ -1,0 +1,111 @@
+"""GroupNorm over channels-last tensors.
+
+Three steps, so that the memory-bound ones stay vectorised and the last one fuses with what follows:
+``moments`` sums every channel over a chunk of rows, ``statistics`` reduces them to mean and reciprocal
+deviation a group, ``apply`` is element-wise and is fused with SiLU and padding by the compiler.
+Statistics are float32.
+"""
+
+from __future__ import annotations
+
+from tvm import te, tirx
+from tvm.script import tirx as T
+
+from ddimcache.kernels.tiling import largest_divisor, vector_lanes
+
+ROWS_PER_CHUNK = 64
+"""Rows that one work-item sums: enough to pay for its start, few enough to occupy the device."""
+
+
+def chunks(rows: int) -> int:
+    """Chunks into which ``rows`` rows are divided."""
+    return rows // largest_divisor(rows, ROWS_PER_CHUNK)
+
+
+def moments(batch: int, rows: int, channels: int, dtype: str, *, vector: int, work_group: int) -> tirx.PrimFunc:
+    """Per-chunk sums of ``x`` [B, R, C] and of its squares: [B, chunks, 2, C] float32."""
+    lanes = vector_lanes(channels, vector)
+    parts = chunks(rows)
+    depth = rows // parts
+    items = batch * parts * (channels // lanes)
+    group = largest_divisor(items, work_group)
+
+    # fmt: off
+    @T.prim_func(private=True, s_tir=True, check_well_formed=False)
+    def kernel(x: T.Buffer((batch, rows, channels), dtype), out: T.Buffer((batch, parts, 2, channels), "float32")):
+        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
+        for block in T.thread_binding(items // group, thread="blockIdx.x"):
+            for item in T.thread_binding(group, thread="threadIdx.x"):
+                total = T.alloc_buffer((lanes,), "float32", scope="local")
+                square = T.alloc_buffer((lanes,), "float32", scope="local")
+                first: T.let[T.int32] = (block * group + item) % (channels // lanes) * lanes
+                part: T.let[T.int32] = (block * group + item) // (channels // lanes) % parts
+                b: T.let[T.int32] = (block * group + item) // (channels // lanes * parts)
+                for lane in T.vectorized(lanes):
+                    total[lane] = T.float32(0)
+                for lane in T.vectorized(lanes):
+                    square[lane] = T.float32(0)
+                for row in range(depth):
+                    for lane in T.vectorized(lanes):
+                        total[lane] = total[lane] + T.Cast("float32", x[b, part * depth + row, first + lane])
+                    for lane in T.vectorized(lanes):
+                        square[lane] = square[lane] + T.Cast(
+                            "float32", x[b, part * depth + row, first + lane]
+                        ) * T.Cast("float32", x[b, part * depth + row, first + lane])
+                for lane in T.vectorized(lanes):
+                    out[b, part, 0, first + lane] = total[lane]
+                for lane in T.vectorized(lanes):
+                    out[b, part, 1, first + lane] = square[lane]
+    # fmt: on
+    return kernel
+
+
+def statistics(batch: int, rows: int, channels: int, groups: int, epsilon: float, *, work_group: int) -> tirx.PrimFunc:
+    """Mean and reciprocal deviation of every group from ``moments``: [B, G, 2] float32."""
+    parts = chunks(rows)
+    size = channels // groups
+    items = batch * groups
+    count = float(rows * size)
+    group = largest_divisor(items, work_group)
+
+    # fmt: off
+    @T.prim_func(private=True, s_tir=True, check_well_formed=False)
+    def kernel(
+        x: T.Buffer((batch, parts, 2, channels), "float32"), out: T.Buffer((batch, groups, 2), "float32")
+    ):
+        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
+        for block in T.thread_binding(items // group, thread="blockIdx.x"):
+            for item in T.thread_binding(group, thread="threadIdx.x"):
+                total = T.alloc_buffer((1,), "float32", scope="local")
+                square = T.alloc_buffer((1,), "float32", scope="local")
+                b: T.let[T.int32] = (block * group + item) // groups
+                g: T.let[T.int32] = (block * group + item) % groups
+                total[0] = T.float32(0)
+                square[0] = T.float32(0)
+                for part in range(parts):
+                    for c in range(size):
+                        total[0] = total[0] + x[b, part, 0, g * size + c]
+                    for c in range(size):
+                        square[0] = square[0] + x[b, part, 1, g * size + c]
+                total[0] = total[0] / T.float32(count)
+                out[b, g, 0] = total[0]
+                # Rounding can make the difference of two near numbers negative.
+                out[b, g, 1] = T.float32(1) / T.sqrt(
+                    T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0)) + T.float32(epsilon)
+                )
+    # fmt: on
+    return kernel
+
+
+def apply(x: te.Tensor, statistic: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
+    """Normalises ``x`` [..., C] with ``statistic`` [B, G, 2], then ``weight`` and ``bias`` [C]."""
+    groups = int(statistic.shape[1])
+    size = int(x.shape[-1]) // groups
+
+    def normalise(*index):  # type: ignore[no-untyped-def]
+        b, c = index[0], index[-1]
+        value = x[index].astype("float32") - statistic[b, c // size, 0]
+        value = value * (statistic[b, c // size, 1] * weight[c].astype("float32")) + bias[c].astype("float32")
+        return value.astype(x.dtype)
+
+    return te.compute(x.shape, normalise, name="group_norm_apply")

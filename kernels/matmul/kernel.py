@@ -1,0 +1,60 @@
+"""Matrix product with packed weights.
+
+Weights are packed once, at compile time, into panels of ``P`` output channels:
+``[ceil(N / P), K, P]``, so that a work-item reads one contiguous row of a panel at every step of the
+reduction. int8 weights are converted where they are multiplied; nothing wider is ever stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import te
+
+FAMILY = "ddimcache.family"
+"""Block annotation by which schedules find a kernel's reduction."""
+
+
+def panel_width(channels: int, widths: tuple[int, ...]) -> int:
+    """Output channels in a panel: the first of ``widths`` that divides ``channels``, else the least."""
+    for width in widths:
+        if channels % width == 0:
+            return width
+    return min(widths)
+
+
+def pack(weight: np.ndarray, width: int) -> np.ndarray:
+    """Packs ``weight`` [N, K] into panels [ceil(N / width), K, width], the last one filled with zeros."""
+    channels, depth = weight.shape
+    panels = -(-channels // width)
+    padded = np.zeros((panels * width, depth), weight.dtype)
+    padded[:channels] = weight
+    return np.ascontiguousarray(padded.reshape(panels, width, depth).transpose(0, 2, 1))
+
+
+def matmul(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, channels: int, dtype: str) -> te.Tensor:
+    """``x`` [..., K] times packed ``weight``, giving [..., N] in ``dtype``; accumulates in float32.
+
+    ``scale`` [N] float32 multiplies the sum of int8 weights, which is the same as multiplying every
+    weight and costs one product an output instead of one a weight.
+    """
+    depth, width = x.shape[-1], weight.shape[-1]
+    reduction = te.reduce_axis((0, depth), "k")
+    shape = (*x.shape[:-1], channels)
+
+    def product(*index: Any) -> Any:
+        rows, column = index[:-1], index[-1]
+        value = x[(*rows, reduction)].astype("float32")
+        factor = weight[column // width, reduction, column % width].astype("float32")
+        return te.sum(value * factor, axis=reduction)
+
+    total = te.compute(shape, product, name="matmul", attrs={FAMILY: "matmul"})
+    if scale is None and dtype == "float32":
+        return total
+
+    def finish(*index: Any) -> Any:
+        value = total[index] if scale is None else total[index] * scale[index[-1]]
+        return value.astype(dtype)
+
+    return te.compute(shape, finish, name="matmul_scale")
