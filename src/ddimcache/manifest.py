@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ddimcache.records import JsonValue, Limits
+from ddimcache.records import Limits
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -108,6 +108,23 @@ class Component:
 
 
 @dataclass(frozen=True)
+class SamplerConstants:
+    """What ``ddimcache.compiler.frontend.scheduler.sampler_constants`` takes from the model's scheduler."""
+
+    num_train_timesteps: Size
+    alphas_cumprod: tuple[Annotated[float, Limits(minimum=0, maximum=1)], ...]
+    final_alpha_cumprod: Annotated[float, Limits(minimum=0, maximum=1)]
+    prediction_type: Literal["epsilon", "v_prediction", "sample"]
+    timestep_spacing: Literal["leading", "trailing", "linspace"]
+    steps_offset: Count
+    clip_sample: bool
+    clip_sample_range: Annotated[float, Limits(minimum=0)]
+    init_noise_sigma: Annotated[float, Limits(minimum=0)] = 1.0
+    vae_scaling_factor: float = 1.0
+    vae_shift_factor: float = 0.0
+
+
+@dataclass(frozen=True)
 class PassReport:
     """What one compiler pass did to one component: ``changes`` counts rewrites, ``note`` says it in words."""
 
@@ -132,8 +149,7 @@ class Manifest:
 
     ``image_size`` is (width, height) in pixels and ``latent_size`` (width, height) in cells; ``cut`` is the
     U2-cache cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
-    [1, L, D]; ``feature`` is what a full step leaves for the cached ones; ``sampler`` goes to
-    :func:`ddimcache.runtime.sampler.schedule` as it is.
+    [1, L, D]; ``feature`` is what a full step leaves for the cached ones.
     """
 
     format_version: int
@@ -153,7 +169,7 @@ class Manifest:
     context: TensorSpec
     feature: TensorSpec
     feature_bytes: Count
-    sampler: dict[str, JsonValue]
+    sampler: SamplerConstants
     tokenizer: FileName
     built_with: dict[str, str]
     activation_bytes: Count
@@ -187,6 +203,9 @@ class Manifest:
             return f"components: expected text_encoder, unet and vae_decoder, found {found}"
         if self.cut >= self.cuts:
             return f"cut: {self.cut} is outside 0 … {self.cuts - 1}"
+        table, trained = len(self.sampler.alphas_cumprod), self.sampler.num_train_timesteps
+        if table != trained:
+            return f"sampler.alphas_cumprod: {table} numbers for {trained} training timesteps"
         if self.feature.bytes != self.feature_bytes:
             return f"feature_bytes: {self.feature_bytes}, but the feature's shape makes {self.feature.bytes}"
         if len(self.context.shape) != 3 or self.context.shape[0] != 1:

@@ -1,0 +1,106 @@
+"""Keeps compiled bundles, so that a model is compiled once for each set of options.
+
+Layout: ``$DDIMCACHE_CACHE`` (default ``~/.cache/ddimcache``) holds ``bundles/<key>``, each a bundle;
+``bundles/<key>.lock``, held while somebody compiles it; and ``fingerprints.json``, the sums of model files.
+A key names the model's contents, the options, the versions and the compiler's own sources. A bundle appears
+under its key by a rename, so a half-written one is never found; what a killed process left is removed by the
+next one that holds the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ddimcache.compiler.fingerprint import compiler_digest, folder_fingerprint, versions
+from ddimcache.compiler.options import CompileOptions
+from ddimcache.errors import UsageError
+
+CACHE_VARIABLE = "DDIMCACHE_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return the folder that compiled bundles are kept in; it need not exist."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ddimcache"
+
+
+def bundle_key(model_dir: Path, options: CompileOptions) -> str:
+    """Return the key, 64 hexadecimal digits, of a model compiled with ``options`` by this very compiler."""
+    facts = {
+        "model": folder_fingerprint(model_dir, cache_folder() / "fingerprints.json"),
+        "options": options.to_json(),
+        "tune log": folder_fingerprint(Path(options.tune_log)) if options.tune_log else None,
+        "versions": versions(),
+        "compiler": compiler_digest(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def kept_bundle(
+    model_dir: Path,
+    options: CompileOptions,
+    compile_to: Callable[[Path], object],
+    is_good: Callable[[Path], bool],
+    say: Callable[[str], object],
+) -> Path:
+    """Return the kept bundle of a model and options, compiling it when there is none yet.
+
+    Parameters
+    ----------
+    model_dir : the diffusers folder.
+    options : for the key.
+    compile_to : writes the bundle to the path it is given, as a whole or not at all.
+    is_good : whether a kept bundle can still be used; one that cannot is compiled again.
+    say : told what takes long.
+
+    Raises :class:`UsageError` when the cache folder cannot be written, and whatever ``compile_to`` raises.
+    """
+    bundles = cache_folder() / "bundles"
+    try:
+        bundles.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(bundles, error) from error
+    key = bundle_key(model_dir, options)
+    path = bundles / key
+    with _lock(bundles / f"{key}.lock", say):
+        if path.exists():
+            if is_good(path):
+                return path
+            say(f"{path} is damaged, compiling it again")
+            shutil.rmtree(path)
+        for left_behind in bundles.glob(f".{key}.*.part"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        compile_to(path)
+    return path
+
+
+@contextmanager
+def _lock(path: Path, say: Callable[[str], object]) -> Iterator[None]:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is compiling the same model, waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _not_writable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"compiled models cannot be kept here: {error.strerror}",
+        where=folder,
+        remedy=f"set {CACHE_VARIABLE} to a folder that can be written",
+    )

@@ -1,0 +1,39 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ddimcache.errors import UsageError
+
+
+def check_can_write(path: Path, option: str) -> None:
+    """Raise :class:`UsageError` naming the option when a file could not be written to ``path`` later on."""
+    parent = path.absolute().parent
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", where=option, remedy="name a file")
+    if not parent.is_dir():
+        raise UsageError(f"folder {parent} does not exist", where=option, remedy="make it first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"folder {parent} is not writable", where=option, remedy="choose another")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its name, force it to the disk, and rename it; raises OSError, leaving no trace."""
+    path = path.absolute()
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,344 @@
+"""A bundle of a few kilobytes that honours the component contract, for tests of everything around a model.
+
+The "UNet" is one line of arithmetic, but every part matters to the result: timestep, context, feature and every
+weight, so that a wrong order of calls or tensors shows in the picture. :func:`reference` computes the same in
+numpy.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save as save_safetensors
+
+from ddimcache.compiler.bundle import write_bundle
+from ddimcache.manifest import (
+    Component,
+    FunctionSpec,
+    KernelSpec,
+    Manifest,
+    NamedTensor,
+    PassReport,
+    SamplerConstants,
+    TensorSpec,
+)
+
+SIDE, CHANNELS, SCALE = 8, 4, 8
+LENGTH, WIDTH, VOCABULARY = 77, 6, 64
+_BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype="float64") ** 2
+_ALPHAS = np.cumprod(1 - _BETAS).tolist()
+SAMPLER: dict = {
+    "num_train_timesteps": 1000,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "alphas_cumprod": tuple(_ALPHAS),
+    "final_alpha_cumprod": _ALPHAS[0],
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+}
+
+
+def weights() -> dict[str, dict[str, np.ndarray]]:
+    """Return the weights by component and name, in the order of the packed tuple."""
+    random = np.random.default_rng(7)
+    return {
+        "text_encoder": {"embedding": random.standard_normal((VOCABULARY, WIDTH)).astype("float32")},
+        "unet": {
+            "mix": random.integers(-20, 20, (CHANNELS,)).astype("int8"),
+            "gain": np.array([0.21], dtype="float16"),
+            "context": random.standard_normal((WIDTH,)).astype("float32"),
+        },
+        "vae_decoder": {"colour": (random.standard_normal((3, CHANNELS)) * 40).astype("float32")},
+    }
+
+
+def _kernels(batch: int):
+    from tvm.script import tirx as T
+
+    shape = (batch, CHANNELS, SIDE, SIDE)
+
+    @T.prim_func(s_tir=True)
+    def set_timestep(out: T.Buffer((1,), "float32"), value: T.float32):
+        T.func_attr({"global_symbol": "set_timestep", "tirx.noalias": True})
+        for i in range(1):
+            with T.sblock("set_timestep"):
+                v = T.axis.spatial(1, i)
+                out[v] = value
+
+    @T.prim_func(s_tir=True)
+    def step(
+        latents: T.Buffer(shape, "float32"),
+        noise: T.Buffer(shape, "float32"),
+        out: T.Buffer(shape, "float32"),
+        p: T.float32,
+        q: T.float32,
+        r: T.float32,
+        s: T.float32,
+        clip: T.float32,
+        a: T.float32,
+        b: T.float32,
+    ):
+        T.func_attr({"global_symbol": "step", "tirx.noalias": True})
+        for i, j, k, m in T.grid(*shape):
+            with T.sblock("step"):
+                n, c, y, x = T.axis.remap("SSSS", [i, j, k, m])
+                out[n, c, y, x] = a * T.max(
+                    T.min(p * latents[n, c, y, x] + q * noise[n, c, y, x], clip), T.float32(0) - clip
+                ) + b * (r * latents[n, c, y, x] + s * noise[n, c, y, x])
+
+    @T.prim_func(s_tir=True)
+    def guide_and_step(
+        latents: T.Buffer(shape, "float32"),
+        without: T.Buffer(shape, "float32"),
+        noise: T.Buffer(shape, "float32"),
+        out: T.Buffer(shape, "float32"),
+        guidance: T.float32,
+        p: T.float32,
+        q: T.float32,
+        r: T.float32,
+        s: T.float32,
+        clip: T.float32,
+        a: T.float32,
+        b: T.float32,
+    ):
+        T.func_attr({"global_symbol": "guide_and_step", "tirx.noalias": True})
+        for i, j, k, m in T.grid(*shape):
+            with T.sblock("guide_and_step"):
+                n, c, y, x = T.axis.remap("SSSS", [i, j, k, m])
+                out[n, c, y, x] = a * T.max(
+                    T.min(
+                        p * latents[n, c, y, x]
+                        + q * (without[n, c, y, x] + guidance * (noise[n, c, y, x] - without[n, c, y, x])),
+                        clip,
+                    ),
+                    T.float32(0) - clip,
+                ) + b * (
+                    r * latents[n, c, y, x]
+                    + s * (without[n, c, y, x] + guidance * (noise[n, c, y, x] - without[n, c, y, x]))
+                )
+
+    return {"set_timestep": set_timestep, "step": step, "guide_and_step": guide_and_step}
+
+
+def _modules(batch: int):
+    from tvm import relax
+    from tvm.ir import IRModule
+    from tvm.relax import op
+
+    all_weights = weights()
+    latents_type = relax.TensorType((batch, CHANNELS, SIDE, SIDE), "float32")
+    context_type = relax.TensorType((batch, LENGTH, WIDTH), "float32")
+    feature_type = relax.TensorType((batch, 1, SIDE, SIDE), "float16")
+    time_type = relax.TensorType((1,), "float32")
+
+    def packed(component: str):
+        fields = [
+            relax.TensorType(array.shape, array.dtype.name) for array in all_weights[component].values()
+        ]
+        return relax.Var("params", relax.TupleType(fields))
+
+    def build(component: str, functions: dict):
+        builder = relax.BlockBuilder()
+        for name, (types, body) in functions.items():
+            inputs = [relax.Var(f"x{i}", kind) for i, kind in enumerate(types)]
+            params = packed(component)
+            with builder.function(name, [*inputs, params]):
+                fields = [relax.TupleGetItem(params, i) for i in range(len(all_weights[component]))]
+                fields = [builder.emit(field) for field in fields]
+                outputs = body(builder, inputs, fields)
+                builder.emit_func_output(outputs)
+        return builder.get()
+
+    def number(value: float, dtype: str = "float32"):
+        return relax.const(value, dtype)
+
+    def mixed(latents, mix, gain):
+        factor = op.multiply(op.astype(mix, "float32"), op.astype(gain, "float32"))
+        factor = op.reshape(op.multiply(factor, number(0.05)), (1, CHANNELS, 1, 1))
+        return op.multiply(latents, factor)
+
+    def full(builder, inputs, fields):
+        latents, time, context = inputs
+        mix, gain, direction = fields
+        words = op.mean(op.multiply(context, op.reshape(direction, (1, 1, WIDTH))), axis=[1, 2])
+        inner = op.multiply(op.mean(latents, axis=[1], keepdims=True), number(0.5))
+        inner = op.add(inner, op.reshape(words, (batch, 1, 1, 1)))
+        inner = op.add(inner, op.reshape(op.multiply(time, number(0.001)), (1, 1, 1, 1)))
+        feature = builder.emit(op.astype(op.tanh(inner), "float16"))
+        noise = op.add(mixed(latents, mix, gain), op.astype(feature, "float32"))
+        return relax.Tuple([builder.emit(builder.normalize(noise)), feature])
+
+    def cached(builder, inputs, fields):
+        latents, _, _, feature = inputs
+        noise = op.add(mixed(latents, *fields[:2]), op.astype(feature, "float32"))
+        return builder.emit(noise)
+
+    def encode(builder, inputs, fields):
+        return builder.emit(op.take(fields[0], inputs[0], axis=0))
+
+    def decode(builder, inputs, fields):
+        colour = op.reshape(fields[0], (1, 3, CHANNELS, 1, 1))
+        pixels = op.sum(op.multiply(op.expand_dims(inputs[0], 1), colour), axis=[2])
+        pixels = op.repeat(op.repeat(pixels, SCALE, axis=2), SCALE, axis=3)
+        pixels = op.permute_dims(op.add(pixels, number(127.5)), (0, 2, 3, 1))
+        return builder.emit(op.astype(op.round(op.clip(pixels, 0, 255)), "uint8"))
+
+    ids_type = relax.TensorType((1, LENGTH), "int32")
+    unet = build(
+        "unet",
+        {
+            "full": ([latents_type, time_type, context_type], full),
+            "cached": ([latents_type, time_type, context_type, feature_type], cached),
+        },
+    )
+    unet = IRModule({**dict(unet.functions_items()), **_kernels(batch)}, attrs=unet.attrs)
+    return {
+        "text_encoder": build("text_encoder", {"encode": ([ids_type], encode)}),
+        "unet": unet,
+        "vae_decoder": build("vae_decoder", {"decode": ([latents_type], decode)}),
+    }
+
+
+def libraries(folder: Path, target: str = "llvm", batch: int = 1) -> dict[str, Path]:
+    """Compile the three libraries into ``folder`` for a target kind and return their paths by component."""
+    import tvm
+    from tvm import relax
+    from tvm.s_tir import dlight
+
+    kind = tvm.target.Target(target, host="llvm") if target != "llvm" else tvm.target.Target("llvm")
+    paths = {}
+    for name, module in _modules(batch).items():
+        module = relax.transform.LegalizeOps()(module)
+        if target != "llvm":
+            with kind:
+                module = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(module)
+        paths[name] = folder / f"{name}.so"
+        tvm.compile(module, kind).export_library(str(paths[name]))
+    return paths
+
+
+def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
+    """Return the manifest of the fake, without files."""
+    latents = TensorSpec((batch, CHANNELS, SIDE, SIDE), "float32")
+    context = TensorSpec((batch, LENGTH, WIDTH), "float32")
+    feature = TensorSpec((batch, 1, SIDE, SIDE), "float16")
+    time, ids = TensorSpec((1,), "float32"), TensorSpec((1, LENGTH), "int32")
+    image = TensorSpec((batch, SIDE * SCALE, SIDE * SCALE, 3), "uint8")
+    functions = {
+        "text_encoder": {"encode": FunctionSpec((ids,), (TensorSpec((1, LENGTH, WIDTH), "float32"),))},
+        "unet": {
+            "full": FunctionSpec((latents, time, context), (latents, feature)),
+            "cached": FunctionSpec((latents, time, context, feature), (latents,)),
+        },
+        "vae_decoder": {"decode": FunctionSpec((latents,), (image,))},
+    }
+    components = {
+        name: Component(
+            library=f"{name}.so",
+            weights_file=f"{name}.safetensors",
+            weights=tuple(
+                NamedTensor(key, array.shape, array.dtype.name) for key, array in weights()[name].items()
+            ),
+            functions=functions[name],
+            kernels=(KernelSpec(f"{name}_main", dict.fromkeys(functions[name], 1), 64),),
+            activation_bytes=1024,
+            sources=f"{name}.kernels.json",
+        )
+        for name in functions
+    }
+    return Manifest(
+        format_version=1,
+        model="fake",
+        model_fingerprint="0" * 64,
+        target=target,
+        device_kind="llvm" if target == "llvm" else "opencl",
+        profile=target,
+        host="x86_64-linux-gnu",
+        weights="int8",
+        image_size=(SIDE * SCALE, SIDE * SCALE),
+        latent_size=(SIDE, SIDE),
+        latent_channels=CHANNELS,
+        batch=batch,
+        cut=0,
+        cuts=3,
+        context=TensorSpec((1, LENGTH, WIDTH), "float32"),
+        feature=feature,
+        feature_bytes=feature.bytes,
+        sampler=SamplerConstants(**SAMPLER),
+        tokenizer="tokenizer",
+        built_with={"ddimcache": "0.1.0"},
+        activation_bytes=3072,
+        macs_full=1000,
+        macs_cached=100,
+        components=components,
+        passes=(PassReport("FuseNothing", "unet", 0, note="left everything alone"),),
+    )
+
+
+def tokenizer_files() -> dict[str, bytes]:
+    """Return a tokenizer of single letters, by name inside the bundle."""
+    import tokenizers
+    from tokenizers.models import BPE
+    from tokenizers.processors import TemplateProcessing
+
+    alphabet = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocabulary = {entry: index for index, entry in enumerate([*alphabet, start, end])}
+    tokenizer = tokenizers.Tokenizer(BPE(vocab=vocabulary, merges=[], unk_token=end))
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])]
+    )
+    constants = {
+        "max_length": LENGTH,
+        "bos_id": vocabulary[start],
+        "eos_id": vocabulary[end],
+        "pad_id": vocabulary[end],
+        "pad_token": end,
+    }
+    return {
+        "tokenizer/tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer/tokenizer_constants.json": json.dumps(constants).encode(),
+    }
+
+
+def build_fake_bundle(folder: Path, scratch: Path, target: str = "llvm", batch: int = 1) -> Path:
+    """Compile the fake and write it as a bundle to ``folder``; ``scratch`` is an existing folder."""
+    files: dict[str, bytes | Path] = dict(tokenizer_files())
+    for name, path in libraries(scratch, target, batch).items():
+        files[path.name] = path
+        files[f"{name}.safetensors"] = save_safetensors(weights()[name])
+        files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
+    write_bundle(folder, manifest(target, batch), files)
+    return folder
+
+
+@dataclass
+class Reference:
+    """The fake in numpy float32."""
+
+    context: dict[bool, np.ndarray]
+
+    @classmethod
+    def of(cls, ids: list[int], negative: list[int]) -> "Reference":
+        embedding = weights()["text_encoder"]["embedding"]
+        return cls({False: embedding[ids], True: embedding[negative]})
+
+    def feature(self, latents: np.ndarray, time: float, negative: bool) -> np.ndarray:
+        """Return what a full step leaves for the cached ones, [B, 1, h, w] float16."""
+        words = (self.context[negative] * weights()["unet"]["context"]).mean(dtype="float32")
+        inner = latents.mean(axis=1, keepdims=True) * np.float32(0.5) + words + np.float32(time * 0.001)
+        return np.tanh(inner).astype("float16")
+
+    def noise(self, latents: np.ndarray, feature: np.ndarray) -> np.ndarray:
+        """Return the predicted noise [B, 4, h, w] float32."""
+        unet = weights()["unet"]
+        factor = unet["mix"].astype("float32") * unet["gain"].astype("float32") * np.float32(0.05)
+        return latents * factor.reshape(1, CHANNELS, 1, 1) + feature.astype("float32")
+
+    def image(self, latents: np.ndarray) -> np.ndarray:
+        """Return the picture [B, H, W, 3] uint8."""
+        pixels = np.einsum("bchw,dc->bdhw", latents, weights()["vae_decoder"]["colour"])
+        pixels = pixels.repeat(SCALE, axis=2).repeat(SCALE, axis=3).transpose(0, 2, 3, 1) + np.float32(127.5)
+        return np.round(pixels.clip(0, 255)).astype("uint8")
