@@ -1,0 +1,42 @@
+"""The UNet: latents, timestep and context in, predicted noise out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ddimcache.compiler.frontend.importer import ImportedComponent, import_component
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class _UNet(torch.nn.Module):
+    """float32 at both ends, whatever the network computes in: the sampler's arithmetic is float32."""
+
+    def __init__(self, unet: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.unet = unet
+        self.dtype = dtype
+
+    def forward(self, latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        noise = self.unet(latents.to(self.dtype), timestep, context, return_dict=False)[0]
+        return noise.to(torch.float32)
+
+
+def import_unet(
+    unet: Any, batch: int, latent_height: int, latent_width: int, tokens: int, dtype: str
+) -> ImportedComponent:
+    """``main(latents [B,C,h,w] float32, timestep [1] float32, context [B,L,D] dtype) -> noise [B,C,h,w] float32``.
+
+    ``unet`` is a diffusers ``UNet2DConditionModel``; it is converted to ``dtype`` in place.
+    """
+    torch_dtype = _DTYPES[dtype]
+    torch.nn.Module.to(unet, torch_dtype)
+    config = unet.config
+    inputs = (
+        torch.zeros(batch, config.in_channels, latent_height, latent_width),
+        torch.zeros(1),
+        torch.zeros(batch, tokens, config.cross_attention_dim, dtype=torch_dtype),
+    )
+    return import_component("unet", _UNet(unet, torch_dtype), inputs)
