@@ -1,0 +1,56 @@
+// TVM's view of the OpenCL devices.
+#pragma once
+
+#include <tvm/runtime/device_api.h>
+
+#include <map>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "memory.h"
+
+namespace ddimcache::opencl {
+
+// Scratch buffers that kernels ask for again and again, kept for reuse. A buffer can be handed out again as
+// soon as the host gives it back, because the queue is in order: whoever gets it enqueues later.
+class WorkspacePool {
+ public:
+  Memory* Allocate(Device& device, size_t bytes);
+  void Free(Memory* memory);
+
+ private:
+  // More idle buffers than this on one device, and the smallest goes back to the driver.
+  static constexpr size_t kMaximumIdle = 8;
+  static constexpr size_t kGranularity = 4096;
+
+  std::mutex mutex_;
+  std::unordered_map<const Device*, std::multimap<size_t, Memory*>> idle_;
+};
+
+class OpenClDeviceApi final : public tvm::runtime::DeviceAPI {
+ public:
+  void SetDevice(tvm::Device device) final;
+  void GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, tvm::ffi::Any* result) final;
+  void GetTargetProperty(tvm::Device device, const std::string& property, tvm::ffi::Any* result) final;
+
+  using DeviceAPI::AllocDataSpace;
+  void* AllocDataSpace(tvm::Device device, size_t bytes, size_t alignment, DLDataType type_hint) final;
+  void FreeDataSpace(tvm::Device device, void* handle) final;
+
+  void CopyDataFromTo(DLTensor* from, DLTensor* to, TVMStreamHandle stream) final;
+
+  // One in-order queue a device is the only stream; TVM's stream argument is always null.
+  void StreamSync(tvm::Device device, TVMStreamHandle stream) final;
+
+  void* AllocWorkspace(tvm::Device device, size_t bytes, DLDataType type_hint) final;
+  void FreeWorkspace(tvm::Device device, void* handle) final;
+
+  // The one instance, never freed.
+  static OpenClDeviceApi* Global();
+
+ private:
+  WorkspacePool workspace_;
+};
+
+}  // namespace ddimcache::opencl

@@ -1,0 +1,38 @@
+// Buffers on a device: what `DLTensor::data` points to, their allocation and copies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "device.h"
+
+namespace ddimcache::opencl {
+
+// The pointee of every tensor handle that this runtime gives to TVM. TVM passes the handle around as an opaque
+// pointer and never reads it.
+struct Memory {
+  static constexpr uint64_t kMagic = 0x636C6D656D6F7279;  // "clmemory"
+
+  uint64_t magic = kMagic;
+  cl_mem handle = nullptr;
+  Device* device = nullptr;
+  size_t bytes = 0;
+
+  // The memory behind a handle. Throws ValueError, naming `use`, for null and for pointers that visibly are
+  // not one (a host tensor passed by mistake).
+  static Memory* FromHandle(void* handle, const char* use);
+};
+
+// `bytes` may be 0. Throws RuntimeError naming size and limit where the device allows no buffer this large.
+Memory* AllocateBuffer(Device& device, size_t bytes);
+
+// Waits for running commands first: the specification lets a driver delete late, but not every driver does.
+void Free(Memory* memory);
+
+// Copies `bytes`; the ranges are checked against the buffers and the host copies have finished on return.
+void CopyToDevice(const void* source, Memory* target, size_t offset, size_t bytes);
+void CopyToHost(Memory* source, size_t offset, void* target, size_t bytes);
+// In queue order, without waiting, when both live on one device; through the host otherwise.
+void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t target_offset, size_t bytes);
+
+}  // namespace ddimcache::opencl

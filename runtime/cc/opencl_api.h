@@ -1,0 +1,36 @@
+// The OpenCL library, opened by name at run time, and the names of its error codes.
+#pragma once
+
+#include <string>
+
+#include "opencl_types.h"
+
+namespace ddimcache::opencl {
+
+// Entry points of the opened library, and where it came from.
+struct Api {
+#define DDIMCACHE_DECLARE(name, result, parameters) result(DDIMCACHE_CL_CALL* name) parameters = nullptr;
+  DDIMCACHE_CL_FUNCTIONS(DDIMCACHE_DECLARE)
+#undef DDIMCACHE_DECLARE
+  std::string library;
+
+  // Opens the library once for the process. Returns null when there is none; `reason`, where given, then says
+  // which names were tried, what the loader answered and what to install.
+  static const Api* Find(std::string* reason = nullptr);
+
+  // As Find, but throws RuntimeError with the reason.
+  static const Api& Get();
+};
+
+// "CL_INVALID_WORK_GROUP_SIZE (-54)"; codes that no specification names give "CL_UNKNOWN_ERROR (n)".
+std::string ErrorName(cl_int code);
+
+// Throws RuntimeError "OpenCL error <name> in <call>[ of|for <subject>]: <hint>" unless `code` is success.
+// `subject` is free text such as `of kernel "x" on device "y" (opencl:0)`.
+[[noreturn]] void ThrowError(cl_int code, const char* call, const std::string& subject);
+
+inline void Check(cl_int code, const char* call, const std::string& subject) {
+  if (code != kSuccess) [[unlikely]] ThrowError(code, call, subject);
+}
+
+}  // namespace ddimcache::opencl

@@ -1,0 +1,64 @@
+#include "queue.h"
+
+#include <utility>
+
+namespace ddimcache::opencl {
+
+Queue::Queue(const Api& api, cl_context context, cl_device_id device, std::string device_text)
+    : api_(api), context_(context), device_(device), device_text_(std::move(device_text)) {
+  plain_ = Make(0);
+  active_ = plain_;
+}
+
+cl_command_queue Queue::Make(cl_bitfield properties) {
+  cl_int code = kSuccess;
+  cl_command_queue queue = api_.clCreateCommandQueue(context_, device_, properties, &code);
+  Check(code, "clCreateCommandQueue", "for " + device_text_);
+  return queue;
+}
+
+void Queue::FinishLocked() {
+  busy_.store(false, std::memory_order_release);
+  Check(api_.clFinish(active_), "clFinish", "on " + device_text_);
+}
+
+void Queue::Finish() {
+  std::shared_lock lock(swap_mutex_);
+  FinishLocked();
+}
+
+void Queue::FinishIfBusy() {
+  if (busy_.load(std::memory_order_acquire)) Finish();
+}
+
+void Queue::Throttle(cl_event event) {
+  cl_event wait_for = nullptr;
+  {
+    std::lock_guard lock(throttle_mutex_);
+    wait_for = std::exchange(previous_, event);
+  }
+  api_.clFlush(active_);
+  if (wait_for == nullptr) return;
+  // A failed command is reported by the next synchronisation; here only the bound matters.
+  api_.clWaitForEvents(1, &wait_for);
+  api_.clReleaseEvent(wait_for);
+}
+
+void Queue::ProfileStart() {
+  std::unique_lock lock(swap_mutex_);
+  FinishLocked();
+  if (profiler_ == nullptr) active_ = Make(kQueueProfilingEnable);
+  profiler_ = std::make_unique<Profiler>(api_);
+}
+
+Profile Queue::ProfileStop() {
+  std::unique_lock lock(swap_mutex_);
+  if (profiler_ == nullptr) return {};
+  FinishLocked();
+  Profile profile = profiler_->Take();
+  profiler_.reset();
+  api_.clReleaseCommandQueue(std::exchange(active_, plain_));
+  return profile;
+}
+
+}  // namespace ddimcache::opencl

@@ -1,0 +1,60 @@
+#include "source.h"
+
+#include <set>
+#include <string_view>
+
+namespace ddimcache::opencl {
+namespace {
+
+constexpr std::string_view kMarker = "// Function: ";
+
+// Calls `visit(line)` for every line, each with its line end.
+template <typename Visit>
+void ForEachLine(const std::string& text, Visit visit) {
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t line_end = text.find('\n', begin);
+    const size_t end = line_end == std::string::npos ? text.size() : line_end + 1;
+    visit(std::string_view(text).substr(begin, end - begin));
+    begin = end;
+  }
+}
+
+// Name of the kernel that this line declares without defining, or empty.
+std::string_view DeclaredKernel(std::string_view line) {
+  constexpr std::string_view kPrefix = "__kernel void ";
+  if (!line.starts_with(kPrefix)) return {};
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\r' || line.back() == ' ')) line.remove_suffix(1);
+  if (!line.ends_with(");")) return {};
+  const size_t open = line.find('(');
+  return open == std::string_view::npos ? std::string_view() : line.substr(kPrefix.size(), open - kPrefix.size());
+}
+
+}  // namespace
+
+std::map<std::string, std::string> SplitSource(const std::string& source, const std::vector<std::string>& names) {
+  const std::set<std::string_view> known(names.begin(), names.end());
+  std::string preamble;
+  std::map<std::string, std::string> parts;
+  std::string* target = &preamble;
+  std::string current;
+  ForEachLine(source, [&](std::string_view line) {
+    if (line.starts_with(kMarker)) {
+      std::string_view name = line.substr(kMarker.size());
+      while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.remove_suffix(1);
+      current = std::string(name);
+      target = &parts[current];
+      return;
+    }
+    const std::string_view declared = DeclaredKernel(line);
+    if (!current.empty() && !declared.empty() && declared != current && known.count(declared) != 0) return;
+    target->append(line);
+  });
+  std::map<std::string, std::string> sources;
+  for (const std::string& name : names) {
+    const auto part = parts.find(name);
+    sources[name] = part == parts.end() ? source : preamble + part->second;
+  }
+  return sources;
+}
+
+}  // namespace ddimcache::opencl
