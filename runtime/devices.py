@@ -1,0 +1,220 @@
+"""Devices: what there is, and how people name one.
+
+A device is named ``opencl``, ``opencl:1``, ``llvm`` or ``rpc://host:port/key``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ddimcache.runtime import plugin
+
+WHAT_TO_INSTALL = (
+    "install a driver for the GPU, or PoCL for the CPU: `apt-get install pocl-opencl-icd ocl-icd-libopencl1`, "
+    "or without root `pip install pocl-binary-distribution pyopencl`"
+)
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What one OpenCL device says about itself. Sizes are in bytes where the name says so."""
+
+    index: int
+    name: str
+    vendor: str
+    platform: str
+    driver_version: str
+    version: str
+    type: str
+    """``gpu``, ``accelerator``, ``cpu`` or ``custom``."""
+    extensions: tuple[str, ...]
+    fp16: bool
+    """Whether kernels can compute with ``half`` (``cl_khr_fp16``)."""
+    images: bool
+    max_alloc_bytes: int
+    """Largest single buffer."""
+    global_mem_bytes: int
+    global_cache_bytes: int
+    local_mem_bytes: int
+    constant_mem_bytes: int
+    max_work_group_size: int
+    max_work_item_sizes: tuple[int, int, int]
+    compute_units: int
+    max_clock_mhz: int
+    max_kernel_argument_bytes: int
+    base_address_alignment: int
+    """Bytes that every buffer's start is aligned to."""
+    image2d_max_width: int
+    image2d_max_height: int
+    image_max_array_size: int
+    image_max_buffer_pixels: int
+    image_pitch_alignment_pixels: int
+
+    @property
+    def device(self) -> str:
+        """How ``--device`` names it: ``opencl:<index>``."""
+        return f"opencl:{self.index}"
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """A parsed device name. ``host``, ``port`` and ``key`` are set for ``rpc`` only."""
+
+    kind: str
+    """``opencl``, ``llvm`` or ``rpc``."""
+    index: int = 0
+    host: str | None = None
+    port: int | None = None
+    key: str | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "rpc":
+            return f"rpc://{self.host}:{self.port}/{self.key}"
+        return self.kind if self.index == 0 else f"{self.kind}:{self.index}"
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Buffers of this process on one device."""
+
+    live_buffers: int
+    current_bytes: int
+    peak_bytes: int
+    """Most bytes at one time since the process started or :func:`reset_peak`."""
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """What one kernel, or one kind of copy, took on the device in a profile."""
+
+    kernel: str
+    calls: int
+    seconds: float
+    seconds_minimum: float
+    """The fastest call."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command in a profile's timeline; nanoseconds on the device's clock."""
+
+    kernel: str
+    queued: int
+    start: int
+    end: int
+
+
+_RPC = re.compile(r"rpc://(?P<host>\[[^\]]+\]|[^/:]+):(?P<port>[0-9]+)/(?P<key>[^/]+)")
+_LOCAL = re.compile(r"(?P<kind>opencl|llvm)(?::(?P<index>[0-9]+))?")
+
+
+def parse_device(text: str) -> DeviceSpec:
+    """Parse ``opencl``, ``opencl:1``, ``llvm`` or ``rpc://host:port/key``.
+
+    Raises:
+        ValueError: the text is none of these; the message quotes it and says what is wrong.
+    """
+    if text.startswith("rpc:"):
+        if (match := _RPC.fullmatch(text)) is None:
+            raise ValueError(f"device {text!r} is not of the form rpc://host:port/key")
+        port = int(match["port"])
+        if not 0 < port < 65536:
+            raise ValueError(f"device {text!r}: port {port} is not between 1 and 65535")
+        return DeviceSpec("rpc", host=match["host"].strip("[]"), port=port, key=match["key"])
+    if (match := _LOCAL.fullmatch(text)) is None:
+        raise ValueError(f"device {text!r} is not known: use opencl, opencl:1, llvm or rpc://host:port/key")
+    index = int(match["index"] or 0)
+    if match["kind"] == "llvm" and index != 0:
+        raise ValueError(f"device {text!r}: there is one llvm device, called llvm")
+    return DeviceSpec(match["kind"], index)
+
+
+def _call(name: str, *arguments: int) -> Any:
+    """Call a global function of the plug-in.
+
+    Raises:
+        RuntimeError: the plug-in is not loaded; the message says why.
+    """
+    import tvm  # noqa: F401  importing it loads the plug-in
+    import tvm_ffi
+
+    if (problem := plugin.problem()) is not None:
+        raise RuntimeError(f"the OpenCL plug-in is not loaded: {problem}")
+    return tvm_ffi.get_global_func(f"ddimcache.opencl.{name}")(*arguments)
+
+
+def list_devices() -> list[DeviceInfo]:
+    """All OpenCL devices of this machine, in the order of their indices; empty when there are none.
+
+    Raises:
+        RuntimeError: the plug-in is not loaded.
+    """
+    known = [field.name for field in fields(DeviceInfo)]
+    devices = []
+    for entry in json.loads(_call("devices")):
+        values = {
+            name: tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in known
+        }
+        devices.append(DeviceInfo(**values))
+    return devices
+
+
+def describe_missing() -> str | None:
+    """Why no OpenCL device can be used and what to install, or None when there is at least one."""
+    try:
+        if list_devices():
+            return None
+        state = json.loads(_call("library"))
+    except RuntimeError as error:
+        return str(error)
+    if state["library"] is None:
+        return str(state["problem"])
+    return f"{state['library']} was opened, but it offers no OpenCL device: {WHAT_TO_INSTALL}"
+
+
+def opencl_library() -> str | None:
+    """Name or path of the OpenCL library in use, or None when none could be opened.
+
+    Raises:
+        RuntimeError: the plug-in is not loaded.
+    """
+    library = json.loads(_call("library"))["library"]
+    return None if library is None else str(library)
+
+
+def memory_use(index: int = 0) -> MemoryUse:
+    """Buffers of this process on device ``opencl:<index>``.
+
+    Raises:
+        ValueError: there is no such device.
+        RuntimeError: the plug-in is not loaded, or no device can be used.
+    """
+    return MemoryUse(**json.loads(_call("memory", index)))
+
+
+def reset_peak(index: int = 0) -> None:
+    """Let ``peak_bytes`` of :func:`memory_use` start again at the current bytes."""
+    _call("reset_peak", index)
+
+
+def launches(index: int = 0) -> int:
+    """How many kernels this process has launched on device ``opencl:<index>``."""
+    return int(_call("launches", index))
+
+
+def profile_start(index: int = 0) -> None:
+    """Start to time every command on the device; forgets a profile that was already running."""
+    _call("profile_start", index)
+
+
+def profile_stop(index: int = 0) -> list[KernelTime]:
+    """Stop timing and return the times by kernel, longest total first; empty when none was started."""
+    return [KernelTime(**entry) for entry in json.loads(_call("profile_stop", index))]
+
+
+def profile_stop_timeline(index: int = 0) -> list[Command]:
+    """Stop timing and return every command in the order in which it was enqueued."""
+    return [Command(**entry) for entry in json.loads(_call("profile_stop_timeline", index))]
