@@ -13,7 +13,8 @@ from typing import Any
 from ddimcache.runtime import plugin
 
 WHAT_TO_INSTALL = (
-    "install a driver for the GPU, or PoCL for the CPU: `apt-get install pocl-opencl-icd ocl-icd-libopencl1`, "
+    "install a driver for the GPU, or PoCL for the CPU: "
+    "`apt-get install pocl-opencl-icd ocl-icd-libopencl1`, "
     "or without root `pip install pocl-binary-distribution pyopencl`"
 )
 
@@ -155,10 +156,9 @@ def list_devices() -> list[DeviceInfo]:
     known = [field.name for field in fields(DeviceInfo)]
     devices = []
     for entry in json.loads(_call("devices")):
-        values = {
-            name: tuple(entry[name]) if isinstance(entry[name], list) else entry[name] for name in known
-        }
-        devices.append(DeviceInfo(**values))
+        values = {name: entry[name] for name in known}
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        devices.append(DeviceInfo(**{**values, **lists}))
     return devices
 
 

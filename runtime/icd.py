@@ -1,8 +1,8 @@
 """Makes OpenCL drivers that came as Python packages visible to the plug-in.
 
-Where nobody may install system packages, ``pip install pocl-binary-distribution pyopencl`` brings PoCL and an
-ICD loader. Neither is where a loader looks: PoCL lies in a Python package, and its ICD file names it without a
-folder. This module writes an ICD file with the full path and points the loader at it, but only where the
+Where nobody may install system packages, ``pip install pocl-binary-distribution pyopencl`` brings PoCL and
+an ICD loader. Neither is where a loader looks: PoCL lies in a Python package, and its ICD file names it
+without a folder. This module writes an ICD file with the full path and points the loader at it, but only where the
 system has no driver of its own and nobody has chosen one.
 """
 
@@ -84,9 +84,9 @@ def _icd_folder(environment: Mapping[str, str]) -> Path:
     folder = Path(cache) / "ddimcache" / "icd"
     # a read-only home still has a place for temporary files
     parent = next(path for path in folder.parents if path.exists())
-    return (
-        folder if os.access(parent, os.W_OK) else Path(tempfile.gettempdir()) / f"ddimcache-icd-{os.getuid()}"
-    )
+    if os.access(parent, os.W_OK):
+        return folder
+    return Path(tempfile.gettempdir()) / f"ddimcache-icd-{os.getuid()}"
 
 
 def expose_packaged_drivers() -> None:

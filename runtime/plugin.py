@@ -1,7 +1,8 @@
 """Finds the OpenCL plug-in and registers it with TVM.
 
-TVM calls :func:`load` at ``import tvm``, through the entry point group ``tvm.backends``, in every process that
-imports it. Whatever goes wrong here is kept and told by :func:`problem`; ``import tvm`` goes on without OpenCL.
+TVM calls :func:`load` at ``import tvm``, through the entry point group ``tvm.backends``, in every process
+that imports it. Whatever goes wrong here is kept and told by :func:`problem`; ``import tvm`` goes on without
+OpenCL.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def library_path() -> Path:
 
 
 def load() -> None:
-    """Load the plug-in and register it with TVM, once. Never raises; :func:`problem` tells what went wrong."""
+    """Load the plug-in and register it with TVM, once. Never raises; :func:`problem` tells why it failed."""
     global _library, _problem
     if _library is not None:
         return
