@@ -2,8 +2,8 @@
 
 Where nobody may install system packages, ``pip install pocl-binary-distribution pyopencl`` brings PoCL and
 an ICD loader. Neither is where a loader looks: PoCL lies in a Python package, and its ICD file names it
-without a folder. This module writes an ICD file with the full path and points the loader at it, but only where the
-system has no driver of its own and nobody has chosen one.
+without a folder. This module writes an ICD file with the full path and points the loader at it, but only
+where the system has no driver of its own and nobody has chosen one.
 """
 
 from __future__ import annotations
