@@ -1,14 +1,14 @@
 """A byte-pair vocabulary of CLIP's form and size, made here, for pipelines without published files.
 
 Ids are laid out as CLIP's: 256 bytes, the same 256 at the end of a word, the merges in order of rank, then
-the two special tokens. The merges spell words letter by letter: first those below, so that common prompts
-take one token a word, then syllables put together at random.
+the two special tokens. The merges spell whole words: first those below, so that common prompts take one token
+a word, then syllables put together at random.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,18 +54,18 @@ def make_vocabulary(size: int, seed: int) -> tuple[dict[str, int], list[tuple[st
     wanted = size - len(tokens) - 2
     if wanted < 0:
         raise ValueError(f"a vocabulary of {size} has no room for {len(tokens)} bytes and 2 special tokens")
+    ranks: dict[tuple[str, str], int] = {}
     known = set(tokens)
-    merges: list[tuple[str, str]] = []
     for word in _words(seed):
-        prefix = word[0]
-        for position, letter in enumerate(word[1:], start=1):
-            symbol = f"{letter}</w>" if position == len(word) - 1 else letter
-            if len(merges) < wanted and prefix + symbol not in known:
-                merges.append((prefix, symbol))
-                known.add(prefix + symbol)
-            prefix += symbol
-        if len(merges) == wanted:
+        # A new merge ranks last, so words spelled before keep their one token.
+        pieces = _encode(word, ranks)
+        while len(pieces) > 1 and len(ranks) < wanted and pieces[0] + pieces[1] not in known:
+            ranks[pieces[0], pieces[1]] = len(ranks)
+            pieces[:2] = [pieces[0] + pieces[1]]
+            known.add(pieces[0])
+        if len(ranks) == wanted:
             break
+    merges = list(ranks)
     ordered = [*tokens, *(first + second for first, second in merges), BOS, EOS]
     return {token: identifier for identifier, token in enumerate(ordered)}, merges
 
@@ -95,6 +95,20 @@ def write_tokenizer_folder(folder: Path, size: int, seed: int, max_length: int, 
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _encode(word: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
+    """Split a word as byte-pair encoding does: merge the pair of the lowest rank until no pair has one."""
+    pieces = [*word[:-1], f"{word[-1]}</w>"]
+    while len(pieces) > 1:
+        rank, place = min(
+            (ranks.get((pieces[place], pieces[place + 1]), len(ranks)), place)
+            for place in range(len(pieces) - 1)
+        )
+        if rank == len(ranks):
+            break
+        pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
+    return pieces
 
 
 def _words(seed: int) -> Iterator[str]:

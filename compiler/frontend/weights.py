@@ -281,8 +281,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _finite(tensor: torch.Tensor, file: Path, name: str) -> torch.Tensor:
     converted = tensor.to(torch.float32)
-    # A sum is NaN or infinite if any addend is, and cheap; float64 cannot overflow from float32 addends.
-    if not math.isfinite(converted.sum(dtype=torch.float64).item()):
+    # The extremes are NaN if anything is; this takes a third of the time of a test of every value.
+    if not all(math.isfinite(extreme) for extreme in converted.aminmax()):
         raise FrontendError(
             f"`{name}` holds a NaN or an infinity", where=file, remedy="train or convert the model again"
         )
