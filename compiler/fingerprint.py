@@ -46,7 +46,7 @@ def compiler_digest() -> str:
 def folder_fingerprint(folder: Path, memo: Path | None = None) -> str:
     """Return a sha256 over names and contents of all files of a folder; hidden ones do not count.
 
-    ``memo`` names a JSON file that keeps the sums of large files by path, size and times, so that gigabytes of
+    ``memo`` names a JSON file that keeps the sums of files by path, size and times, so that gigabytes of
     weights are read once; None reads them every time. Raises OSError.
     """
     known = _read_memo(memo)

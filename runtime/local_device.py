@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 import resource
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import Any
 
 from ddimcache.errors import DeviceError
+from ddimcache.runtime import devices, plugin
+from ddimcache.runtime.devices import DeviceSpec
 
-if TYPE_CHECKING:
-    from ddimcache.runtime.devices import DeviceSpec
+_DOCTOR = "`ddimcache devices` lists what is there, `ddimcache doctor` says what is missing"
 
 
 def open_device(spec: DeviceSpec, wanted_kind: str) -> Any:
-    """Return TVM's handle of a local device.
+    """Return TVM's handle of a local device, its peak of memory counted from now.
 
     Raises :class:`DeviceError` when the device is of another kind than ``wanted_kind`` (what the bundle was
     compiled for), is behind RPC, or is not there.
@@ -27,27 +30,25 @@ def open_device(spec: DeviceSpec, wanted_kind: str) -> Any:
         )
     if spec.kind == "llvm":
         return tvm.cpu(spec.index)
-    try:
-        device = tvm.device("opencl", spec.index)
-        exists = bool(device.exist)
-    except (RuntimeError, ValueError, AttributeError) as error:
-        raise DeviceError(f"no OpenCL runtime: {error}", where=f"device {spec}", remedy=_DOCTOR) from error
-    if not exists:
+    missing = plugin.problem() or devices.describe_missing()
+    if missing is not None:
+        raise DeviceError(missing, where=f"device {spec}", remedy="see `ddimcache doctor`")
+    if not tvm.device("opencl", spec.index).exist:
         raise DeviceError("is not there", where=f"device {spec}", remedy=_DOCTOR)
-    return device
+    devices.reset_peak(spec.index)
+    return tvm.device("opencl", spec.index)
 
 
-_DOCTOR = "`ddimcache devices` lists what is there, `ddimcache doctor` says what is missing"
-
-
-def memory_bytes(spec: DeviceSpec) -> tuple[int, int]:
-    """Return (now, peak) bytes: of the device's buffers where the plug-in counts them, else of the process."""
+def peak_bytes(spec: DeviceSpec) -> int:
+    """Return the most bytes in use at once: of an OpenCL device's buffers since it was opened, else of the
+    process.
+    """
     if spec.kind == "opencl":
-        import tvm_ffi
+        return devices.memory_use(spec.index).peak_bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-        counters = tvm_ffi.get_global_func("ddimcache.opencl.memory", allow_missing=True)
-        if counters is not None:
-            now, peak = counters(spec.index)
-            return int(now), int(peak)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return peak, peak
+
+def host_triple() -> str:
+    """Return which of the compiler's ``--host`` values this process can load libraries of."""
+    android = hasattr(sys, "getandroidapilevel")
+    return f"{platform.machine()}-linux-{'android' if android else 'gnu'}"

@@ -114,7 +114,7 @@ class _LineStage:
 
 
 class LineProgress:
-    """Plain lines, for logs: one when a stage ends, and one every ten seconds of a long stage."""
+    """Plain lines, for logs: one when a stage of a second or more ends, and one every ten seconds of it."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream
@@ -125,7 +125,9 @@ class LineProgress:
         stream = self._stream or sys.stderr
         start = time.monotonic()
         yield _LineStage(name, total, stream)
-        print(f"{name}: done in {time.monotonic() - start:.1f} s", file=stream, flush=True)
+        seconds = time.monotonic() - start
+        if seconds >= 1:
+            print(f"{name}: done in {seconds:.1f} s", file=stream, flush=True)
 
 
 def progress_for(stream: IO[str] | None = None) -> Progress:

@@ -1,7 +1,7 @@
 """One image after another from one bundle on one device.
 
 Latents, noise and cached features stay on the device between steps; the host sends numbers only. The same
-class runs in the process of the command line and, wrapped by :mod:`ddimcache.runtime.rpc_server`, on the phone.
+class runs in the process of the command line and, behind :mod:`ddimcache.runtime.rpc_server`, on the phone.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ddimcache.errors import BundleError, DeviceError, UsageError
 from ddimcache.manifest import NO_CLIP, Component, Manifest, TensorSpec
 from ddimcache.records import to_json
 from ddimcache.runtime.bundle import Bundle
-from ddimcache.runtime.local_device import memory_bytes, open_device
+from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.local_device import open_device, peak_bytes
 from ddimcache.runtime.sampler import Step, schedule
 
 if TYPE_CHECKING:
-    from ddimcache.runtime.devices import DeviceSpec
     from numpy.typing import NDArray
 
 LARGEST_SEED = 2**63 - 1
@@ -100,8 +100,8 @@ class Session:
     """A bundle loaded on a device.
 
     Call :meth:`encode` for the prompt (and, where guidance is above 1, for the negative prompt), then
-    :meth:`start`, :meth:`run` until every step is done, and :meth:`decode`. Components are loaded when they are
-    first used. Not for two threads at once.
+    :meth:`start`, :meth:`run` until every step is done, and :meth:`decode`. Components are loaded when they
+    are first used. Not for two threads at once.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ class Session:
         return len(self._steps)
 
     def run(self, count: int) -> int:
-        """Run up to ``count`` more steps and return how many are done; equal to ``start``'s result at the end."""
+        """Run up to ``count`` more steps and return how many are done, all of ``start``'s at the end."""
         if self._latents is None:
             raise UsageError("start an image first", where="run")
         for is_full, group in groupby(
@@ -202,7 +202,7 @@ class Session:
             start = time.perf_counter()
             for step in steps:
                 self._run_step(step)
-            # The device is waited for only here, where the kind of step changes, so that both kinds are timed.
+            # Waited for only here, where the kind of step changes, so that both kinds are timed.
             self._device.sync()
             elapsed = time.perf_counter() - start
             self._done += len(steps)
@@ -214,12 +214,12 @@ class Session:
         """Return the present latents, float32 [B, 4, h, w], little-endian row-major bytes."""
         if self._latents is None:
             raise UsageError("start an image first", where="latents")
-        return self._latents.numpy().astype("<f4").tobytes()  # type: ignore[no-any-return]
+        return self._latents.numpy().astype("<f4").tobytes()
 
     def decode(self) -> bytes:
         """Decode the present latents and return uint8 [B, H, W, 3], row-major bytes.
 
-        Raises :class:`DeviceError` when the latents hold numbers that are not finite: there is no picture then.
+        Raises :class:`DeviceError` when the latents hold numbers that are not finite: there is no picture.
         """
         if not np.isfinite(np.frombuffer(self.latents(), dtype="<f4")).all():
             raise DeviceError(
@@ -232,7 +232,7 @@ class Session:
         pixels = decoder.call("decode", self._latents).numpy().tobytes()
         self._finished = time.perf_counter()
         self._seconds["decode"] = self._finished - start
-        return pixels  # type: ignore[no-any-return]
+        return pixels
 
     def timings(self) -> dict[str, Any]:
         """Return seconds of the image so far, and of a step of each kind.
@@ -254,8 +254,8 @@ class Session:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that was in use at once: on the device where it counts, of the process elsewhere."""
-        return memory_bytes(self._spec)[1]
+        """The most memory in use at once: on the device where that is counted, of the process elsewhere."""
+        return peak_bytes(self._spec)
 
     def close(self) -> None:
         """Give the memory on the device back; the session is of no use afterwards."""

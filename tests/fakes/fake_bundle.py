@@ -1,8 +1,8 @@
 """A bundle of a few kilobytes that honours the component contract, for tests of everything around a model.
 
-The "UNet" is one line of arithmetic, but every part matters to the result: timestep, context, feature and every
-weight, so that a wrong order of calls or tensors shows in the picture. :func:`reference` computes the same in
-numpy.
+The "UNet" is one line of arithmetic, but every part matters to the result: timestep, context, feature and
+every weight, so that a wrong order of calls or tensors shows in the picture. :class:`Reference` computes the
+same in numpy.
 """
 
 import json

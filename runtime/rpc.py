@@ -1,0 +1,255 @@
+"""A device behind ``ddimcache serve``: the same calls as a local session, the loop runs over there."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddimcache.errors import RemoteError, UsageError
+from ddimcache.manifest import MANIFEST_NAME, Manifest
+from ddimcache.runtime.bundle import Bundle
+from ddimcache.runtime.progress import Progress
+from ddimcache.runtime.rpc_protocol import (
+    CHUNK_BYTES,
+    LONGEST_KEY,
+    PREFIX,
+    PROBE,
+    PROTOCOL,
+    ServerInfo,
+    pack,
+    read_reply,
+)
+
+_FORM = "rpc://host:port/key"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, and its key; ``str`` leaves the key out."""
+
+    host: str
+    port: int
+    key: str
+
+    def __str__(self) -> str:
+        return f"rpc://{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read ``rpc://host:port/key``; raises :class:`UsageError` that says which part is wrong."""
+
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"{what} in {text!r}", where="--device", remedy=f"write {_FORM}")
+
+    if not text.startswith("rpc://"):
+        raise wrong("no rpc://")
+    place, slash, key = text[len("rpc://") :].partition("/")
+    host, colon, port = place.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host:
+        raise wrong("no host and port")
+    if re.fullmatch(r"[A-Za-z0-9._:%-]+", host) is None:
+        raise wrong(f"{host!r} is no host")
+    if re.fullmatch(r"[0-9]{1,5}", port) is None or not 1 <= int(port) <= 65535:
+        raise wrong(f"port {port!r} is not one of 1 … 65535")
+    if not slash or not key:
+        raise wrong("no key")
+    if not key.isascii() or not key.isprintable() or any(letter in " /?#%" for letter in key):
+        raise wrong("the key has a letter that no key has")
+    return Address(host, int(port), key)
+
+
+def _ask(address: Address, timeout: float) -> ServerInfo:
+    """Shake hands without beginning a session, every wait bounded by ``timeout`` seconds."""
+    from tvm.rpc import base
+
+    try:
+        with socket.create_connection((address.host, address.port), timeout) as connection:
+            key = f"client:{address.key} {PROBE}".encode()
+            connection.sendall(struct.pack("<ii", base.RPC_MAGIC, len(key)) + key)
+            [code] = struct.unpack("<i", base.recvall(connection, 4))
+            if code == base.RPC_CODE_MISMATCH:
+                raise RemoteError(
+                    "the key is wrong",
+                    where=str(address),
+                    remedy="give the --key that `ddimcache serve` was started with",
+                )
+            if code != base.RPC_MAGIC:
+                raise _not_ours(address)
+            [length] = struct.unpack("<i", base.recvall(connection, 4))
+            if not 0 <= length <= LONGEST_KEY:
+                raise _not_ours(address)
+            greeting = base.recvall(connection, length).decode("utf-8", "replace")
+    except TimeoutError as error:
+        remedy = "check the address, the network, and `adb forward` or `ssh -L` if the port is forwarded"
+        raise RemoteError(f"did not answer in {timeout:g} s", where=str(address), remedy=remedy) from error
+    except ConnectionRefusedError as error:
+        remedy = "start `ddimcache serve` there, or forward the port"
+        raise RemoteError("nobody listens", where=str(address), remedy=remedy) from error
+    except socket.gaierror as error:
+        raise RemoteError(f"no machine has this name: {error.strerror}", where=str(address)) from error
+    except OSError as error:
+        raise RemoteError(f"cannot be reached: {error.strerror or error}", where=str(address)) from error
+    info = ServerInfo.of_greeting(greeting)
+    if info is None:
+        raise _not_ours(address)
+    return info
+
+
+def _not_ours(address: Address) -> RemoteError:
+    return RemoteError(
+        "what listens there is no `ddimcache serve`", where=str(address), remedy="check the port"
+    )
+
+
+class RemoteDevice:
+    """A connection to a server; :attr:`info` says what its device is, :meth:`open` begins a session."""
+
+    def __init__(self, address: Address, info: ServerInfo, connection: Any) -> None:
+        self.address = address
+        self.info = info
+        self._connection: Any = connection
+        self._functions: dict[str, Any] = {}
+
+    def open(self, bundle: Bundle, progress: Progress) -> RemoteSession:
+        """Send what the server lacks of a bundle, and load it there.
+
+        Raises what :class:`~ddimcache.runtime.session.Session` raises, and :class:`RemoteError` when the
+        connection breaks.
+        """
+        manifest_text = (bundle.folder / MANIFEST_NAME).read_bytes()
+        missing, _ = self.call("missing", {}, manifest_text)
+        if missing:
+            self._send(bundle, missing, progress)
+        self.call("open", {}, manifest_text)
+        return RemoteSession(self, bundle)
+
+    def call(self, method: str, arguments: dict[str, Any], body: bytes = b"") -> tuple[Any, bytes]:
+        """Call a method of the server; raises the error that it answers with, or :class:`RemoteError`."""
+        if self._connection is None:
+            raise RemoteError("the connection was closed", where=str(self.address))
+        try:
+            if method not in self._functions:
+                self._functions[method] = self._connection.get_function(PREFIX + method)
+            reply = self._functions[method](pack(arguments, body))
+        except (RuntimeError, OSError, AttributeError, ValueError) as error:
+            self.close()
+            remedy = "look at the server's log; what it was sent is kept, so a second try goes on from there"
+            raise RemoteError(
+                f"the connection broke off during {method}", where=str(self.address), remedy=remedy
+            ) from error
+        return read_reply(bytes(reply))
+
+    def close(self) -> None:
+        """End the connection, and with it the session over there."""
+        self._functions.clear()
+        self._connection = None
+
+    def _send(self, bundle: Bundle, missing: list[tuple[str, int]], progress: Progress) -> None:
+        files = bundle.manifest.files
+        total = sum(files[name].bytes - here for name, here in missing)
+        with progress.stage("send (KiB)", total // 1024) as stage:
+            for name, here in missing:
+                with bundle.path(name).open("rb") as stream:
+                    stream.seek(here)
+                    offset, sha256 = here, files[name].sha256
+                    while piece := stream.read(CHUNK_BYTES):
+                        self.call("write", {"sha256": sha256, "offset": offset}, piece)
+                        stage.advance((offset + len(piece)) // 1024 - offset // 1024, note=name)
+                        offset += len(piece)
+                self.call("finish", {"sha256": sha256})
+
+
+class RemoteSession:
+    """The methods of :class:`~ddimcache.runtime.session.Session`, run by the server, to the same results."""
+
+    def __init__(self, device: RemoteDevice, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._device = device
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself."""
+        return self.bundle.manifest
+
+    def encode(self, ids: Sequence[int], *, negative: bool = False) -> None:
+        """Encode the token ids of the prompt, or of the negative prompt."""
+        self._device.call("encode", {"ids": list(ids), "negative": negative})
+
+    def start(self, noise: int | bytes, steps: int, cache_interval: int, guidance: float) -> int:
+        """Begin an image and return the number of steps."""
+        seed, latents = (None, noise) if isinstance(noise, bytes) else (noise, b"")
+        numbers = {"steps": steps, "cache_interval": cache_interval, "guidance": guidance}
+        result, _ = self._device.call("start", {"seed": seed, **numbers}, latents)
+        return int(result)
+
+    def run(self, count: int) -> int:
+        """Run up to ``count`` more steps and return how many are done."""
+        result, _ = self._device.call("run", {"count": count})
+        return int(result)
+
+    def latents(self) -> bytes:
+        """Return the present latents, float32 [B, 4, h, w], little-endian row-major bytes."""
+        return self._device.call("latents", {})[1]
+
+    def decode(self) -> bytes:
+        """Decode the present latents and return uint8 [B, H, W, 3], row-major bytes."""
+        return self._device.call("decode", {})[1]
+
+    def timings(self) -> dict[str, Any]:
+        """Return the times, as measured by the server."""
+        result, _ = self._device.call("timings", {})
+        return dict(result)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that was in use at once over there."""
+        result, _ = self._device.call("peak_bytes", {})
+        return int(result)
+
+    def close(self) -> None:
+        """Give the memory over there back; the connection stays."""
+        self._device.call("close", {})
+
+
+def connect(address: str | Address, timeout: float = 10.0) -> RemoteDevice:
+    """Connect to a server.
+
+    Parameters
+    ----------
+    address : ``rpc://host:port/key``.
+    timeout : seconds that the server has to answer.
+
+    Raises :class:`UsageError` for a bad address, :class:`RemoteError` when the name is unknown, nobody
+    listens, the key is wrong, something else listens, another client is at work, the protocol is another, or
+    nothing is heard in time.
+    """
+    if isinstance(address, str):
+        address = parse_address(address)
+    info = _ask(address, timeout)
+    if info.protocol != PROTOCOL:
+        raise RemoteError(
+            f"speaks protocol {info.protocol} (ddimcache {info.ddimcache}), this one speaks {PROTOCOL}",
+            where=str(address),
+            remedy="install the same version on both sides",
+        )
+    if info.busy:
+        raise _busy(address)
+    from tvm import rpc
+
+    try:
+        connection = rpc.connect(address.host, address.port, address.key)
+    except (RuntimeError, OSError, ValueError) as error:
+        if "already have key" in str(error):
+            raise _busy(address) from error
+        raise RemoteError(f"broke off the handshake: {error}", where=str(address)) from error
+    return RemoteDevice(address, info, connection)
+
+
+def _busy(address: Address) -> RemoteError:
+    remedy = "wait for it, a device does one thing at a time"
+    return RemoteError("another client is at work on the device", where=str(address), remedy=remedy)

@@ -1,0 +1,149 @@
+"""The methods that a server offers to its client: a store for files, and one session."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ddimcache.errors import DdimcacheError, DeviceError, RemoteError, UsageError
+from ddimcache.records import Record, RecordProblem, from_json
+from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.rpc_protocol import PREFIX, error_reply, pack, unpack
+from ddimcache.runtime.rpc_store import Store
+from ddimcache.runtime.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    sha256: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class _Sum:
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    ids: tuple[int, ...]
+    negative: bool
+
+
+@dataclass(frozen=True)
+class _Start:
+    seed: int | None
+    steps: int
+    cache_interval: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    count: int
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    pass
+
+
+class SessionCalls:
+    """One client's calls. A method takes a checked record and raw bytes, and returns (result, raw bytes)."""
+
+    def __init__(self, store: Store, device: DeviceSpec) -> None:
+        self._store = store
+        self._device = device
+        self._session: Session | None = None
+        self._methods: dict[str, tuple[type, Callable[[Any, bytes], tuple[Any, bytes]]]] = {
+            "missing": (_Nothing, self._missing),
+            "write": (_Piece, self._write),
+            "finish": (_Sum, self._finish),
+            "open": (_Nothing, self._open),
+            "encode": (_Prompt, self._encode),
+            "start": (_Start, self._start),
+            "run": (_Run, self._run),
+            "latents": (_Nothing, lambda _, __: (None, self._opened().latents())),
+            "decode": (_Nothing, lambda _, __: (None, self._opened().decode())),
+            "timings": (_Nothing, lambda _, __: (self._opened().timings(), b"")),
+            "peak_bytes": (_Nothing, lambda _, __: (self._opened().peak_bytes, b"")),
+            "close": (_Nothing, self._close),
+        }
+
+    def register(self) -> None:
+        """Register every method as a global function that TVM's RPC can reach."""
+        import tvm_ffi
+
+        for name in self._methods:
+            tvm_ffi.register_global_func(PREFIX + name, self._function(name), override=True)
+
+    def answer(self, name: str, message: bytes) -> bytes:
+        """Run one method on a message and return the reply; errors are in the reply, none is raised."""
+        kind, method = self._methods[name]
+        try:
+            head, body = unpack(message)
+            return pack(*_with_head(method(_read(kind, head, name), body)))
+        except DdimcacheError as error:
+            return error_reply(error)
+        except (
+            Exception
+        ) as error:  # a defect: the log has the trace, the client a message, the server goes on
+            logger.exception("%s failed", name)
+            text = f"failed inside: {type(error).__name__}: {error}"
+            return error_reply(DeviceError(text, where=f"server's {name}", remedy="its log has the trace"))
+
+    def _function(self, name: str) -> Callable[[bytes], bytes]:
+        return lambda message: self.answer(name, bytes(message))
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise UsageError("open a bundle first", where="remote session")
+        return self._session
+
+    def _missing(self, _: _Nothing, manifest: bytes) -> tuple[Any, bytes]:
+        return self._store.missing(manifest), b""
+
+    def _write(self, piece: _Piece, content: bytes) -> tuple[Any, bytes]:
+        return self._store.write(piece.sha256, piece.offset, content), b""
+
+    def _finish(self, file: _Sum, _: bytes) -> tuple[Any, bytes]:
+        self._store.finish(file.sha256)
+        return None, b""
+
+    def _open(self, _: _Nothing, manifest: bytes) -> tuple[Any, bytes]:
+        self._close(_Nothing(), b"")
+        self._session = Session(self._store.bundle(manifest), self._device)
+        return None, b""
+
+    def _encode(self, prompt: _Prompt, _: bytes) -> tuple[Any, bytes]:
+        self._opened().encode(prompt.ids, negative=prompt.negative)
+        return None, b""
+
+    def _start(self, start: _Start, latents: bytes) -> tuple[Any, bytes]:
+        noise = latents if start.seed is None else start.seed
+        return self._opened().start(noise, start.steps, start.cache_interval, start.guidance), b""
+
+    def _run(self, run: _Run, _: bytes) -> tuple[Any, bytes]:
+        return self._opened().run(run.count), b""
+
+    def _close(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        return None, b""
+
+
+def _with_head(answer: tuple[Any, bytes]) -> tuple[dict[str, Any], bytes]:
+    result, body = answer
+    return {"result": result}, body
+
+
+def _read(kind: type[Record], head: Any, name: str) -> Record:
+    try:
+        return from_json(kind, head)
+    except RecordProblem as problem:
+        raise RemoteError(str(problem), where=f"call of {name}") from problem

@@ -1,0 +1,74 @@
+"""The command line: puts the verbs together and turns expected errors into a message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Modules that take long to import (TVM, PyTorch)
+are imported by the verbs that need them, when they need them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ddimcache import __version__
+from ddimcache.commands import compile as compile_command
+from ddimcache.commands import devices, doctor, generate, inspect, serve
+from ddimcache.commands.terminal import say
+from ddimcache.errors import DdimcacheError
+
+app = typer.Typer(
+    name="ddimcache",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ddimcache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Stable-Diffusion-family models on OpenCL phone GPUs: compile, run here or over RPC, look inside."""
+
+
+app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
+app.command("compile", epilog=compile_command.EXAMPLES)(compile_command.compile_model)
+app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
+app.command("devices", epilog=devices.EXAMPLES)(devices.devices)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line (that of the process by default) and exit."""
+    try:
+        app(args=arguments, prog_name="ddimcache")
+    except DdimcacheError as error:
+        say(f"ddimcache: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("ddimcache: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has left: nothing more to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        say(f"ddimcache: {error.filename or 'input or output'}: {error.strerror or error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Finds the device, the model and the bundle that a command line means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddimcache.commands.terminal import say
+from ddimcache.errors import BundleError, UsageError
+from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
+from ddimcache.runtime.devices import DeviceSpec, describe_missing, parse_device
+from ddimcache.runtime.image import ImageSession
+from ddimcache.runtime.local_device import host_triple
+from ddimcache.runtime.progress import Progress
+from ddimcache.runtime.session import Session
+
+if TYPE_CHECKING:
+    from ddimcache.compiler.options import CompileOptions
+
+DEFAULT_MODEL = Path(__file__).absolute().parent.parent / "models" / "shapes" / "weights"
+
+
+@dataclass(frozen=True)
+class ChosenDevice:
+    """A device here or behind RPC: ``kind`` and ``host`` say what to compile for, ``open`` loads a bundle."""
+
+    name: str
+    kind: str
+    host: str
+    open: Callable[[Bundle, Progress], ImageSession]
+    close: Callable[[], None]
+
+
+def choose_device(text: str | None) -> ChosenDevice:
+    """Return the device that ``--device`` names; without one the first OpenCL device, else the CPU.
+
+    Raises :class:`UsageError` for a bad name, :class:`RemoteError` for a server that does not answer.
+    """
+    if text is not None and text.startswith("rpc:"):
+        from ddimcache.runtime.rpc import connect
+
+        remote = connect(text)
+        name = f"{remote.address} ({remote.info.device})"
+        return ChosenDevice(name, remote.info.kind, remote.info.host, remote.open, remote.close)
+    spec = local_device(text) if text is not None else _default_device()
+    return ChosenDevice(str(spec), spec.kind, host_triple(), partial(_open_here, spec), lambda: None)
+
+
+def local_device(text: str) -> DeviceSpec:
+    """Return the device of this machine that a name means; raises :class:`UsageError`."""
+    try:
+        spec = parse_device(text)
+    except ValueError as error:
+        raise UsageError(str(error), where="--device") from error
+    if spec.kind == "rpc":
+        raise UsageError("is not a device of this machine", where="--device", remedy="take opencl or llvm")
+    return spec
+
+
+def _open_here(spec: DeviceSpec, bundle: Bundle, _: Progress) -> ImageSession:
+    return Session(bundle, spec)
+
+
+def _default_device() -> DeviceSpec:
+    if describe_missing() is None:
+        return DeviceSpec("opencl")
+    say("no OpenCL device is there, running on the CPU by LLVM (`ddimcache doctor` says why)")
+    return DeviceSpec("llvm")
+
+
+def find_model(path: Path | None) -> Path:
+    """Return the model or bundle folder; raises :class:`UsageError` when it is neither."""
+    model = DEFAULT_MODEL if path is None else path
+    if is_bundle(model) or (model / "model_index.json").is_file():
+        return model
+    if path is None:
+        raise UsageError("the embedded model is not installed", where=model, remedy="name one with --model")
+    if not model.is_dir():
+        raise UsageError(
+            f"{model} is not a folder", where="--model", remedy="name a diffusers folder or a bundle"
+        )
+    raise UsageError(
+        f"{model} holds neither model_index.json (a diffusers folder) nor manifest.json (a bundle)",
+        where="--model",
+        remedy="save a pipeline there with `pipeline.save_pretrained(folder)`, or compile one",
+    )
+
+
+def compiled(model: Path, options: CompileOptions, progress: Progress) -> Bundle:
+    """Return the kept bundle of a model folder, compiling it when there is none yet."""
+    from ddimcache.compiler.cache import kept_bundle
+
+    def compile_to(path: Path) -> None:
+        from ddimcache.compiler.build import compile_pipeline
+
+        say(
+            f"compiling {model} for {options.target}, weights {options.weights}; it is kept for the next time"
+        )
+        compile_pipeline(model, path, options, progress)
+
+    def is_good(path: Path) -> bool:
+        try:
+            open_bundle(path)
+        except BundleError as error:
+            say(str(error))
+            return False
+        return True
+
+    return open_bundle(kept_bundle(model, options, compile_to, is_good, say), sums=False)

@@ -1,0 +1,114 @@
+"""``ddimcache compile``: a diffusers folder in, a bundle out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddimcache.commands.terminal import (
+    bytes_text,
+    parse_bytes,
+    parse_size,
+    print_json,
+    print_table,
+    progress,
+    say,
+    seconds_text,
+)
+from ddimcache.errors import UsageError
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --target adreno-740 --host aarch64-linux-android
+
+  ddimcache compile ./my-model -o my.bundle --target llvm --weights fp32 --size 256x256 --json
+"""
+
+
+def compile_model(
+    model: Annotated[Path, typer.Argument(help="Diffusers folder (SD 1.x or 2.x).", metavar="MODEL")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder.", metavar="BUNDLE")],
+    target: Annotated[str, typer.Option(help="adreno-740, opencl or llvm.")] = "opencl",
+    weights: Annotated[str, typer.Option(help="int8, fp16 or fp32.")] = "int8",
+    cut: Annotated[int, typer.Option(help="Where the cache cuts the UNet, 0 the outermost.")] = 0,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures made at once, 1 … 64.")] = 1,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="x86_64-linux-gnu, aarch64-linux-gnu or aarch64-linux-android. Default: this machine's."
+        ),
+    ] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option(help="Most activation memory, such as 400M.", metavar="BYTES")
+    ] = None,
+    tune_log: Annotated[Path | None, typer.Option(help="Tuning records to use.", metavar="DIR")] = None,
+    dump_ir: Annotated[
+        Path | None, typer.Option(help="Write the IR after every phase.", metavar="DIR")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Compile a model into a bundle: libraries, weights and a manifest.
+
+    The bundle appears as a whole when everything is done; a bundle of that name is replaced then.
+    """
+    from ddimcache.compiler.bundle import check_destination
+    from ddimcache.compiler.options import CompileOptions
+    from ddimcache.runtime.local_device import host_triple
+
+    width, height = parse_size(size)
+    options = CompileOptions(
+        target=target,
+        weights=weights,
+        cut=cut,
+        width=width,
+        height=height,
+        batch=batch,
+        host=host or host_triple(),
+        memory_budget=parse_bytes(memory_budget, "--memory-budget"),
+        tune_log=None if tune_log is None else str(tune_log),
+        dump_ir=None if dump_ir is None else str(dump_ir),
+    )
+    if not (model / "model_index.json").is_file():
+        raise UsageError(f"{model} holds no model_index.json, so it is no diffusers folder", where="MODEL")
+    check_destination(output)
+
+    from ddimcache.compiler.build import compile_pipeline
+    from ddimcache.runtime.bundle import open_bundle
+
+    start = time.perf_counter()
+    compile_pipeline(model, output, options, progress())
+    seconds = time.perf_counter() - start
+    manifest = open_bundle(output, sums=False).manifest
+    kernels = sum(len(component.kernels) for component in manifest.components.values())
+    if as_json:
+        print_json(
+            {
+                "bundle": str(output.absolute()),
+                "seconds": seconds,
+                "weights_bytes": manifest.weights_bytes,
+                "activation_bytes": manifest.activation_bytes,
+                "kernels": kernels,
+            }
+        )
+        return
+    print(f"{output.absolute()}\n")
+    print_table(
+        [
+            ("compiled in", seconds_text(seconds)),
+            ("weights", bytes_text(manifest.weights_bytes)),
+            ("activations", bytes_text(manifest.activation_bytes)),
+            ("kernels", str(kernels)),
+            ("full step", f"{manifest.macs_full / 1e9:.3g} GMAC"),
+            ("cached step", f"{manifest.macs_cached / 1e9:.3g} GMAC"),
+        ]
+    )
+    say(f'\nnext: ddimcache generate "a prompt" --model {output}, or ddimcache inspect {output}')

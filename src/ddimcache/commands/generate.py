@@ -1,0 +1,264 @@
+"""``ddimcache generate``: a prompt in, a picture out."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ddimcache.commands.terminal import (
+    bytes_text,
+    parse_size,
+    print_json,
+    print_table,
+    progress,
+    say,
+    seconds_text,
+)
+from ddimcache.errors import UsageError
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache generate "a red circle above a blue square" -o out.png
+
+  ddimcache generate "a red circle" --model ./stable-diffusion-v1-5 --steps 20 --cache-interval 3 --seed 7
+
+  ddimcache generate "a red circle" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
+"""
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Diffusers folder or bundle. Default: the embedded model.", metavar="DIR|BUNDLE"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="int8, fp16 or fp32, for a folder that is compiled. Default: int8.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="opencl, opencl:1, llvm or rpc://host:port/key. Default: the first OpenCL device, else llvm."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="DDIM steps, 1 … 1000.")] = 50,
+    cache_interval: Annotated[
+        int,
+        typer.Option(help="Run the whole UNet every n-th step and reuse its U2 feature between; 1: always."),
+    ] = 5,
+    cut: Annotated[
+        int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(help="Scale of classifier-free guidance; 1 or below: none.")
+    ] = 7.5,
+    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the noise, 0 … 2⁶³ − 1. Default: a random one, which is reported."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")
+    ] = None,
+    latents: Annotated[
+        Path | None,
+        typer.Option(
+            help="Initial noise in place of the seed: float32 1×4×h×w of unit variance.", metavar="FILE.npy"
+        ),
+    ] = None,
+    save_latents: Annotated[
+        Path | None, typer.Option(help="Also write the final latents.", metavar="FILE.npy")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture.", metavar="FILE.png")] = Path(
+        "out.png"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Make a picture from a text.
+
+    Compiles a model folder that is not compiled yet and keeps the result, so the first picture takes longer.
+    """
+    from ddimcache.runtime.files import check_can_write
+    from ddimcache.runtime.session import LARGEST_SEED, check_sampling
+
+    check_sampling(steps, cache_interval, guidance)
+    _check_text(prompt, "PROMPT")
+    _check_text(negative_prompt, "--negative-prompt")
+    if seed is not None and latents is not None:
+        raise UsageError("takes the place of --seed", where="--latents", remedy="give one of the two")
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"{seed} is outside 0 … 2⁶³ − 1", where="--seed")
+    _check_suffix(output, ".png", "--output")
+    check_can_write(output, "--output")
+    if save_latents is not None:
+        _check_suffix(save_latents, ".npy", "--save-latents")
+        check_can_write(save_latents, "--save-latents")
+    width, height = parse_size(size)
+    noise = None if latents is not None else seed if seed is not None else secrets.randbelow(LARGEST_SEED + 1)
+
+    result = _run(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        model=model,
+        device_text=device,
+        compile_choices={"weights": weights, "cut": cut, "width": width or None, "height": height or None},
+        seed=noise,
+        latents=latents,
+        numbers=(steps, cache_interval, guidance),
+        output=output,
+        save_latents=save_latents,
+    )
+    if as_json:
+        print_json(result)
+    else:
+        _report(result, guidance)
+
+
+def _run(
+    *,
+    prompt: str,
+    negative_prompt: str,
+    model: Path | None,
+    device_text: str | None,
+    compile_choices: dict[str, Any],
+    seed: int | None,
+    latents: Path | None,
+    numbers: tuple[int, int, float],
+    output: Path,
+    save_latents: Path | None,
+) -> dict[str, Any]:
+    from ddimcache.commands.choose import choose_device, compiled, find_model
+    from ddimcache.runtime.bundle import is_bundle, open_bundle
+    from ddimcache.runtime.files import write_atomically
+    from ddimcache.runtime.image import ImageRequest, encode_npy, encode_png, read_latents, run_image
+    from ddimcache.runtime.tokenizer import Tokenizer
+
+    folder = find_model(model)
+    given = {name: value for name, value in compile_choices.items() if value is not None}
+    bars = progress()
+    options = None
+    if not is_bundle(folder):
+        from ddimcache.compiler.options import CompileOptions
+
+        options = CompileOptions(**given)  # refused before anything is connected to
+    device = choose_device(device_text)
+    try:
+        if options is None:
+            bundle = open_bundle(folder)
+            _check_fits(given, bundle.manifest, folder)
+        else:
+            import dataclasses
+
+            options = dataclasses.replace(options, target=device.kind, host=device.host)
+            bundle = compiled(folder, options, bars)
+        manifest = bundle.manifest
+        if manifest.batch != 1:
+            raise UsageError(
+                f"{folder} makes {manifest.batch} pictures at once, generate writes one",
+                where="--model",
+                remedy="compile it with --batch 1",
+            )
+        noise: int | bytes = seed if seed is not None else b""
+        if latents is not None:
+            noise = read_latents(latents, "--latents", manifest.latents)
+        tokenizer = Tokenizer(bundle.tokenizer)
+        ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
+        session = device.open(bundle, bars)
+        picture = run_image(session, ImageRequest(ids, negative_ids, noise, *numbers), bars)
+        timings, peak_bytes = session.timings(), session.peak_bytes
+        session.close()
+    finally:
+        device.close()
+    steps, cache_interval, guidance = numbers
+    facts = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": "" if seed is None else str(seed),
+        "steps": str(steps),
+        "cache_interval": str(cache_interval),
+        "guidance": repr(guidance),
+        "cut": str(manifest.cut),
+        "model": manifest.model,
+        "weights": manifest.weights,
+        "software": "ddimcache",
+    }
+    write_atomically(output, encode_png(picture.pixels[0], facts))
+    if save_latents is not None:
+        write_atomically(save_latents, encode_npy(picture.latents))
+    return {
+        "image": str(output.absolute()),
+        "seed": seed,
+        "device": device.name,
+        "steps": steps,
+        "cache_interval": cache_interval,
+        "cut": manifest.cut,
+        **timings,
+        "peak_bytes": peak_bytes,
+    }
+
+
+def _check_text(text: str, where: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError("is not UTF-8", where=where, remedy="check the terminal's encoding") from error
+    if "\0" in text:
+        raise UsageError("holds a NUL character", where=where)
+
+
+def _check_suffix(path: Path, suffix: str, option: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise UsageError(
+            f"{path} does not end in {suffix}", where=option, remedy=f"name it like name{suffix}"
+        )
+
+
+def _check_fits(given: dict[str, Any], manifest: Any, folder: Path) -> None:
+    """Refuse options that a finished bundle does not have."""
+    width, height = manifest.image_size
+    found = {"weights": manifest.weights, "cut": manifest.cut, "width": width, "height": height}
+    for name, value in given.items():
+        if found[name] != value:
+            option = "--size" if name in ("width", "height") else f"--{name}"
+            raise UsageError(
+                f"{folder} was compiled with {name} {found[name]}, not {value}",
+                where=option,
+                remedy="leave the option out, or compile the model again with it",
+            )
+
+
+def _report(result: dict[str, Any], guidance: float) -> None:
+    seconds = result["seconds"]
+    print(f"{result['image']}\n")
+    passes = "2 UNet calls a step" if guidance > 1 else "1 UNet call a step"
+    print_table(
+        [
+            ("text", seconds_text(seconds["text"]), ""),
+            (
+                "denoise",
+                seconds_text(seconds["denoise"]),
+                f"{result['full_steps']} full steps of {seconds_text(result['seconds_full_step'])}, "
+                f"{result['cached_steps']} cached of {seconds_text(result['seconds_cached_step'])}; {passes}",
+            ),
+            ("decode", seconds_text(seconds["decode"]), ""),
+            (
+                "total",
+                seconds_text(seconds["total"]),
+                f"with loading; peak {bytes_text(result['peak_bytes'])}",
+            ),
+        ]
+    )
+    seed = "the noise of --latents" if result["seed"] is None else f"seed {result['seed']}"
+    say(f"\non {result['device']}, {seed}")
+    if result["cache_interval"] == 1:
+        say("next: --cache-interval 5 reuses the inner UNet on four of five steps")
+    elif result["cached_steps"]:
+        say("next: --cache-interval 1 with the same seed shows what the cache changes in the picture")
+    else:
+        say("next: more --steps than --cache-interval, so that the cache is used")

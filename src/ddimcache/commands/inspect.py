@@ -1,0 +1,168 @@
+"""``ddimcache inspect``: what is in a bundle, without a device."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddimcache.commands.terminal import bytes_text, print_json, print_table, say
+from ddimcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddimcache.runtime.bundle import Bundle
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache inspect sd15.bundle
+
+  ddimcache inspect sd15.bundle --source conv2d_f16_winograd4_8x4_texture
+
+  ddimcache inspect sd15.bundle --json | jq .macs_cached
+"""
+
+
+def inspect_bundle(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
+    source: Annotated[
+        str | None,
+        typer.Option(help="Print the device source of this kernel and nothing else.", metavar="KERNEL"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Show kernels, multiply-accumulates, memory, sizes and what each compiler pass did.
+
+    Checks every file of the bundle on the way. Needs no device.
+    """
+    from ddimcache.runtime.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    if source is not None:
+        text = _find_source(opened, source)
+        print_json({"kernel": source, "source": text}) if as_json else print(text)
+        return
+    facts = describe(opened)
+    if as_json:
+        print_json(facts)
+    else:
+        _report(facts)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """Return everything that ``inspect --json`` prints."""
+    manifest = bundle.manifest
+    width, height = manifest.image_size
+    kernels = []
+    for component, entry in manifest.components.items():
+        sources = bundle.kernel_sources(component)
+        kernels += [
+            {
+                "name": kernel.name,
+                "component": component,
+                "calls": kernel.calls,
+                "macs": kernel.macs,
+                "source": kernel.name in sources,
+            }
+            for kernel in entry.kernels
+        ]
+    return {
+        "model": manifest.model,
+        "target": manifest.target,
+        "profile": manifest.profile,
+        "host": manifest.host,
+        "weights": manifest.weights,
+        "size": [width, height],
+        "batch": manifest.batch,
+        "cut": manifest.cut,
+        "cuts": manifest.cuts,
+        "macs_full": manifest.macs_full,
+        "macs_cached": manifest.macs_cached,
+        "activation_bytes": manifest.activation_bytes,
+        "weights_bytes": manifest.weights_bytes,
+        "feature_bytes": manifest.feature_bytes,
+        "components": {
+            name: {
+                "weights_bytes": entry.weights_bytes,
+                "activation_bytes": entry.activation_bytes,
+                "library_bytes": manifest.files[entry.library].bytes,
+                "kernels": len(entry.kernels),
+            }
+            for name, entry in manifest.components.items()
+        },
+        "kernels": kernels,
+        "passes": [dataclasses.asdict(entry) for entry in manifest.passes],
+        "built_with": manifest.built_with,
+        "identity": bundle.identity,
+    }
+
+
+def _find_source(bundle: Bundle, name: str) -> str:
+    known = []
+    for component in bundle.manifest.components:
+        sources = bundle.kernel_sources(component)
+        if name in sources:
+            return sources[name]
+        known += sources
+    near = [other for other in known if name in other][:5]
+    hint = f"did you mean {', '.join(near)}?" if near else "`ddimcache inspect BUNDLE` lists the kernels"
+    raise UsageError(f"no kernel {name!r} with a source is in the bundle", where="--source", remedy=hint)
+
+
+def _report(facts: dict[str, Any]) -> None:
+    width, height = facts["size"]
+    share = facts["macs_cached"] / facts["macs_full"] if facts["macs_full"] else 0
+    print_table(
+        [
+            ("model", facts["model"]),
+            ("target", f"{facts['target']} ({facts['profile']}), host {facts['host']}"),
+            ("picture", f"{width}×{height}, batch {facts['batch']}"),
+            ("weights", f"{facts['weights']}, {bytes_text(facts['weights_bytes'])}"),
+            ("activations", f"{bytes_text(facts['activation_bytes'])} planned"),
+            (
+                "cut",
+                f"{facts['cut']} of 0 … {facts['cuts'] - 1}, feature {bytes_text(facts['feature_bytes'])}",
+            ),
+            ("full step", f"{facts['macs_full'] / 1e9:.4g} GMAC"),
+            ("cached step", f"{facts['macs_cached'] / 1e9:.4g} GMAC, {share:.1%}"),
+        ]
+    )
+    print()
+    print_table(
+        [
+            (
+                name,
+                bytes_text(part["weights_bytes"]),
+                bytes_text(part["activation_bytes"]),
+                bytes_text(part["library_bytes"]),
+                str(part["kernels"]),
+            )
+            for name, part in facts["components"].items()
+        ],
+        ("component", "weights", "activations", "library", "kernels"),
+        right=(1, 2, 3, 4),
+    )
+    print()
+    rows = [
+        (
+            kernel["name"],
+            kernel["component"],
+            ", ".join(f"{function} {count}" for function, count in kernel["calls"].items()),
+            f"{kernel['macs'] / 1e6:.4g}",
+            "yes" if kernel["source"] else "no",
+        )
+        for kernel in facts["kernels"]
+    ]
+    if rows:
+        print_table(rows, ("kernel", "component", "calls", "MMAC a call", "source"), right=(3,))
+        print()
+    passes = [
+        (entry["name"], entry["component"], str(entry["changes"]), entry["note"]) for entry in facts["passes"]
+    ]
+    if passes:
+        print_table(passes, ("pass", "component", "changes", "what it did"), right=(2,))
+    say("\nnext: --source KERNEL prints a kernel, --json all of this for scripts")

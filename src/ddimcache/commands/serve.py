@@ -1,0 +1,83 @@
+"""``ddimcache serve``: lends the device of this machine to a client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ddimcache.commands.terminal import print_json, say
+from ddimcache.errors import UsageError
+
+KEY_VARIABLE = "DDIMCACHE_KEY"
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache serve --key "$(openssl rand -hex 16)" --store ~/ddimcache-store
+
+  adb forward tcp:9090 tcp:9090     (on the computer that the phone hangs on)
+
+  ddimcache generate "a red circle" --device rpc://127.0.0.1:9090/KEY
+"""
+
+
+def serve(
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What clients must know, no default; {KEY_VARIABLE} keeps it out of the process list."
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder for the files that clients send.", metavar="DIR")
+    ] = None,
+    device: Annotated[str, typer.Option(help="opencl, opencl:1 or llvm.")] = "opencl",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one and says which.")] = 9090,
+    allow_other_machines: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-machines",
+            help="Let --host be an address that other machines reach. Whoever knows the key can run any code "
+            "here, and the key crosses the network unencrypted.",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output when it listens.")
+    ] = False,
+) -> None:
+    """Serve the device over TVM's RPC, to one client at a time, until it is interrupted.
+
+    Files are kept by their sums, so a bundle is sent once.
+    """
+    from ddimcache.commands.choose import local_device
+    from ddimcache.runtime.rpc_server import Server, check_key
+
+    key = key if key is not None else os.environ.get(KEY_VARIABLE)
+    if key is None:
+        raise UsageError(
+            "is missing", where="--key", remedy="choose one; clients give it in rpc://host:port/KEY"
+        )
+    check_key(key)
+    if store is None:
+        raise UsageError("is missing", where="--store", remedy="name a folder with room for the bundles")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    server = Server(host, port, key, local_device(device), store, beyond_loopback=allow_other_machines)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if as_json:
+        print_json({"host": host, "port": server.port, "device": device, "store": str(store.absolute())})
+    say(f"listening on {host}:{server.port} with device {device}; stop with Ctrl-C")
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        say("stopped")
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt

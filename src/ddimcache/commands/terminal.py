@@ -1,0 +1,84 @@
+"""How a verb talks: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any, Literal
+
+from ddimcache.errors import UsageError
+from ddimcache.runtime.progress import Progress, progress_for
+
+_SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def say(message: str) -> None:
+    """Write a line to standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Write one JSON object to standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def progress() -> Progress:
+    """Return where progress goes: bars on a terminal, lines elsewhere, always standard error."""
+    return progress_for(sys.stderr)
+
+
+def parse_size(text: str | None) -> tuple[int, int]:
+    """Read ``512x768`` as (width, height) in pixels, None as (0, 0); raises :class:`UsageError`."""
+    if text is None:
+        return (0, 0)
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or 0 in (width_height := (int(match[1]), int(match[2]))):
+        raise UsageError(f"{text!r} is no size", where="--size", remedy="write WIDTHxHEIGHT, such as 512x512")
+    return width_height
+
+
+def parse_bytes(text: str | None, option: str) -> int | None:
+    """Read ``500M``, ``1.5GiB`` or a plain number of bytes; raises :class:`UsageError` naming the option."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)B?", text.strip().upper())
+    if match is None or match[2] == "I":
+        raise UsageError(f"{text!r} is no number of bytes", where=option, remedy="write 500M or 1.5GiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes for people: ``1.80 GB``."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return a time for people: ``1.24 s``, ``83.1 ms``; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds >= 1:
+        return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
+
+
+def print_table(
+    rows: list[tuple[str, ...]], heading: tuple[str, ...] | None = None, *, right: tuple[int, ...] = ()
+) -> None:
+    """Write a plain table to standard output; ``right`` numbers the columns that end flush, from 0."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=heading is not None, padding=(0, 2, 0, 0))
+    for index, name in enumerate(heading or rows[0]):
+        side: Literal["left", "right"] = "right" if index in right else "left"
+        table.add_column(name if heading else "", justify=side, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    # A pipe has no width: nothing is cut there.
+    Console(width=None if sys.stdout.isatty() else 400, highlight=False).print(table)
