@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ddimcache.errors import DeviceError
@@ -37,6 +39,18 @@ def open_device(spec: DeviceSpec, wanted_kind: str) -> Any:
         raise DeviceError("is not there", where=f"device {spec}", remedy=_DOCTOR)
     devices.reset_peak(spec.index)
     return tvm.device("opencl", spec.index)
+
+
+@contextmanager
+def device_failures(spec: DeviceSpec) -> Iterator[None]:
+    """Turn what the OpenCL plug-in raises inside (``RuntimeError`` itself) into :class:`DeviceError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        # TVM's own errors are of subclasses: those are defects, and keep their trace.
+        if type(error) is not RuntimeError:
+            raise
+        raise DeviceError(str(error), where=f"device {spec}", remedy="see `ddimcache doctor`") from error
 
 
 def peak_bytes(spec: DeviceSpec) -> int:

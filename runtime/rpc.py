@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from ddimcache.runtime.rpc_protocol import (
     read_reply,
 )
 
+_LEAVING_SECONDS = 2.0
 _FORM = "rpc://host:port/key"
 
 
@@ -231,6 +233,11 @@ def connect(address: str | Address, timeout: float = 10.0) -> RemoteDevice:
     if isinstance(address, str):
         address = parse_address(address)
     info = _ask(address, timeout)
+    # The process of a client that has just left takes a moment to end.
+    deadline = time.monotonic() + min(timeout, _LEAVING_SECONDS)
+    while info.busy and time.monotonic() < deadline:
+        time.sleep(0.1)
+        info = _ask(address, timeout)
     if info.protocol != PROTOCOL:
         raise RemoteError(
             f"speaks protocol {info.protocol} (ddimcache {info.ddimcache}), this one speaks {PROTOCOL}",

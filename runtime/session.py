@@ -20,7 +20,7 @@ from ddimcache.manifest import NO_CLIP, Component, Manifest, TensorSpec
 from ddimcache.records import to_json
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.devices import DeviceSpec
-from ddimcache.runtime.local_device import open_device, peak_bytes
+from ddimcache.runtime.local_device import device_failures, open_device, peak_bytes
 from ddimcache.runtime.sampler import Step, schedule
 
 if TYPE_CHECKING:
@@ -143,12 +143,13 @@ class Session:
         length = self.manifest.context.shape[1]
         if len(ids) != length:
             raise UsageError(f"{len(ids)} token ids, the text encoder takes {length}", where="encode")
-        encoder = self._component("text_encoder")
-        start = time.perf_counter()
-        context = encoder.call("encode", self._upload(np.asarray([ids], dtype=np.int32)))
-        if self.manifest.batch > 1:
-            context = self._upload(np.repeat(context.numpy(), self.manifest.batch, axis=0))
-        self._device.sync()
+        with device_failures(self._spec):
+            encoder = self._component("text_encoder")
+            start = time.perf_counter()
+            context = encoder.call("encode", self._upload(np.asarray([ids], dtype=np.int32)))
+            if self.manifest.batch > 1:
+                context = self._upload(np.repeat(context.numpy(), self.manifest.batch, axis=0))
+            self._device.sync()
         self._seconds["text"] += time.perf_counter() - start
         self._contexts[negative] = context
 
@@ -184,8 +185,9 @@ class Session:
         if self.manifest.sampler.init_noise_sigma != 1:
             latents = latents * np.float32(self.manifest.sampler.init_noise_sigma)
         self._steps = schedule(to_json(self.manifest.sampler), steps, cache_interval)
-        self._component("unet")
-        self._latents, self._spare = self._upload(latents), self._empty(spec)
+        with device_failures(self._spec):
+            self._component("unet")
+            self._latents, self._spare = self._upload(latents), self._empty(spec)
         self._done, self._guidance, self._features, self._finished = 0, guidance, {}, None
         self._seconds.update(denoise=0.0, decode=0.0)
         self._step_seconds = {True: [], False: []}
@@ -200,10 +202,11 @@ class Session:
         ):
             steps = list(group)
             start = time.perf_counter()
-            for step in steps:
-                self._run_step(step)
-            # Waited for only here, where the kind of step changes, so that both kinds are timed.
-            self._device.sync()
+            with device_failures(self._spec):
+                for step in steps:
+                    self._run_step(step)
+                # Waited for only here, where the kind of step changes, so that both kinds are timed.
+                self._device.sync()
             elapsed = time.perf_counter() - start
             self._done += len(steps)
             self._seconds["denoise"] += elapsed
@@ -227,9 +230,10 @@ class Session:
                 where=str(self._spec),
                 remedy="a kernel overflowed: compile with --weights fp32 and compare, and report the device",
             )
-        decoder = self._component("vae_decoder")
-        start = time.perf_counter()
-        pixels = decoder.call("decode", self._latents).numpy().tobytes()
+        with device_failures(self._spec):
+            decoder = self._component("vae_decoder")
+            start = time.perf_counter()
+            pixels = decoder.call("decode", self._latents).numpy().tobytes()
         self._finished = time.perf_counter()
         self._seconds["decode"] = self._finished - start
         return pixels

@@ -40,14 +40,19 @@ SAMPLER: dict = {
 }
 
 
-def weights() -> dict[str, dict[str, np.ndarray]]:
+def half(target: str) -> str:
+    """Return the narrow type of the fake: PoCL computes in no float16."""
+    return "float16" if target == "llvm" else "float32"
+
+
+def weights(target: str = "llvm") -> dict[str, dict[str, np.ndarray]]:
     """Return the weights by component and name, in the order of the packed tuple."""
     random = np.random.default_rng(7)
     return {
         "text_encoder": {"embedding": random.standard_normal((VOCABULARY, WIDTH)).astype("float32")},
         "unet": {
             "mix": random.integers(-20, 20, (CHANNELS,)).astype("int8"),
-            "gain": np.array([0.21], dtype="float16"),
+            "gain": np.array([0.21], dtype=half(target)),
             "context": random.standard_normal((WIDTH,)).astype("float32"),
         },
         "vae_decoder": {"colour": (random.standard_normal((3, CHANNELS)) * 40).astype("float32")},
@@ -122,15 +127,15 @@ def _kernels(batch: int):
     return {"set_timestep": set_timestep, "step": step, "guide_and_step": guide_and_step}
 
 
-def _modules(batch: int):
+def _modules(target: str, batch: int):
     from tvm import relax
     from tvm.ir import IRModule
     from tvm.relax import op
 
-    all_weights = weights()
+    all_weights = weights(target)
     latents_type = relax.TensorType((batch, CHANNELS, SIDE, SIDE), "float32")
     context_type = relax.TensorType((batch, LENGTH, WIDTH), "float32")
-    feature_type = relax.TensorType((batch, 1, SIDE, SIDE), "float16")
+    feature_type = relax.TensorType((batch, 1, SIDE, SIDE), half(target))
     time_type = relax.TensorType((1,), "float32")
 
     def packed(component: str):
@@ -166,7 +171,7 @@ def _modules(batch: int):
         inner = op.multiply(op.mean(latents, axis=[1], keepdims=True), number(0.5))
         inner = op.add(inner, op.reshape(words, (batch, 1, 1, 1)))
         inner = op.add(inner, op.reshape(op.multiply(time, number(0.001)), (1, 1, 1, 1)))
-        feature = builder.emit(op.astype(op.tanh(inner), "float16"))
+        feature = builder.emit(op.astype(op.tanh(inner), half(target)))
         noise = op.add(mixed(latents, mix, gain), op.astype(feature, "float32"))
         return relax.Tuple([builder.emit(builder.normalize(noise)), feature])
 
@@ -209,7 +214,7 @@ def libraries(folder: Path, target: str = "llvm", batch: int = 1) -> dict[str, P
 
     kind = tvm.target.Target(target, host="llvm") if target != "llvm" else tvm.target.Target("llvm")
     paths = {}
-    for name, module in _modules(batch).items():
+    for name, module in _modules(target, batch).items():
         module = relax.transform.LegalizeOps()(module)
         if target != "llvm":
             with kind:
@@ -223,7 +228,7 @@ def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
     """Return the manifest of the fake, without files."""
     latents = TensorSpec((batch, CHANNELS, SIDE, SIDE), "float32")
     context = TensorSpec((batch, LENGTH, WIDTH), "float32")
-    feature = TensorSpec((batch, 1, SIDE, SIDE), "float16")
+    feature = TensorSpec((batch, 1, SIDE, SIDE), half(target))
     time, ids = TensorSpec((1,), "float32"), TensorSpec((1, LENGTH), "int32")
     image = TensorSpec((batch, SIDE * SCALE, SIDE * SCALE, 3), "uint8")
     functions = {
@@ -239,7 +244,7 @@ def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
             library=f"{name}.so",
             weights_file=f"{name}.safetensors",
             weights=tuple(
-                NamedTensor(key, array.shape, array.dtype.name) for key, array in weights()[name].items()
+                NamedTensor(key, array.shape, array.dtype.name) for key, array in weights(target)[name].items()
             ),
             functions=functions[name],
             kernels=(KernelSpec(f"{name}_main", dict.fromkeys(functions[name], 1), 64),),
@@ -308,7 +313,7 @@ def build_fake_bundle(folder: Path, scratch: Path, target: str = "llvm", batch: 
     files: dict[str, bytes | Path] = dict(tokenizer_files())
     for name, path in libraries(scratch, target, batch).items():
         files[path.name] = path
-        files[f"{name}.safetensors"] = save_safetensors(weights()[name])
+        files[f"{name}.safetensors"] = save_safetensors(weights(target)[name])
         files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
     write_bundle(folder, manifest(target, batch), files)
     return folder
@@ -319,21 +324,22 @@ class Reference:
     """The fake in numpy float32."""
 
     context: dict[bool, np.ndarray]
+    target: str = "llvm"
 
     @classmethod
-    def of(cls, ids: list[int], negative: list[int]) -> "Reference":
+    def of(cls, ids: list[int], negative: list[int], target: str = "llvm") -> "Reference":
         embedding = weights()["text_encoder"]["embedding"]
-        return cls({False: embedding[ids], True: embedding[negative]})
+        return cls({False: embedding[ids], True: embedding[negative]}, target)
 
     def feature(self, latents: np.ndarray, time: float, negative: bool) -> np.ndarray:
         """Return what a full step leaves for the cached ones, [B, 1, h, w] float16."""
         words = (self.context[negative] * weights()["unet"]["context"]).mean(dtype="float32")
         inner = latents.mean(axis=1, keepdims=True) * np.float32(0.5) + words + np.float32(time * 0.001)
-        return np.tanh(inner).astype("float16")
+        return np.tanh(inner).astype(half(self.target))
 
     def noise(self, latents: np.ndarray, feature: np.ndarray) -> np.ndarray:
         """Return the predicted noise [B, 4, h, w] float32."""
-        unet = weights()["unet"]
+        unet = weights(self.target)["unet"]
         factor = unet["mix"].astype("float32") * unet["gain"].astype("float32") * np.float32(0.05)
         return latents * factor.reshape(1, CHANNELS, 1, 1) + feature.astype("float32")
 
