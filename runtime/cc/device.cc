@@ -237,7 +237,8 @@ Device& Device::At(int index) {
   }
   if (index < 0 || static_cast<size_t>(index) >= devices.size()) {
     TVM_FFI_THROW(ValueError) << "there is no device opencl:" << index << "; this machine has opencl:0"
-                              << (devices.size() > 1 ? " to opencl:" + std::to_string(devices.size() - 1) : "");
+                              << (devices.size() > 1 ? " to opencl:" + std::to_string(devices.size() - 1)
+                                                     : "");
   }
   return *devices[static_cast<size_t>(index)];
 }

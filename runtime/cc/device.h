@@ -72,8 +72,8 @@ class Device {
   MemoryCounters memory;
 
   // Every device of every platform: GPUs, then accelerators, then CPUs, then the rest; within a kind by
-  // platform name and device name, so that the order does not hang on the order of ICD files. Empty when there
-  // is no library or no device. Enumerated once for the process.
+  // platform name and device name, so that the order does not hang on the order of ICD files. Empty when
+  // there is no library or no device. Enumerated once for the process.
   static const std::vector<std::unique_ptr<Device>>& All();
 
   // The device of that index. Throws RuntimeError that says what there is, or what to install.

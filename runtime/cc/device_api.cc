@@ -45,13 +45,15 @@ OpenClDeviceApi* OpenClDeviceApi::Global() {
   return api;
 }
 
-void OpenClDeviceApi::SetDevice(tvm::Device device) { Device::Current() = device.device_id; }
+void OpenClDeviceApi::SetDevice(tvm::Device device) {
+  Device::Current() = device.device_id;
+}
 
 void OpenClDeviceApi::GetAttr(tvm::Device device, DeviceAttrKind kind, tvm::ffi::Any* result) {
   if (kind == tvm::runtime::kExist) {
     const auto& devices = Device::All();
-    *result = static_cast<int>(device.device_id >= 0 &&
-                               static_cast<size_t>(device.device_id) < devices.size());
+    *result =
+        static_cast<int>(device.device_id >= 0 && static_cast<size_t>(device.device_id) < devices.size());
     return;
   }
   const DeviceInfo& info = Device::At(device.device_id).info;
@@ -117,7 +119,8 @@ void OpenClDeviceApi::GetAttr(tvm::Device device, DeviceAttrKind kind, tvm::ffi:
   }
 }
 
-void OpenClDeviceApi::GetTargetProperty(tvm::Device device, const std::string& property, tvm::ffi::Any* result) {
+void OpenClDeviceApi::GetTargetProperty(tvm::Device device, const std::string& property,
+                                        tvm::ffi::Any* result) {
   const DeviceInfo& info = Device::At(device.device_id).info;
   if (property == "max_num_threads" || property == "max_threads_per_block") {
     *result = static_cast<int64_t>(info.max_work_group_size);
@@ -136,8 +139,8 @@ void OpenClDeviceApi::GetTargetProperty(tvm::Device device, const std::string& p
 
 void* OpenClDeviceApi::AllocDataSpace(tvm::Device device, size_t bytes, size_t alignment, DLDataType) {
   Device& target = Device::At(device.device_id);
-  // Buffers start at the device's base address alignment, 128 bytes at least wherever OpenCL 1.2 runs; kernels
-  // index from the start, so a larger wish could not be granted by moving the start.
+  // Buffers start at the device's base address alignment, 128 bytes at least wherever OpenCL 1.2 runs;
+  // kernels index from the start, so a larger wish could not be granted by moving the start.
   if (alignment > target.info.base_address_alignment && alignment > tvm::runtime::kAllocAlignment) {
     TVM_FFI_THROW(ValueError) << "OpenCL allocation aligned to " << alignment << " bytes is not possible on "
                               << target.Describe() << ", which aligns to "
@@ -173,8 +176,8 @@ void OpenClDeviceApi::CopyDataFromTo(DLTensor* from, DLTensor* to, TVMStreamHand
   } else if (to_device && from->device.device_type == kDLCPU) {
     CopyToDevice(on_host(from), Memory::FromHandle(to->data, "copy"), to->byte_offset, bytes);
   } else {
-    TVM_FFI_THROW(ValueError) << "OpenCL copies go between opencl and cpu tensors, not from "
-                              << from->device << " to " << to->device;
+    TVM_FFI_THROW(ValueError) << "OpenCL copies go between opencl and cpu tensors, not from " << from->device
+                              << " to " << to->device;
   }
 }
 

@@ -64,7 +64,8 @@ LaunchLayout LaunchLayout::Parse(const FunctionInfoObj& info) {
     }
     if (index < 0) {
       const bool dynamic_local = tag == "tirx.use_dyn_shared_memory";
-      TVM_FFI_THROW(ValueError) << "OpenCL kernel \"" << std::string(info.name) << "\" wants \"" << tag << "\", "
+      TVM_FFI_THROW(ValueError) << "OpenCL kernel \"" << std::string(info.name) << "\" wants \"" << tag
+                                << "\", "
                                 << (dynamic_local
                                         ? "but OpenCL C declares local memory with a fixed size: use the "
                                           "scope \"shared\" instead of \"shared.dyn\""
@@ -109,8 +110,9 @@ Kernel::Built& Kernel::Build(Device& device) {
   cl_int code = kSuccess;
   built.kernel = device.api.clCreateKernel(built.program, name_.c_str(), &code);
   if (code == kSuccess) {
-    code = device.api.clGetKernelWorkGroupInfo(built.kernel, device.id, kKernelWorkGroupSize,
-                                               sizeof(built.work_group_size), &built.work_group_size, nullptr);
+    code =
+        device.api.clGetKernelWorkGroupInfo(built.kernel, device.id, kKernelWorkGroupSize,
+                                            sizeof(built.work_group_size), &built.work_group_size, nullptr);
     if (code != kSuccess) device.api.clReleaseKernel(built.kernel);
   }
   if (code != kSuccess) {
@@ -178,8 +180,8 @@ void Kernel::CheckWorkGroup(const Device& device, const Built& built, const size
     return std::to_string(local[0]) + "x" + std::to_string(local[1]) + "x" + std::to_string(local[2]);
   };
   if (items > built.work_group_size) [[unlikely]] {
-    TVM_FFI_THROW(RuntimeError) << "OpenCL kernel \"" << name_ << "\" is launched with work-groups of " << items
-                                << " work-items (" << shape() << "), but on " << device.Describe()
+    TVM_FFI_THROW(RuntimeError) << "OpenCL kernel \"" << name_ << "\" is launched with work-groups of "
+                                << items << " work-items (" << shape() << "), but on " << device.Describe()
                                 << " this kernel can have " << built.work_group_size << " (the device allows "
                                 << device.info.max_work_group_size
                                 << "): use smaller work-groups, or fewer registers a work-item";
@@ -188,7 +190,8 @@ void Kernel::CheckWorkGroup(const Device& device, const Built& built, const size
     if (local[axis] > device.info.max_work_item_sizes[axis]) [[unlikely]] {
       TVM_FFI_THROW(RuntimeError) << "OpenCL kernel \"" << name_ << "\" is launched with work-groups of "
                                   << shape() << ", but " << device.Describe() << " allows at most "
-                                  << device.info.max_work_item_sizes[axis] << " work-items along axis " << axis;
+                                  << device.info.max_work_item_sizes[axis] << " work-items along axis "
+                                  << axis;
     }
   }
 }
@@ -221,10 +224,11 @@ void Kernel::Launch(tvm::ffi::PackedArgs arguments) {
   CheckWorkGroup(device, built, local);
   SetArguments(device, built.kernel, arguments);
   const cl_int code = queue.Submit(name_, [&](cl_command_queue commands, cl_event* event) {
-    return device.api.clEnqueueNDRangeKernel(commands, built.kernel, layout_.dimensions, nullptr, global, local, 0,
-                                             nullptr, event);
+    return device.api.clEnqueueNDRangeKernel(commands, built.kernel, layout_.dimensions, nullptr, global,
+                                             local, 0, nullptr, event);
   });
-  if (code != kSuccess) [[unlikely]] ThrowError(code, "clEnqueueNDRangeKernel", Subject(device));
+  if (code != kSuccess) [[unlikely]]
+    ThrowError(code, "clEnqueueNDRangeKernel", Subject(device));
   queue.CountLaunch();
 }
 
@@ -232,7 +236,8 @@ std::string Kernel::Describe(Device& device) {
   std::lock_guard lock(mutex_);
   const Built& built = Build(device);
   cl_ulong local = 0, private_bytes = 0;
-  device.api.clGetKernelWorkGroupInfo(built.kernel, device.id, kKernelLocalMemSize, sizeof(local), &local, nullptr);
+  device.api.clGetKernelWorkGroupInfo(built.kernel, device.id, kKernelLocalMemSize, sizeof(local), &local,
+                                      nullptr);
   device.api.clGetKernelWorkGroupInfo(built.kernel, device.id, kKernelPrivateMemSize, sizeof(private_bytes),
                                       &private_bytes, nullptr);
   return JsonObject()

@@ -8,7 +8,9 @@
 namespace ddimcache::opencl {
 namespace {
 
-std::string BytesText(size_t bytes) { return std::to_string(bytes) + " bytes"; }
+std::string BytesText(size_t bytes) {
+  return std::to_string(bytes) + " bytes";
+}
 
 void CheckRange(const Memory* memory, size_t offset, size_t bytes, const char* what) {
   // Written so that neither side can overflow.
@@ -47,7 +49,8 @@ Memory* AllocateBuffer(Device& device, size_t bytes) {
   }
   cl_int code = kSuccess;
   // OpenCL has no empty buffers; TVM has empty tensors.
-  cl_mem handle = device.api.clCreateBuffer(device.context(), kMemReadWrite, bytes == 0 ? 1 : bytes, nullptr, &code);
+  cl_mem handle =
+      device.api.clCreateBuffer(device.context(), kMemReadWrite, bytes == 0 ? 1 : bytes, nullptr, &code);
   Check(code, "clCreateBuffer", "of " + BytesText(bytes) + " on " + device.Describe());
   auto* memory = new Memory{Memory::kMagic, handle, &device, bytes};
   device.memory.Add(bytes);
@@ -68,10 +71,11 @@ void CopyToDevice(const void* source, Memory* target, size_t offset, size_t byte
   if (bytes == 0) return;
   CheckRange(target, offset, bytes, "target");
   Device& device = *target->device;
-  const cl_int code = device.queue().Submit("copy host to device", [&](cl_command_queue queue, cl_event* event) {
-    return device.api.clEnqueueWriteBuffer(queue, target->handle, kBlocking, offset, bytes, source, 0, nullptr,
-                                           event);
-  });
+  const cl_int code =
+      device.queue().Submit("copy host to device", [&](cl_command_queue queue, cl_event* event) {
+        return device.api.clEnqueueWriteBuffer(queue, target->handle, kBlocking, offset, bytes, source, 0,
+                                               nullptr, event);
+      });
   if (code != kSuccess) ThrowError(code, "clEnqueueWriteBuffer", CopySubject(bytes, device));
 }
 
@@ -79,10 +83,11 @@ void CopyToHost(Memory* source, size_t offset, void* target, size_t bytes) {
   if (bytes == 0) return;
   CheckRange(source, offset, bytes, "source");
   Device& device = *source->device;
-  const cl_int code = device.queue().Submit("copy device to host", [&](cl_command_queue queue, cl_event* event) {
-    return device.api.clEnqueueReadBuffer(queue, source->handle, kBlocking, offset, bytes, target, 0, nullptr,
-                                          event);
-  });
+  const cl_int code =
+      device.queue().Submit("copy device to host", [&](cl_command_queue queue, cl_event* event) {
+        return device.api.clEnqueueReadBuffer(queue, source->handle, kBlocking, offset, bytes, target, 0,
+                                              nullptr, event);
+      });
   if (code != kSuccess) ThrowError(code, "clEnqueueReadBuffer", CopySubject(bytes, device));
 }
 
@@ -109,10 +114,11 @@ void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t t
     }
   }
   Device& device = *source->device;
-  const cl_int code = device.queue().Submit("copy device to device", [&](cl_command_queue queue, cl_event* event) {
-    return device.api.clEnqueueCopyBuffer(queue, source->handle, target->handle, source_offset, target_offset,
-                                          bytes, 0, nullptr, event);
-  });
+  const cl_int code =
+      device.queue().Submit("copy device to device", [&](cl_command_queue queue, cl_event* event) {
+        return device.api.clEnqueueCopyBuffer(queue, source->handle, target->handle, source_offset,
+                                              target_offset, bytes, 0, nullptr, event);
+      });
   if (code != kSuccess) ThrowError(code, "clEnqueueCopyBuffer", CopySubject(bytes, device));
 }
 

@@ -8,8 +8,8 @@
 
 namespace ddimcache::opencl {
 
-// The pointee of every tensor handle that this runtime gives to TVM. TVM passes the handle around as an opaque
-// pointer and never reads it.
+// The pointee of every tensor handle that this runtime gives to TVM. TVM passes the handle around as an
+// opaque pointer and never reads it.
 struct Memory {
   static constexpr uint64_t kMagic = 0x636C6D656D6F7279;  // "clmemory"
 

@@ -12,7 +12,8 @@ namespace ddimcache::opencl {
 
 OpenClModule::OpenClModule(ModuleContent content) : content_(std::move(content)) {
   if (content_.format != "cl") {
-    TVM_FFI_THROW(ValueError) << "OpenCL modules hold OpenCL C (format \"cl\"), not \"" << content_.format << "\"";
+    TVM_FFI_THROW(ValueError) << "OpenCL modules hold OpenCL C (format \"cl\"), not \"" << content_.format
+                              << "\"";
   }
   std::vector<std::string> names;
   for (const auto& [name, info] : content_.functions) names.emplace_back(name);

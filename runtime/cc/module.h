@@ -23,8 +23,8 @@ class OpenClModule final : public tvm::ffi::ModuleObj {
     return tvm::ffi::Module::kBinarySerializable | tvm::ffi::Module::kRunnable;
   }
 
-  // Besides the kernels: "ddimcache.describe_kernels"(device_id) compiles all of them for a device and returns
-  // a JSON list of {"kernel", "work_group_size", "local_bytes", "private_bytes"}.
+  // Besides the kernels: "ddimcache.describe_kernels"(device_id) compiles all of them for a device and
+  // returns a JSON list of {"kernel", "work_group_size", "local_bytes", "private_bytes"}.
   tvm::ffi::Optional<tvm::ffi::Function> GetFunction(const tvm::ffi::String& name) final;
   tvm::ffi::Bytes SaveToBytes() const final { return SerializeModule(content_); }
   tvm::ffi::String InspectSource(const tvm::ffi::String& format) const final;

@@ -126,7 +126,8 @@ tvm::ffi::Bytes SerializeModule(const ModuleContent& content) {
   // By name, so that equal modules have equal bytes.
   std::vector<std::pair<std::string, FunctionInfo>> functions;
   for (const auto& [name, info] : content.functions) functions.emplace_back(std::string(name), info);
-  std::sort(functions.begin(), functions.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::sort(functions.begin(), functions.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
 
   Writer writer;
   writer.Text(content.format);

@@ -4,9 +4,9 @@
 //   u64      count, then count times: string name, function info
 //   bytes    source
 //
-// with string and bytes as u64 length + content, a function info as string name, u64 count + (u8 code, u8 bits,
-// u16 lanes) a argument type, u64 count + string a launch tag, u64 count + i32 an argument tag; everything
-// little-endian.
+// with string and bytes as u64 length + content, a function info as string name, u64 count + (u8 code, u8
+// bits, u16 lanes) a argument type, u64 count + string a launch tag, u64 count + i32 an argument tag;
+// everything little-endian.
 #pragma once
 
 #include <tvm/ffi/string.h>

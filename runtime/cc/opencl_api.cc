@@ -42,9 +42,9 @@ SymbolLookup IndirectLookup(void* library) {
 // Fills `api` from an opened library; returns the first missing name, or null when all are there.
 const char* Resolve(void* library, Api* api) {
   SymbolLookup lookup = IndirectLookup(library);
-#define DDIMCACHE_RESOLVE(name, result, parameters)                            \
-  api->name = reinterpret_cast<result(DDIMCACHE_CL_CALL*) parameters>(         \
-      lookup != nullptr ? lookup(#name) : dlsym(library, #name));              \
+#define DDIMCACHE_RESOLVE(name, result, parameters)                    \
+  api->name = reinterpret_cast<result(DDIMCACHE_CL_CALL*) parameters>( \
+      lookup != nullptr ? lookup(#name) : dlsym(library, #name));      \
   if (api->name == nullptr) return #name;
   DDIMCACHE_CL_FUNCTIONS(DDIMCACHE_RESOLVE)
 #undef DDIMCACHE_RESOLVE
@@ -135,7 +135,8 @@ constexpr NamedCode kCodes[] = {
     {-37, "CL_INVALID_HOST_PTR", ""},
     {-38, "CL_INVALID_MEM_OBJECT", "the buffer was freed, or belongs to another device"},
     {-39, "CL_INVALID_IMAGE_FORMAT_DESCRIPTOR", "the device has no image of this data type"},
-    {-40, "CL_INVALID_IMAGE_SIZE", "the image is larger than the device allows; `ddimcache devices` lists limits"},
+    {-40, "CL_INVALID_IMAGE_SIZE",
+     "the image is larger than the device allows; `ddimcache devices` lists limits"},
     {-41, "CL_INVALID_SAMPLER", ""},
     {-42, "CL_INVALID_BINARY", "the stored program was made for another device or driver"},
     {-43, "CL_INVALID_BUILD_OPTIONS", "read DDIMCACHE_OPENCL_BUILD_OPTIONS"},

@@ -30,7 +30,8 @@ std::string ErrorName(cl_int code);
 [[noreturn]] void ThrowError(cl_int code, const char* call, const std::string& subject);
 
 inline void Check(cl_int code, const char* call, const std::string& subject) {
-  if (code != kSuccess) [[unlikely]] ThrowError(code, call, subject);
+  if (code != kSuccess) [[unlikely]]
+    ThrowError(code, call, subject);
 }
 
 }  // namespace ddimcache::opencl

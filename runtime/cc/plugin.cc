@@ -64,7 +64,8 @@ void Register() {
       .def("ddimcache.opencl.reset_peak", [](int device_id) { Device::At(device_id).memory.ResetPeak(); })
       .def("ddimcache.opencl.launches",
            [](int device_id) { return static_cast<int64_t>(Device::At(device_id).queue().launches()); })
-      .def("ddimcache.opencl.profile_start", [](int device_id) { Device::At(device_id).queue().ProfileStart(); })
+      .def("ddimcache.opencl.profile_start",
+           [](int device_id) { Device::At(device_id).queue().ProfileStart(); })
       .def("ddimcache.opencl.profile_stop",
            [](int device_id) { return String(Device::At(device_id).queue().ProfileStop().SummaryJson()); })
       .def("ddimcache.opencl.profile_stop_timeline",

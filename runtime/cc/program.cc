@@ -10,13 +10,14 @@ namespace {
 constexpr const char* kOptionsVariable = "DDIMCACHE_OPENCL_BUILD_OPTIONS";
 
 // The order of a sum is the compiler's choice upstream of here, not the driver's, so no fast-math; fusing a
-// multiply and an add loses nothing. No -cl-std: a default of OpenCL C 1.2 is what the specification gives, and
-// a second -cl-std from the environment would be an error on some drivers.
+// multiply and an add loses nothing. No -cl-std: a default of OpenCL C 1.2 is what the specification gives,
+// and a second -cl-std from the environment would be an error on some drivers.
 constexpr const char* kDefaultOptions = "-cl-mad-enable";
 
 std::string BuildLog(const Device& device, cl_program program) {
   size_t bytes = 0;
-  if (device.api.clGetProgramBuildInfo(program, device.id, kProgramBuildLog, 0, nullptr, &bytes) != kSuccess) {
+  if (device.api.clGetProgramBuildInfo(program, device.id, kProgramBuildLog, 0, nullptr, &bytes) !=
+      kSuccess) {
     return "(the driver gives no build log)";
   }
   std::string log(bytes, '\0');
@@ -47,7 +48,8 @@ cl_program BuildProgram(Device& device, const std::string& name, const std::stri
   if (code == kSuccess) return program;
   const std::string log = BuildLog(device, program);
   device.api.clReleaseProgram(program);
-  ThrowError(code, "clBuildProgram", subject + " with options \"" + options + "\"\nbuild log:\n" + log + "\n");
+  ThrowError(code, "clBuildProgram",
+             subject + " with options \"" + options + "\"\nbuild log:\n" + log + "\n");
 }
 
 }  // namespace ddimcache::opencl

@@ -40,9 +40,9 @@ class Queue {
 
  private:
   // Without a flush some drivers hold commands back; without a wait some keep every one of a long run in
-  // memory until they die. Every kFlushInterval commands are flushed, and every kWaitInterval commands the host
-  // waits for the ones enqueued kWaitInterval before: at most two intervals are in flight, and the device
-  // never idles for the wait.
+  // memory until they die. Every kFlushInterval commands are flushed, and every kWaitInterval commands the
+  // host waits for the ones enqueued kWaitInterval before: at most two intervals are in flight, and the
+  // device never idles for the wait.
   static constexpr uint64_t kFlushInterval = 32;
   static constexpr uint64_t kWaitInterval = 256;
 

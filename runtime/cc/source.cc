@@ -23,15 +23,18 @@ void ForEachLine(const std::string& text, Visit visit) {
 std::string_view DeclaredKernel(std::string_view line) {
   constexpr std::string_view kPrefix = "__kernel void ";
   if (!line.starts_with(kPrefix)) return {};
-  while (!line.empty() && (line.back() == '\n' || line.back() == '\r' || line.back() == ' ')) line.remove_suffix(1);
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\r' || line.back() == ' '))
+    line.remove_suffix(1);
   if (!line.ends_with(");")) return {};
   const size_t open = line.find('(');
-  return open == std::string_view::npos ? std::string_view() : line.substr(kPrefix.size(), open - kPrefix.size());
+  return open == std::string_view::npos ? std::string_view()
+                                        : line.substr(kPrefix.size(), open - kPrefix.size());
 }
 
 }  // namespace
 
-std::map<std::string, std::string> SplitSource(const std::string& source, const std::vector<std::string>& names) {
+std::map<std::string, std::string> SplitSource(const std::string& source,
+                                               const std::vector<std::string>& names) {
   const std::set<std::string_view> known(names.begin(), names.end());
   std::string preamble;
   std::map<std::string, std::string> parts;

@@ -1,0 +1,69 @@
+# `make help` lists what there is. Everything runs in .venv, which the first target that needs it makes.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+PROMPT ?= a red fox in the snow
+OUT ?= out.png
+BENCH ?= kernels
+
+BIN := $(VENV)/bin
+CXX_SOURCES := CMakeLists.txt $(wildcard runtime/cc/*.cc runtime/cc/*.h)
+C_FORMATTED := $(wildcard runtime/cc/*.cc runtime/cc/*.h tests/lab/*.c)
+# What an installation depends on: the list of dependencies and the C++ sources. Python is used in place.
+INSTALLED_FROM := pyproject.toml tools/environment.sh $(CXX_SOURCES)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test full lint bench lab clean
+
+help:
+	@echo 'make demo    draw an image: installs what is missing, then `ddimcache generate "$$PROMPT"`'
+	@echo 'make test    run every tier of tests that this machine has; says which it left out'
+	@echo 'make full    run the tests on models of full size (long)'
+	@echo 'make lint    ruff, mypy, clang-format, and the C++ sources without warnings'
+	@echo 'make bench   measure: BENCH=kernels|unet|table1'
+	@echo 'make lab     build the Adreno lab (root, debootstrap; about 1.2 GB)'
+	@echo 'make clean   remove what was built, but not the lab'
+	@echo 'variables    PYTHON=$(PYTHON) VENV=$(VENV) PROMPT="$(PROMPT)" OUT=$(OUT)'
+
+# Stamps. The environment for running is a part of the one for developing, so that `make demo` downloads less.
+$(VENV)/ready-run: $(INSTALLED_FROM)
+	PYTHON=$(PYTHON) tools/environment.sh $(VENV) compile
+	@touch $@
+
+$(VENV)/ready-dev: $(INSTALLED_FROM)
+	PYTHON=$(PYTHON) DDIMCACHE_WERROR=ON tools/environment.sh $(VENV) dev
+	@touch $@ $(VENV)/ready-run
+
+$(VENV)/ready-opencl: tools/ensure_opencl.sh | $(VENV)/ready-run
+	tools/ensure_opencl.sh $(VENV)
+	@touch $@
+
+demo: $(VENV)/ready-run $(VENV)/ready-opencl
+	$(BIN)/ddimcache generate "$(PROMPT)" -o "$(OUT)"
+	@echo "image: $(abspath $(OUT))"
+
+test: $(VENV)/ready-dev
+	-@tools/ensure_opencl.sh $(VENV)
+	@tests/lab/build_lab.sh --if-possible
+	$(BIN)/pytest
+
+full: $(VENV)/ready-dev
+	-@tools/ensure_opencl.sh $(VENV)
+	$(BIN)/pytest -m full --timeout 7200
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
+
+bench: $(VENV)/ready-dev $(VENV)/ready-opencl
+	$(BIN)/ddimcache bench $(BENCH)
+
+lab:
+	tests/lab/build_lab.sh
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,74 @@
+"""Tiers of tests: which of them this machine can run, and a line for each that it cannot.
+
+A test carries the mark of the tier it needs; without one it belongs to ``host``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+
+import adreno_lab
+import pytest
+
+
+def _opencl_missing() -> str | None:
+    from ddimcache.runtime import devices
+
+    return devices.describe_missing()
+
+
+def _phone_missing() -> str | None:
+    return None if os.environ.get("DDIMCACHE_PHONE") else "DDIMCACHE_PHONE names no phone"
+
+
+# tier -> why this machine cannot run it, or None when it can; asked once, and only when a test needs it
+TIERS: dict[str, Callable[[], str | None]] = {
+    "host": lambda: None,
+    "opencl": _opencl_missing,
+    "lab": adreno_lab.missing,
+    "phone": _phone_missing,
+}
+
+_ran = pytest.StashKey[Counter[str]]()
+_left_out = pytest.StashKey[dict[str, tuple[int, str]]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons: dict[str, str | None] = {}
+    ran: Counter[str] = Counter()
+    left_out: dict[str, tuple[int, str]] = {}
+    full = "full" in (config.option.markexpr or "")
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in TIERS):
+            item.add_marker(pytest.mark.host)
+        needed = [tier for tier in TIERS if item.get_closest_marker(tier)]
+        obstacles = []
+        if item.get_closest_marker("full") and not full:
+            obstacles.append(("full", "models of full size take long: `make full`"))
+        for tier in needed:
+            if tier not in reasons:
+                reasons[tier] = TIERS[tier]()
+            if reason := reasons[tier]:
+                obstacles.append((tier, reason))
+        if obstacles:
+            name, reason = obstacles[0]
+            left_out[name] = (left_out.get(name, (0, ""))[0] + 1, reason)
+            item.add_marker(pytest.mark.skip(reason=f"tier {name}: {reason}"))
+        else:
+            ran.update(needed)
+    config.stash[_ran] = ran
+    config.stash[_left_out] = left_out
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    ran, left_out = config.stash.get(_ran, Counter()), config.stash.get(_left_out, {})
+    if not ran and not left_out:
+        return
+    terminalreporter.section("tiers")
+    for tier, count in ran.items():
+        terminalreporter.write_line(f"ran       {tier}: {count} tests")
+    for tier, (count, reason) in left_out.items():
+        first_line = reason.splitlines()[0]
+        terminalreporter.write_line(f"left out  {tier}: {count} tests: {first_line}")
