@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import tirx
+
+
+def wide(shape: Sequence[Any]) -> list[Any]:
+    """``shape`` with 64-bit extents, as Relax has them; kernels with others cannot be fused into a graph.
+
+    The indices themselves are narrowed to 32 bits when the kernel is built.
+    """
+    return [tirx.IntImm("int64", int(extent)) for extent in shape]
+
 
 def largest_divisor(value: int, limit: int) -> int:
     """The largest divisor of ``value`` that is at most ``limit``."""

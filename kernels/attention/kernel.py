@@ -11,6 +11,8 @@ at the end ``out = a / l``.
 
 from __future__ import annotations
 
+from functools import cache
+
 from tvm import tirx
 from tvm.script import tirx as T
 
@@ -26,6 +28,7 @@ VALUE_BLOCK = 16
 """Values updated together in the rolled loop of wider heads."""
 
 
+@cache
 def attention(
     shape_query: tuple[int, int, int, int],
     tokens: int,
@@ -68,89 +71,92 @@ def attention(
         out: T.Buffer((batch, queries, heads, width), dtype),
     ):
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
-        for block in T.thread_binding(items // group, thread="blockIdx.x"):
-            for item in T.thread_binding(group, thread="threadIdx.x"):
-                query = T.alloc_buffer((width, lanes), "float32", scope="local")
-                score = T.alloc_buffer((keys, lanes), "float32", scope="local")
-                total = T.alloc_buffer((width, lanes), "float32", scope="local")
-                result = T.alloc_buffer((width, lanes), "float32", scope="local")
-                peak = T.alloc_buffer((lanes,), "float32", scope="local")
-                last = T.alloc_buffer((lanes,), "float32", scope="local")
-                weight = T.alloc_buffer((lanes,), "float32", scope="local")
-                b: T.let[T.int32] = (block * group + item) // (heads * query_blocks)
-                h: T.let[T.int32] = (block * group + item) // query_blocks % heads
-                first: T.let[T.int32] = (block * group + item) % query_blocks * lanes
-                for d in range(width):
-                    for lane in T.vectorized(lanes):
-                        query[d, lane] = T.Cast("float32", q[b, T.min(first + lane, queries - 1), h, d]) * T.float32(scale)
-                for d in T.unroll(width) if unrolled else range(width):
-                    for lane in T.vectorized(lanes):
-                        total[d, lane] = T.float32(0)
-                for lane in T.vectorized(lanes):
-                    peak[lane] = T.float32(LOWEST)
-                for lane in T.vectorized(lanes):
-                    weight[lane] = T.float32(0)
-                for key_base in range(blocks):
-                    for j in T.unroll(keys):
-                        for lane in T.vectorized(lanes):
-                            score[j, lane] = T.float32(0)
+        with T.sblock("root"):
+            T.reads()
+            T.writes()
+            for block in T.thread_binding(items // group, thread="blockIdx.x"):
+                for item in T.thread_binding(group, thread="threadIdx.x"):
+                    query = T.alloc_buffer((width, lanes), "float32", scope="local")
+                    score = T.alloc_buffer((keys, lanes), "float32", scope="local")
+                    total = T.alloc_buffer((width, lanes), "float32", scope="local")
+                    result = T.alloc_buffer((width, lanes), "float32", scope="local")
+                    peak = T.alloc_buffer((lanes,), "float32", scope="local")
+                    last = T.alloc_buffer((lanes,), "float32", scope="local")
+                    weight = T.alloc_buffer((lanes,), "float32", scope="local")
+                    b: T.let[T.int32] = (block * group + item) // (heads * query_blocks)
+                    h: T.let[T.int32] = (block * group + item) // query_blocks % heads
+                    first: T.let[T.int32] = (block * group + item) % query_blocks * lanes
                     for d in range(width):
+                        for lane in T.vectorized(lanes):
+                            query[d, lane] = T.Cast("float32", q[b, T.min(first + lane, queries - 1), h, d]) * T.float32(scale)
+                    for d in T.unroll(width) if unrolled else range(width):
+                        for lane in T.vectorized(lanes):
+                            total[d, lane] = T.float32(0)
+                    for lane in T.vectorized(lanes):
+                        peak[lane] = T.float32(LOWEST)
+                    for lane in T.vectorized(lanes):
+                        weight[lane] = T.float32(0)
+                    for key_base in range(blocks):
                         for j in T.unroll(keys):
                             for lane in T.vectorized(lanes):
-                                score[j, lane] = score[j, lane] + query[d, lane] * T.Cast(
-                                    "float32", k[b, T.min(key_base * keys + j, tokens - 1), h, d]
-                                )
-                    for lane in T.vectorized(lanes):
-                        last[lane] = peak[lane]
-                    for j in T.unroll(keys):
-                        if has_bias:
-                            for lane in T.vectorized(lanes):
-                                score[j, lane] = score[j, lane] + bias[
-                                    T.min(key_base * keys + j, tokens - 1), T.min(first + lane, queries - 1)
-                                ]
-                        if masked:
-                            for lane in T.vectorized(lanes):
-                                score[j, lane] = T.Select(
-                                    key_base * keys + j < tokens, score[j, lane], T.float32(LOWEST)
-                                )
+                                score[j, lane] = T.float32(0)
+                        for d in range(width):
+                            for j in T.unroll(keys):
+                                for lane in T.vectorized(lanes):
+                                    score[j, lane] = score[j, lane] + query[d, lane] * T.Cast(
+                                        "float32", k[b, T.min(key_base * keys + j, tokens - 1), h, d]
+                                    )
                         for lane in T.vectorized(lanes):
-                            peak[lane] = T.max(peak[lane], score[j, lane])
-                    for lane in T.vectorized(lanes):
-                        last[lane] = T.exp(last[lane] - peak[lane])
-                    for lane in T.vectorized(lanes):
-                        weight[lane] = weight[lane] * last[lane]
-                    for j in T.unroll(keys):
-                        for lane in T.vectorized(lanes):
-                            score[j, lane] = T.exp(score[j, lane] - peak[lane])
-                        for lane in T.vectorized(lanes):
-                            weight[lane] = weight[lane] + score[j, lane]
-                    for outer in T.unroll(value_blocks) if unrolled else range(value_blocks):
-                        for inner in T.unroll(value_block):
+                            last[lane] = peak[lane]
+                        for j in T.unroll(keys):
+                            if has_bias:
+                                for lane in T.vectorized(lanes):
+                                    score[j, lane] = score[j, lane] + bias[
+                                        T.min(key_base * keys + j, tokens - 1), T.min(first + lane, queries - 1)
+                                    ]
+                            if masked:
+                                for lane in T.vectorized(lanes):
+                                    score[j, lane] = T.Select(
+                                        key_base * keys + j < tokens, score[j, lane], T.float32(LOWEST)
+                                    )
                             for lane in T.vectorized(lanes):
-                                total[outer * value_block + inner, lane] = (
-                                    total[outer * value_block + inner, lane] * last[lane]
-                                )
-                        for j in range(keys):
+                                peak[lane] = T.max(peak[lane], score[j, lane])
+                        for lane in T.vectorized(lanes):
+                            last[lane] = T.exp(last[lane] - peak[lane])
+                        for lane in T.vectorized(lanes):
+                            weight[lane] = weight[lane] * last[lane]
+                        for j in T.unroll(keys):
+                            for lane in T.vectorized(lanes):
+                                score[j, lane] = T.exp(score[j, lane] - peak[lane])
+                            for lane in T.vectorized(lanes):
+                                weight[lane] = weight[lane] + score[j, lane]
+                        for outer in T.unroll(value_blocks) if unrolled else range(value_blocks):
                             for inner in T.unroll(value_block):
                                 for lane in T.vectorized(lanes):
-                                    total[outer * value_block + inner, lane] = total[
-                                        outer * value_block + inner, lane
-                                    ] + score[j, lane] * T.Cast(
-                                        "float32",
-                                        v[b, T.min(key_base * keys + j, tokens - 1), h, outer * value_block + inner],
+                                    total[outer * value_block + inner, lane] = (
+                                        total[outer * value_block + inner, lane] * last[lane]
                                     )
-                for lane in T.vectorized(lanes):
-                    weight[lane] = T.float32(1) / weight[lane]
-                # Sums are only ever read as whole vectors, so that they can live in registers.
-                for d in T.unroll(width) if unrolled else range(width):
+                            for j in range(keys):
+                                for inner in T.unroll(value_block):
+                                    for lane in T.vectorized(lanes):
+                                        total[outer * value_block + inner, lane] = total[
+                                            outer * value_block + inner, lane
+                                        ] + score[j, lane] * T.Cast(
+                                            "float32",
+                                            v[b, T.min(key_base * keys + j, tokens - 1), h, outer * value_block + inner],
+                                        )
                     for lane in T.vectorized(lanes):
-                        result[d, lane] = total[d, lane] * weight[lane]
-                for lane in range(lanes):
-                    for d in range(width):
-                        if ragged:
-                            if first + lane < queries:
+                        weight[lane] = T.float32(1) / weight[lane]
+                    # Sums are only ever read as whole vectors, so that they can live in registers.
+                    for d in T.unroll(width) if unrolled else range(width):
+                        for lane in T.vectorized(lanes):
+                            result[d, lane] = total[d, lane] * weight[lane]
+                    for lane in range(lanes):
+                        for d in range(width):
+                            if ragged:
+                                if first + lane < queries:
+                                    out[b, first + lane, h, d] = T.Cast(dtype, result[d, lane])
+                            else:
                                 out[b, first + lane, h, d] = T.Cast(dtype, result[d, lane])
-                        else:
-                            out[b, first + lane, h, d] = T.Cast(dtype, result[d, lane])
     # fmt: on
     return kernel

@@ -13,6 +13,7 @@ import numpy as np
 from tvm import te
 
 from ddimcache.kernels.matmul.kernel import FAMILY
+from ddimcache.kernels.tiling import wide
 
 
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
@@ -40,10 +41,11 @@ def conv2d(
     _, kernel_height, kernel_width, _, panel = (int(value) for value in weight.shape)
     out_height = (height - kernel_height) // strides[0] + 1
     out_width = (width - kernel_width) // strides[1] + 1
-    dy = te.reduce_axis((0, kernel_height), "dy")
-    dx = te.reduce_axis((0, kernel_width), "dx")
-    c = te.reduce_axis((0, depth), "c")
-    shape = (batch, out_height, out_width, channels)
+    dy = te.reduce_axis((0, wide([kernel_height])[0]), "dy")
+    dx = te.reduce_axis((0, wide([kernel_width])[0]), "dx")
+    c = te.reduce_axis((0, wide([depth])[0]), "c")
+    # Whole panels, as in ``matmul``.
+    shape = wide([batch, out_height, out_width, int(weight.shape[0]) * panel])
 
     def product(b: Any, row: Any, column: Any, o: Any) -> Any:
         value = x[b, row * strides[0] + dy, column * strides[1] + dx, c].astype("float32")
@@ -51,11 +53,11 @@ def conv2d(
         return te.sum(value * factor, axis=[dy, dx, c])
 
     total = te.compute(shape, product, name="conv2d", attrs={FAMILY: "conv2d"})
-    if scale is None and dtype == "float32":
+    if scale is None and dtype == "float32" and int(shape[-1]) == channels:
         return total
 
     def finish(b: Any, row: Any, column: Any, o: Any) -> Any:
         value = total[b, row, column, o] if scale is None else total[b, row, column, o] * scale[o]
         return value.astype(dtype)
 
-    return te.compute(shape, finish, name="conv2d_scale")
+    return te.compute(wide([*shape[:-1], channels]), finish, name="conv2d_scale")

@@ -8,6 +8,8 @@ Statistics are float32.
 
 from __future__ import annotations
 
+from functools import cache
+
 from tvm import te, tirx
 from tvm.script import tirx as T
 
@@ -22,6 +24,7 @@ def chunks(rows: int) -> int:
     return rows // largest_divisor(rows, ROWS_PER_CHUNK)
 
 
+@cache
 def moments(batch: int, rows: int, channels: int, dtype: str, *, vector: int, work_group: int) -> tirx.PrimFunc:
     """Per-chunk sums of ``x`` [B, R, C] and of its squares: [B, chunks, 2, C] float32."""
     lanes = vector_lanes(channels, vector)
@@ -34,32 +37,36 @@ def moments(batch: int, rows: int, channels: int, dtype: str, *, vector: int, wo
     @T.prim_func(private=True, s_tir=True, check_well_formed=False)
     def kernel(x: T.Buffer((batch, rows, channels), dtype), out: T.Buffer((batch, parts, 2, channels), "float32")):
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
-        for block in T.thread_binding(items // group, thread="blockIdx.x"):
-            for item in T.thread_binding(group, thread="threadIdx.x"):
-                total = T.alloc_buffer((lanes,), "float32", scope="local")
-                square = T.alloc_buffer((lanes,), "float32", scope="local")
-                first: T.let[T.int32] = (block * group + item) % (channels // lanes) * lanes
-                part: T.let[T.int32] = (block * group + item) // (channels // lanes) % parts
-                b: T.let[T.int32] = (block * group + item) // (channels // lanes * parts)
-                for lane in T.vectorized(lanes):
-                    total[lane] = T.float32(0)
-                for lane in T.vectorized(lanes):
-                    square[lane] = T.float32(0)
-                for row in range(depth):
+        with T.sblock("root"):
+            T.reads()
+            T.writes()
+            for block in T.thread_binding(items // group, thread="blockIdx.x"):
+                for item in T.thread_binding(group, thread="threadIdx.x"):
+                    total = T.alloc_buffer((lanes,), "float32", scope="local")
+                    square = T.alloc_buffer((lanes,), "float32", scope="local")
+                    first: T.let[T.int32] = (block * group + item) % (channels // lanes) * lanes
+                    part: T.let[T.int32] = (block * group + item) // (channels // lanes) % parts
+                    b: T.let[T.int32] = (block * group + item) // (channels // lanes * parts)
                     for lane in T.vectorized(lanes):
-                        total[lane] = total[lane] + T.Cast("float32", x[b, part * depth + row, first + lane])
+                        total[lane] = T.float32(0)
                     for lane in T.vectorized(lanes):
-                        square[lane] = square[lane] + T.Cast(
-                            "float32", x[b, part * depth + row, first + lane]
-                        ) * T.Cast("float32", x[b, part * depth + row, first + lane])
-                for lane in T.vectorized(lanes):
-                    out[b, part, 0, first + lane] = total[lane]
-                for lane in T.vectorized(lanes):
-                    out[b, part, 1, first + lane] = square[lane]
+                        square[lane] = T.float32(0)
+                    for row in range(depth):
+                        for lane in T.vectorized(lanes):
+                            total[lane] = total[lane] + T.Cast("float32", x[b, part * depth + row, first + lane])
+                        for lane in T.vectorized(lanes):
+                            square[lane] = square[lane] + T.Cast(
+                                "float32", x[b, part * depth + row, first + lane]
+                            ) * T.Cast("float32", x[b, part * depth + row, first + lane])
+                    for lane in T.vectorized(lanes):
+                        out[b, part, 0, first + lane] = total[lane]
+                    for lane in T.vectorized(lanes):
+                        out[b, part, 1, first + lane] = square[lane]
     # fmt: on
     return kernel
 
 
+@cache
 def statistics(batch: int, rows: int, channels: int, groups: int, epsilon: float, *, work_group: int) -> tirx.PrimFunc:
     """Mean and reciprocal deviation of every group from ``moments``: [B, G, 2] float32."""
     parts = chunks(rows)
@@ -74,25 +81,28 @@ def statistics(batch: int, rows: int, channels: int, groups: int, epsilon: float
         x: T.Buffer((batch, parts, 2, channels), "float32"), out: T.Buffer((batch, groups, 2), "float32")
     ):
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
-        for block in T.thread_binding(items // group, thread="blockIdx.x"):
-            for item in T.thread_binding(group, thread="threadIdx.x"):
-                total = T.alloc_buffer((1,), "float32", scope="local")
-                square = T.alloc_buffer((1,), "float32", scope="local")
-                b: T.let[T.int32] = (block * group + item) // groups
-                g: T.let[T.int32] = (block * group + item) % groups
-                total[0] = T.float32(0)
-                square[0] = T.float32(0)
-                for part in range(parts):
-                    for c in range(size):
-                        total[0] = total[0] + x[b, part, 0, g * size + c]
-                    for c in range(size):
-                        square[0] = square[0] + x[b, part, 1, g * size + c]
-                total[0] = total[0] / T.float32(count)
-                out[b, g, 0] = total[0]
-                # Rounding can make the difference of two near numbers negative.
-                out[b, g, 1] = T.float32(1) / T.sqrt(
-                    T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0)) + T.float32(epsilon)
-                )
+        with T.sblock("root"):
+            T.reads()
+            T.writes()
+            for block in T.thread_binding(items // group, thread="blockIdx.x"):
+                for item in T.thread_binding(group, thread="threadIdx.x"):
+                    total = T.alloc_buffer((1,), "float32", scope="local")
+                    square = T.alloc_buffer((1,), "float32", scope="local")
+                    b: T.let[T.int32] = (block * group + item) // groups
+                    g: T.let[T.int32] = (block * group + item) % groups
+                    total[0] = T.float32(0)
+                    square[0] = T.float32(0)
+                    for part in range(parts):
+                        for c in range(size):
+                            total[0] = total[0] + x[b, part, 0, g * size + c]
+                        for c in range(size):
+                            square[0] = square[0] + x[b, part, 1, g * size + c]
+                    total[0] = total[0] / T.float32(count)
+                    out[b, g, 0] = total[0]
+                    # Rounding can make the difference of two near numbers negative.
+                    out[b, g, 1] = T.float32(1) / T.sqrt(
+                        T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0)) + T.float32(epsilon)
+                    )
     # fmt: on
     return kernel
 

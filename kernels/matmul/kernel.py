@@ -12,16 +12,21 @@ from typing import Any
 import numpy as np
 from tvm import te
 
+from ddimcache.kernels.tiling import wide
+
 FAMILY = "ddimcache.family"
 """Block annotation by which schedules find a kernel's reduction."""
 
 
 def panel_width(channels: int, widths: tuple[int, ...]) -> int:
-    """Output channels in a panel: the first of ``widths`` that divides ``channels``, else the least."""
+    """Output channels in a panel: the first of ``widths`` that divides ``channels``, else the least.
+
+    Fewer channels than the least width get a panel of the next power of two.
+    """
     for width in widths:
         if channels % width == 0:
             return width
-    return min(widths)
+    return min(min(widths), 1 << (channels - 1).bit_length())
 
 
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
@@ -40,8 +45,9 @@ def matmul(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, channels: i
     weight and costs one product an output instead of one a weight.
     """
     depth, width = x.shape[-1], weight.shape[-1]
-    reduction = te.reduce_axis((0, depth), "k")
-    shape = (*x.shape[:-1], channels)
+    reduction = te.reduce_axis((0, wide([depth])[0]), "k")
+    # Whole panels: the columns that the last panel has too many are computed and not stored.
+    shape = wide([*x.shape[:-1], int(weight.shape[0]) * int(width)])
 
     def product(*index: Any) -> Any:
         rows, column = index[:-1], index[-1]
@@ -50,11 +56,11 @@ def matmul(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, channels: i
         return te.sum(value * factor, axis=reduction)
 
     total = te.compute(shape, product, name="matmul", attrs={FAMILY: "matmul"})
-    if scale is None and dtype == "float32":
+    if scale is None and dtype == "float32" and int(shape[-1]) == channels:
         return total
 
     def finish(*index: Any) -> Any:
         value = total[index] if scale is None else total[index] * scale[index[-1]]
         return value.astype(dtype)
 
-    return te.compute(shape, finish, name="matmul_scale")
+    return te.compute(wide([*x.shape[:-1], channels]), finish, name="matmul_scale")

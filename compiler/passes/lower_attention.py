@@ -1,0 +1,90 @@
+"""Lowers ``nn.attention`` to the running-softmax kernel, which never stores the score matrix.
+
+Before: ``R.nn.attention(q, k, v, scale)`` over [B, T, H, D]; after: ``R.call_tir(attention, (q, k, v, bias))``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from ddimcache.compiler.passes.lower_products import dtype_name
+from ddimcache.compiler.passes.simplify import op_name, static_shape
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.errors import FrontendError
+from ddimcache.kernels.attention.kernel import attention
+
+CAUSAL = -1.0e30
+"""What is added to the score of a key that comes after its query."""
+
+
+@mutator
+class _AttentionLowerer(PyExprMutator):
+    def __init__(self, module: tvm.IRModule, profile: DeviceProfile) -> None:
+        super().__init__(module)
+        self.tiles = profile.tiles
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if op_name(call) not in ("relax.nn.attention", "relax.nn.attention_bias"):
+            return call
+        query, key, value = call.args[:3]
+        shape, key_shape = static_shape(query), static_shape(key)
+        if shape is None or key_shape is None or static_shape(value) != key_shape:
+            raise FrontendError("attention needs keys and values of one known shape")
+        if call.attrs.window_size is not None:
+            raise FrontendError("attention over a window is not supported")
+        bias = self._bias(call, shape[1], key_shape[1])
+        scale = float(call.attrs.scale) if call.attrs.scale is not None else 1.0 / math.sqrt(shape[3])
+        function = attention(
+            (shape[0], shape[1], shape[2], shape[3]),
+            key_shape[1],
+            dtype_name(query),
+            scale,
+            lanes=self.tiles.attention_queries,
+            key_block=self.tiles.attention_keys,
+            work_group=self.tiles.work_group,
+            has_bias=bias is not None,
+        )
+        variable = self.builder_.add_func(function, "attention")
+        if bias is None:
+            bias = relax.const(np.zeros((1, 1), np.float32))
+        return relax.call_tir(variable, [query, key, value, bias], query.ty)
+
+    def _bias(self, call: relax.Call, queries: int, keys: int) -> relax.Expr | None:
+        """The bias as [keys, queries] float32, so that a vector of queries reads it in one load."""
+        parts = []
+        if call.attrs.causal_mask is not None:
+            if call.attrs.causal_mask != "TopLeft":
+                raise FrontendError(f"causal mask {call.attrs.causal_mask} is not supported")
+            visible = np.arange(keys)[:, None] <= np.arange(queries)[None, :]
+            parts.append(relax.const(np.where(visible, 0.0, CAUSAL).astype(np.float32)))
+        if op_name(call) == "relax.nn.attention_bias":
+            shape = static_shape(call.args[3])
+            if shape is None or math.prod(shape) != queries * keys:
+                raise FrontendError(f"an attention bias of shape {shape} is not supported: one for all heads is")
+            flat = self.builder_.emit(relax.op.reshape(call.args[3], [queries, keys]))
+            parts.append(self.builder_.emit(relax.op.permute_dims(flat, [1, 0])))
+        if len(parts) == 2:
+            return self.builder_.emit(relax.op.add(parts[0], parts[1]))
+        return parts[0] if parts else None
+
+
+@tvm.transform.module_pass(opt_level=0, name="LowerAttention")
+class LowerAttention:
+    """See the module's text."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        self.profile = profile
+
+    def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Lowers every attention of ``module``."""
+        lowerer = _AttentionLowerer(module, self.profile)
+        for variable, function in module.functions_items():
+            if isinstance(function, relax.Function):
+                lowerer.builder_.update_func(variable, lowerer.visit_expr(function))
+        return lowerer.builder_.get()

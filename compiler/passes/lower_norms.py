@@ -1,0 +1,135 @@
+"""Lowers GroupNorm and LayerNorm to kernels over channels-last tensors.
+
+Before: ``R.nn.group_norm(x, weight, bias)``; after: two kernels that compute the statistics and one
+element-wise kernel that applies them, which is then fused with SiLU and padding. ``R.nn.layer_norm`` becomes
+one kernel.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from ddimcache.compiler.passes.lower_products import call_kernel, dtype_name
+from ddimcache.compiler.passes.simplify import op_name, static_shape
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.errors import FrontendError
+from ddimcache.kernels.group_norm import kernel as group_norm
+from ddimcache.kernels.layer_norm.kernel import layer_norm
+
+INJECTIVE = 2
+"""TVM's operator pattern of a kernel whose every output reads a fixed place of its input."""
+
+
+@mutator
+class _NormLowerer(PyExprMutator):
+    def __init__(self, module: tvm.IRModule, profile: DeviceProfile) -> None:
+        super().__init__(module)
+        self.tiles = profile.tiles
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if op_name(call) == "relax.nn.group_norm":
+            return self._group_norm(call)
+        if op_name(call) == "relax.nn.layer_norm":
+            return self._layer_norm(call)
+        return call
+
+    def _group_norm(self, call: relax.Call) -> relax.Expr:
+        x, weight, bias = call.args
+        shape = static_shape(x)
+        attributes = call.attrs
+        if shape is None or int(attributes.channel_axis) % len(shape) != len(shape) - 1:
+            return self._channels_first(call)
+        batch, channels, groups = shape[0], shape[-1], int(attributes.num_groups)
+        rows = math.prod(shape[1:-1])
+        group = self.tiles.injective_work_group
+        flat = self.builder_.emit(relax.op.reshape(x, [batch, rows, channels]))
+        moments = group_norm.moments(
+            batch, rows, channels, dtype_name(x), vector=self.tiles.vector, work_group=group
+        )
+        sums = self.builder_.emit(
+            relax.call_tir(
+                self.builder_.add_func(moments, "group_norm_moments"),
+                [flat],
+                relax.TensorType([batch, group_norm.chunks(rows), 2, channels], "float32"),
+            )
+        )
+        statistics = group_norm.statistics(
+            batch, rows, channels, groups, float(attributes.epsilon), work_group=group
+        )
+        statistic = self.builder_.emit(
+            relax.call_tir(
+                self.builder_.add_func(statistics, "group_norm_statistics"),
+                [sums],
+                relax.TensorType([batch, groups, 2], "float32"),
+            )
+        )
+        return call_kernel(
+            self.builder_,
+            "group_norm_apply",
+            group_norm.apply,
+            [x, statistic, weight, bias],
+            {"op_pattern": INJECTIVE},
+        )
+
+    def _channels_first(self, call: relax.Call) -> relax.Expr:
+        """Attention of the decoder normalises [B, C, T]: moves the channels last and back."""
+        x, weight, bias = call.args
+        rank = len(static_shape(x) or [])
+        axis = int(call.attrs.channel_axis)
+        if axis != 1 or rank < 3:
+            raise FrontendError(f"GroupNorm along axis {axis} of {rank} is not supported")
+        last = self.builder_.emit(relax.op.permute_dims(x, [0, *range(2, rank), 1]))
+        moved = relax.op.nn.group_norm(
+            last,
+            weight,
+            bias,
+            num_groups=int(call.attrs.num_groups),
+            channel_axis=rank - 1,
+            axes=list(range(1, rank - 1)),
+            epsilon=float(call.attrs.epsilon),
+        )
+        result = self.builder_.emit(self._group_norm(self.builder_.normalize(moved)))
+        return relax.op.permute_dims(result, [0, rank - 1, *range(1, rank - 1)])
+
+    def _layer_norm(self, call: relax.Call) -> relax.Expr:
+        x, weight, bias = call.args
+        shape = static_shape(x)
+        axes = [int(axis) % len(shape or [1]) for axis in call.attrs.axes]
+        if shape is None or axes != [len(shape) - 1]:
+            raise FrontendError(f"LayerNorm over axes {axes} is not supported: the last one is")
+        rows, channels = math.prod(shape[:-1]), shape[-1]
+        kernel = layer_norm(
+            rows,
+            channels,
+            dtype_name(x),
+            float(call.attrs.epsilon),
+            vector=self.tiles.vector,
+            work_group=self.tiles.injective_work_group,
+        )
+        variable = self.builder_.add_func(kernel, "layer_norm")
+        flat = self.builder_.emit(relax.op.reshape(x, [rows, channels]))
+        result = self.builder_.emit(
+            relax.call_tir(variable, [flat, weight, bias], relax.TensorType([rows, channels], dtype_name(x)))
+        )
+        return relax.op.reshape(result, shape)
+
+
+@tvm.transform.module_pass(opt_level=0, name="LowerNorms")
+class LowerNorms:
+    """See the module's text."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        self.profile = profile
+
+    def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Lowers every GroupNorm and LayerNorm of ``module``."""
+        lowerer = _NormLowerer(module, self.profile)
+        for variable, function in module.functions_items():
+            if isinstance(function, relax.Function):
+                lowerer.builder_.update_func(variable, lowerer.visit_expr(function))
+        return lowerer.builder_.get()

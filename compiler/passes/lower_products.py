@@ -1,0 +1,212 @@
+"""Lowers convolutions and linear layers to kernels over packed weights.
+
+Before (channels last, weights as the model has them)::
+
+    lv = R.permute_dims(weight, [0, 2, 3, 1]); y = R.nn.conv2d(x, lv, padding=1); z = R.matmul(y, w)
+
+After::
+
+    p = R.nn.pad(x, ...)
+    y = R.call_tir(conv2d, (p, weight@int8@32, weight@scale), ...)
+    z = R.call_tir(matmul, (y, w@int8@32, w@scale), ...)
+
+Everything between a weight and its use (transposes, reshapes) is computed now and not on the device, and so
+are rounding to int8 and packing into panels. A 1x1 convolution is a matrix product. The new weights are
+free variables of the function, named after entries of the weight store; ``BundleWeights`` collects them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax, te
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from ddimcache.compiler.compress.quantize import channel_scale, quantize
+from ddimcache.compiler.compress.weights import Weight, WeightStore
+from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.errors import FrontendError
+from ddimcache.kernels.conv2d import kernel as conv2d_kernel
+from ddimcache.kernels.matmul import kernel as matmul_kernel
+from ddimcache.kernels.tiling import wide
+
+OUT_ELEMENTWISE_FUSABLE = 4
+"""TVM's operator pattern of a kernel into whose end element-wise work may be fused."""
+
+
+def dtype_name(expr: relax.Expr) -> str:
+    """The dtype of a tensor expression as text."""
+    return str(expr.ty.dtype)
+
+
+def call_kernel(
+    builder: relax.BlockBuilder,
+    name: str,
+    compute: Callable[..., te.Tensor],
+    arguments: list[relax.Expr],
+    attributes: dict[str, Any],
+) -> relax.Expr:
+    """A ``call_tir`` of the kernel that ``compute`` describes over placeholders of ``arguments``."""
+    placeholders = [
+        te.placeholder(wide(static_shape(argument) or []), dtype_name(argument), f"p{index}")
+        for index, argument in enumerate(arguments)
+    ]
+    result = compute(*placeholders)
+    function = te.create_prim_func([*placeholders, result]).with_attrs(attributes)
+    variable = builder.add_func(function.without_attr("global_symbol"), name)
+    out = relax.TensorType([int(extent) for extent in result.shape], str(result.dtype))
+    return relax.call_tir(variable, arguments, out)
+
+
+@mutator
+class _ProductLowerer(PyExprMutator):
+    def __init__(
+        self,
+        module: tvm.IRModule,
+        store: WeightStore,
+        profile: DeviceProfile,
+        weights: str,
+        keys: dict[relax.Var, str],
+        lowered: set[str],
+    ) -> None:
+        super().__init__(module)
+        self.store = store
+        self.profile = profile
+        self.weights = weights
+        self.keys = keys
+        self.lowered = lowered
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        name = op_name(call)
+        if name in ("relax.permute_dims", "relax.reshape") and (key := self._key(call.args[0])) is not None:
+            return self._moved_weight(call, key, name)
+        if name == "relax.matmul" and (key := self._key(call.args[1])) is not None:
+            if len(self.store[key].shape) == 2:
+                return self._linear(call, call.args[0], key)
+        if name == "relax.nn.conv2d":
+            return self._conv2d(call)
+        return call
+
+    def _key(self, expr: relax.Expr) -> str | None:
+        """The store's name of a weight, also behind a variable that is bound to one."""
+        while isinstance(expr, relax.Var) and expr not in self.keys:
+            expr = self.lookup_binding(expr)
+        return self.keys.get(expr) if isinstance(expr, relax.Var) else None
+
+    def _variable(self, key: str) -> relax.Var:
+        weight = self.store[key]
+        variable = relax.Var(key, relax.TensorType(weight.shape, weight.dtype))
+        self.keys[variable] = key
+        return variable
+
+    def _moved_weight(self, call: relax.Call, key: str, name: str) -> relax.Expr:
+        weight, shape = self.store[key], tuple(static_shape(call) or ())
+        if name == "relax.permute_dims":
+            axes = permutation(call)
+            moved = f"{key}|{''.join(map(str, axes))}"
+            self.store.add(moved, Weight(shape, weight.dtype, lambda: weight.compute().transpose(axes)))
+        else:
+            moved = f"{key}|{'x'.join(map(str, shape))}"
+            self.store.add(moved, Weight(shape, weight.dtype, lambda: weight.compute().reshape(shape)))
+        return self._variable(moved)
+
+    def _packed(
+        self, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, ...], pack: Callable[..., np.ndarray]
+    ) -> list[relax.Var]:
+        """The packed weight and, for int8, its scale; ``matrix`` gives output channels first."""
+        width = matmul_kernel.panel_width(shape[0], self.profile.tiles.columns)
+        packed_shape = (-(-shape[0] // width), *shape[1:], width)
+        self.lowered.add(key)
+        if self.weights == "int8":
+            name = f"{key}@int8@{width}"
+            self.store.add(name, Weight(packed_shape, "int8", lambda: pack(quantize(matrix()), width)))
+            scale = f"{key}@scale"
+            self.store.add(scale, Weight((shape[0],), "float32", lambda: channel_scale(matrix())))
+            return [self._variable(name), self._variable(scale)]
+        stored = self.profile.compute_dtype if self.weights == "fp16" else "float32"
+        name = f"{key}@{self.weights}@{width}"
+
+        def convert() -> np.ndarray:
+            values = matrix()
+            # A device without fp16 arithmetic still gets the values that fp16 storage would give.
+            rounded = values.astype(np.float16) if self.weights == "fp16" else values
+            return pack(rounded.astype(stored), width)
+
+        self.store.add(name, Weight(packed_shape, stored, convert))
+        return [self._variable(name)]
+
+    def _linear(self, call: relax.Call, x: relax.Expr, key: str) -> relax.Expr:
+        weight = self.store[key]
+        depth, channels = weight.shape
+        packed = self._packed(key, lambda: weight.compute().T, (channels, depth), matmul_kernel.pack)
+        return self._matmul(x, packed, channels, dtype_name(call))
+
+    def _matmul(self, x: relax.Expr, packed: list[relax.Var], channels: int, dtype: str) -> relax.Expr:
+        def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
+            return matmul_kernel.matmul(x, weight, scale, channels, dtype)
+
+        return call_kernel(
+            self.builder_, "matmul", compute, [x, *packed], {"op_pattern": OUT_ELEMENTWISE_FUSABLE}
+        )
+
+    def _conv2d(self, call: relax.Call) -> relax.Expr:
+        x, attributes = call.args[0], call.attrs
+        key = self._key(call.args[1])
+        if key is None:
+            raise FrontendError("a convolution whose weight is computed by the model is not supported")
+        if attributes.groups != 1 or [int(value) for value in attributes.dilation] != [1, 1]:
+            raise FrontendError(f"convolution {key}: groups and dilation are not supported")
+        if attributes.data_layout != "NHWC" or attributes.kernel_layout != "OHWI":
+            raise FrontendError(f"convolution {key}: layouts must be NHWC and OHWI before LowerProducts")
+        weight = self.store[key]
+        channels, kernel_height, kernel_width, depth = weight.shape
+        strides = tuple(int(value) for value in attributes.strides)
+        padding = [int(value) for value in attributes.padding]
+        top, left, bottom, right = padding if len(padding) == 4 else padding * (4 // len(padding))
+        dtype = dtype_name(call)
+        if (kernel_height, kernel_width) == (1, 1) and strides == (1, 1) and not any(padding):
+            flat = (channels, depth)
+            packed = self._packed(key, lambda: weight.compute().reshape(flat), flat, matmul_kernel.pack)
+            return self._matmul(x, packed, channels, dtype)
+        if any(padding):
+            x = self.builder_.emit(relax.op.nn.pad(x, [0, 0, top, bottom, left, right, 0, 0]))
+        packed = self._packed(key, weight.compute, weight.shape, conv2d_kernel.pack)
+
+        def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
+            return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype)
+
+        return call_kernel(
+            self.builder_, "conv2d", compute, [x, *packed], {"op_pattern": OUT_ELEMENTWISE_FUSABLE}
+        )
+
+
+@tvm.transform.module_pass(opt_level=0, name="LowerProducts")
+class LowerProducts:
+    """See the module's text.
+
+    ``weights`` is ``int8``, ``fp16`` or ``fp32``; ``inputs`` gives the number of leading parameters of every
+    function that are no weights. After the pass, ``lowered`` names the weights that became packed.
+    """
+
+    def __init__(self, store: WeightStore, profile: DeviceProfile, weights: str, inputs: dict[str, int]) -> None:
+        self.store = store
+        self.profile = profile
+        self.weights = weights
+        self.inputs = inputs
+        self.lowered: set[str] = set()
+
+    def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Lowers every Relax function of ``module``."""
+        keys: dict[relax.Var, str] = {}
+        lowerer = _ProductLowerer(module, self.store, self.profile, self.weights, keys, self.lowered)
+        for variable, function in module.functions_items():
+            if isinstance(function, relax.Function):
+                weights = function.params[self.inputs[variable.name_hint] :]
+                keys.update((parameter, parameter.name) for parameter in weights)
+                lowerer.builder_.update_func(variable, lowerer.visit_expr(function))
+        return lowerer.builder_.get()

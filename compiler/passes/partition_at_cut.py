@@ -1,0 +1,144 @@
+"""Cuts the UNet where the published cache has its boundary.
+
+A UNet joins every skip connection into its up path by a concatenation along the channels. Counted from
+the outermost (the output of ``conv_in``), the k-th one is cut k. What the up path brings to it is the
+feature that the cache keeps: DDIMCache (Wu, Kybernetika 60(6), 2024) caches ``U_2``, which is cut 0;
+DeepCache (Ma et al., CVPR 2024) names the same places by branch.
+
+Before::
+
+    main(latents, timestep, context, weights...) -> noise
+
+After::
+
+    full(latents, timestep, context, weights...) -> (noise, feature)
+    cached(latents, timestep, context, feature, weights...) -> noise
+
+``cached`` keeps only what the noise depends on given the feature; both take the same weights.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from ddimcache.compiler.passes.simplify import op_name, static_shape
+from ddimcache.errors import UsageError
+
+
+def _bindings(function: relax.Function) -> list[relax.Binding]:
+    return [binding for block in function.body.blocks for binding in block.bindings]
+
+
+def _definition(function: relax.Function) -> dict[relax.Var, relax.Expr]:
+    return {binding.var: binding.value for binding in _bindings(function)}
+
+
+def cut_points(function: relax.Function) -> list[relax.Call]:
+    """The concatenations of skip connections, outermost first; cut k is entry k."""
+    joins = []
+    for binding in _bindings(function):
+        if op_name(binding.value) != "relax.concat":
+            continue
+        fields = binding.value.args[0]
+        if not isinstance(fields, relax.Tuple) or len(fields) != 2:
+            continue
+        shapes = [static_shape(field) for field in fields]
+        if all(shape is not None and len(shape) == 4 for shape in shapes):
+            joins.append(binding.value)
+    return joins[::-1]
+
+
+def cut_count(module: tvm.IRModule) -> int:
+    """How many cuts the UNet ``main`` of ``module`` has; they are 0 to this number less one."""
+    return len(cut_points(module["main"]))
+
+
+@tvm.transform.module_pass(opt_level=0, name="PartitionAtCut")
+class PartitionAtCut:
+    """See the module's text; raises :class:`UsageError` for a cut that the UNet does not have."""
+
+    def __init__(self, cut: int, input_count: int) -> None:
+        self.cut = cut
+        self.input_count = input_count
+
+    def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Replaces ``main`` by ``full`` and ``cached``."""
+        function = module["main"]
+        joins = cut_points(function)
+        if not 0 <= self.cut < len(joins):
+            raise UsageError(
+                f"this UNet has no cut {self.cut}; it has {len(joins)}, from 0 (the outermost) to {len(joins) - 1}"
+            )
+        feature = joins[self.cut].args[0][0]
+        full = self._full(function, feature)
+        cached = self._cached(function, feature)
+        result = tvm.IRModule({"full": full, "cached": cached}, attrs=module.attrs)
+        result = relax.transform.CanonicalizeBindings()(result)
+        return relax.transform.DeadCodeElimination(["full", "cached"])(result)
+
+    def _full(self, function: relax.Function, feature: relax.Var) -> relax.Function:
+        builder = relax.BlockBuilder()
+        fresh = relax.utils.copy_with_new_vars(function)
+        position = [binding.var for binding in _bindings(function)].index(feature)
+        copied_feature = _bindings(fresh)[position].var
+        with builder.function("full", list(fresh.params)):
+            with builder.dataflow():
+                replaced: dict[relax.Var, relax.Var] = {}
+                for binding in _bindings(fresh):
+                    replaced[binding.var] = builder.emit(substitute(binding.value, replaced))
+                noise = substitute(fresh.body.body, replaced)
+                output = builder.emit_output(relax.Tuple([noise, replaced[copied_feature]]))
+            builder.emit_func_output(output)
+        return _public(builder.get()["full"], "full")
+
+    def _cached(self, function: relax.Function, feature: relax.Var) -> relax.Function:
+        builder = relax.BlockBuilder()
+        fresh = relax.utils.copy_with_new_vars(function)
+        position = [binding.var for binding in _bindings(function)].index(feature)
+        copied_feature = _bindings(fresh)[position].var
+        parameter = relax.Var("feature", copied_feature.ty)
+        parameters = [*fresh.params[: self.input_count], parameter, *fresh.params[self.input_count :]]
+        needed = _needed(fresh, copied_feature)
+        with builder.function("cached", parameters):
+            with builder.dataflow():
+                replaced: dict[relax.Var, relax.Var] = {copied_feature: parameter}
+                for binding in _bindings(fresh):
+                    if binding.var in needed and binding.var != copied_feature:
+                        replaced[binding.var] = builder.emit(substitute(binding.value, replaced))
+                output = builder.emit_output(substitute(fresh.body.body, replaced))
+            builder.emit_func_output(output)
+        return _public(builder.get()["cached"], "cached")
+
+
+def _needed(function: relax.Function, stop: relax.Var) -> set[relax.Var]:
+    """The variables that the result depends on, not looking behind ``stop``."""
+    definitions = _definition(function)
+    needed: set[relax.Var] = set()
+    waiting = list(relax.analysis.free_vars(function.body.body))
+    while waiting:
+        variable = waiting.pop()
+        if variable in needed:
+            continue
+        needed.add(variable)
+        if variable != stop and variable in definitions:
+            waiting.extend(relax.analysis.free_vars(definitions[variable]))
+    return needed
+
+
+def substitute(expr: relax.Expr, replaced: dict[relax.Var, relax.Var]) -> relax.Expr:
+    """``expr`` with variables replaced, not normalised: emit it through a block builder."""
+    if isinstance(expr, relax.Var):
+        return replaced.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([substitute(field, replaced) for field in expr])
+    if isinstance(expr, relax.TupleGetItem):
+        return relax.TupleGetItem(substitute(expr.tuple_value, replaced), expr.index)
+    if isinstance(expr, relax.Call):
+        arguments = [substitute(argument, replaced) for argument in expr.args]
+        return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)
+    return expr
+
+
+def _public(function: relax.Function, name: str) -> relax.Function:
+    return function.with_attr("global_symbol", name)

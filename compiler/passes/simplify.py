@@ -1,0 +1,111 @@
+"""Removes what does nothing: neutral arithmetic, casts to the same dtype, chains of shape changes.
+
+Before::
+
+    a = R.divide(x, R.const(1.0)); b = R.permute_dims(a, [0, 2, 1, 3]); c = R.permute_dims(b, [0, 2, 1, 3])
+
+After: ``c`` is ``x``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+
+def static_shape(expr: relax.Expr) -> list[int] | None:
+    """The shape of ``expr`` as integers, or ``None`` when it is not a tensor of known shape."""
+    shape = getattr(expr.ty, "shape", None)
+    if shape is None or not isinstance(shape, relax.ShapeExpr):
+        return None
+    return [int(value) for value in shape.values]
+
+
+def op_name(expr: Any) -> str:
+    """The name of the operator that ``expr`` calls, or an empty string."""
+    if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
+        return expr.op.name
+    return ""
+
+
+def permutation(call: relax.Call) -> list[int]:
+    """The axes of a ``permute_dims`` call, counted from the front."""
+    rank = len(static_shape(call.args[0]) or [])
+    if call.attrs.axes is None:
+        return list(range(rank))[::-1]
+    return [int(axis) % rank for axis in call.attrs.axes]
+
+
+def _is_scalar(expr: relax.Expr, value: float) -> bool:
+    if not isinstance(expr, tvm.ir.GenericConst) or static_shape(expr) not in ([], [1]):
+        return False
+    return bool(expr.value.numpy().item() == value)
+
+
+_RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
+
+
+@mutator
+class _Simplifier(PyExprMutator):
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        name = op_name(call)
+        if name in ("relax.divide", "relax.multiply") and _is_scalar(call.args[1], 1.0):
+            return call.args[0]
+        if name in ("relax.add", "relax.subtract") and _is_scalar(call.args[1], 0.0):
+            return call.args[0]
+        if name == "relax.astype" and call.args[0].ty.dtype == call.attrs.dtype:
+            return call.args[0]
+        if name == "relax.permute_dims":
+            return self._permute(call)
+        if name in _RESHAPES or name == "relax.broadcast_to":
+            return self._reshape(call, name)
+        return call
+
+    def _permute(self, call: relax.Call) -> relax.Expr:
+        source, axes = call.args[0], permutation(call)
+        producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
+        if op_name(producer) == "relax.permute_dims":
+            inner = permutation(producer)
+            source, axes = producer.args[0], [inner[axis] for axis in axes]
+        shape = static_shape(source)
+        if shape is None:
+            return call
+        if axes == list(range(len(axes))):
+            return source
+        if (moved := [axis for axis in axes if shape[axis] != 1]) == sorted(moved):
+            return self.builder_.normalize(relax.op.reshape(source, [shape[axis] for axis in axes]))
+        return self.builder_.normalize(relax.op.permute_dims(source, axes))
+
+    def _reshape(self, call: relax.Call, name: str) -> relax.Expr:
+        source, shape, target = call.args[0], static_shape(call.args[0]), static_shape(call)
+        if shape is None or target is None:
+            return call
+        if shape == target:
+            return source
+        if name == "relax.broadcast_to":
+            return call
+        producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
+        if op_name(producer) == "relax.reshape":
+            source = producer.args[0]
+            if static_shape(source) == target:
+                return source
+        return self.builder_.normalize(relax.op.reshape(source, target))
+
+
+@tvm.transform.module_pass(opt_level=0, name="Simplify")
+class Simplify:
+    """See the module's text."""
+
+    def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Simplifies every Relax function of ``module``."""
+        simplifier = _Simplifier(module)
+        for variable, function in module.functions_items():
+            if isinstance(function, relax.Function):
+                simplifier.builder_.update_func(variable, simplifier.visit_expr(function))
+        module = simplifier.builder_.get()
+        module = relax.transform.CanonicalizeBindings()(module)
+        return relax.transform.DeadCodeElimination()(module)

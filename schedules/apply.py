@@ -1,0 +1,39 @@
+"""Gives every kernel of a module its schedule."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import tirx
+
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.schedules.element_wise import schedule_element_wise
+from ddimcache.schedules.products import schedule_product
+from ddimcache.schedules.threads_to_loops import threads_to_loops
+
+SCHEDULED = "tirx.is_scheduled"
+"""Attribute of a kernel that came with its loops bound or got its schedule."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="ApplySchedules")
+class ApplySchedules:
+    """Schedules each kernel by the first rule that knows it; ``llvm`` gets loops in place of work-items."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        self.profile = profile
+
+    def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """Schedules every kernel of ``module`` that has no schedule yet."""
+        scheduled = {}
+        for variable, function in module.functions_items():
+            if isinstance(function, tirx.PrimFunc):
+                if SCHEDULED not in function.attrs:
+                    function = self._schedule(function)
+                if self.profile.kind == "llvm":
+                    function = threads_to_loops(function)
+            scheduled[variable] = function
+        return tvm.IRModule(scheduled, attrs=module.attrs, global_infos=module.global_infos)
+
+    def _schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
+        tiles = self.profile.tiles
+        result = schedule_product(function, tiles) or schedule_element_wise(function, tiles)
+        return result.with_attrs({**dict(function.attrs.items()), SCHEDULED: True})

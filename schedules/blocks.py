@@ -1,0 +1,31 @@
+"""Small helpers over TVM's schedules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import s_tir, tirx
+
+
+def extent(schedule: s_tir.Schedule, loop: Any) -> int:
+    """The extent of a loop."""
+    return int(schedule.get(loop).extent)
+
+
+def sblock_names(schedule: s_tir.Schedule) -> list[str]:
+    """The names of the blocks of ``main``, in the order in which they run, without the root."""
+    root = schedule.get_sblock("root")
+    return [schedule.get(block).name_hint for block in schedule.get_child_blocks(root)]
+
+
+def is_spatial(schedule: s_tir.Schedule, name: str) -> bool:
+    """Whether every iteration of the block stores to a place of its own."""
+    block = schedule.get(schedule.get_sblock(name))
+    return all(variable.iter_type == tirx.IterVar.DataPar for variable in block.iter_vars)
+
+
+def inline_all_but(schedule: s_tir.Schedule, kept: set[str]) -> None:
+    """Inlines every block that is not in ``kept`` into its consumers."""
+    for name in sblock_names(schedule):
+        if name not in kept:
+            schedule.compute_inline(schedule.get_sblock(name))
