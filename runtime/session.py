@@ -125,7 +125,7 @@ class Session:
         self._latents: Any = None
         self._spare: Any = None
         self._timestep = self._empty(TensorSpec((1,), "float32"))
-        self._opened = time.perf_counter()
+        self._began = time.perf_counter()
         self._finished: float | None = None
         self._seconds = {"text": 0.0, "denoise": 0.0, "decode": 0.0}
         self._step_seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -140,6 +140,7 @@ class Session:
 
         ``ids`` has exactly the length L that the text encoder was compiled for.
         """
+        self._begin_image()
         length = self.manifest.context.shape[1]
         if len(ids) != length:
             raise UsageError(f"{len(ids)} token ids, the text encoder takes {length}", where="encode")
@@ -167,6 +168,7 @@ class Session:
             negative prompt.
         """
         check_sampling(steps, cache_interval, guidance)
+        self._begin_image()
         guided = guidance > 1
         for negative in (False, True)[: 1 + guided]:
             if negative not in self._contexts:
@@ -188,7 +190,7 @@ class Session:
         with device_failures(self._spec):
             self._component("unet")
             self._latents, self._spare = self._upload(latents), self._empty(spec)
-        self._done, self._guidance, self._features, self._finished = 0, guidance, {}, None
+        self._done, self._guidance, self._features = 0, guidance, {}
         self._seconds.update(denoise=0.0, decode=0.0)
         self._step_seconds = {True: [], False: []}
         return len(self._steps)
@@ -242,14 +244,15 @@ class Session:
         """Return seconds of the image so far, and of a step of each kind.
 
         ``seconds`` has ``text``, ``denoise``, ``decode``, which count computing only, and ``total``, the time
-        from the opening of the session, which includes loading libraries and weights. A step's time is the
+        since the first call for this image (for the first one since the session was opened), which includes
+        loading libraries and weights. A step's time is the
         median over the steps of its kind, each measured on a device that was waited for; None without such a
         step. The first step on a device may compile its kernels: with a single step of a kind, that is in it.
         """
         end = self._finished if self._finished is not None else time.perf_counter()
         full, cached = self._step_seconds[True], self._step_seconds[False]
         return {
-            "seconds": {**self._seconds, "total": end - self._opened},
+            "seconds": {**self._seconds, "total": end - self._began},
             "full_steps": len(full),
             "cached_steps": len(cached),
             "seconds_full_step": statistics.median(full) if full else None,
@@ -267,6 +270,12 @@ class Session:
         self._contexts.clear()
         self._features.clear()
         self._latents = self._spare = self._timestep = None
+
+    def _begin_image(self) -> None:
+        """Start the clock again when the last image is done."""
+        if self._finished is not None:
+            self._began, self._finished = time.perf_counter(), None
+            self._seconds = dict.fromkeys(self._seconds, 0.0)
 
     def _run_step(self, step: Step) -> None:
         unet = self._component("unet")

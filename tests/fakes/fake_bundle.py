@@ -244,7 +244,8 @@ def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
             library=f"{name}.so",
             weights_file=f"{name}.safetensors",
             weights=tuple(
-                NamedTensor(key, array.shape, array.dtype.name) for key, array in weights(target)[name].items()
+                NamedTensor(key, array.shape, array.dtype.name)
+                for key, array in weights(target)[name].items()
             ),
             functions=functions[name],
             kernels=(KernelSpec(f"{name}_main", dict.fromkeys(functions[name], 1), 64),),

@@ -1,0 +1,1 @@
+"""Stand-ins that are small enough for every test."""

@@ -1,0 +1,368 @@
+"""The RPC server and its client on loopback: same bytes as a local run, clear errors, a server that lasts."""
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from ddimcache.errors import BundleError, RemoteError, UsageError
+from ddimcache.runtime import rpc
+from ddimcache.runtime.bundle import open_bundle
+from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.image import ImageRequest, encode_png, run_image
+from ddimcache.runtime.progress import SilentProgress
+from ddimcache.runtime.rpc import Address, RemoteDevice, connect, parse_address
+from ddimcache.runtime.rpc_protocol import PROTOCOL, ServerInfo, read_reply, unpack
+from ddimcache.runtime.rpc_session_calls import SessionCalls
+from ddimcache.runtime.rpc_store import Store
+from ddimcache.runtime.session import Session
+from tests.fakes import fake_bundle as fake
+
+LLVM = DeviceSpec("llvm")
+KEY = "a-key.of~tests"
+REQUEST = ImageRequest([1] * fake.LENGTH, [2] * fake.LENGTH, 5, 10, 3, 7.5)
+
+
+class RunningServer:
+    """``ddimcache serve`` in a process of its own."""
+
+    def __init__(self, store, device="llvm"):
+        command = [sys.executable, "-m", "ddimcache.cli", "serve", "--port", "0", "--device", device]
+        command += ["--store", str(store), "--json"]
+        self.store = store
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "DDIMCACHE_KEY": KEY},
+        )
+        self.log = []
+        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
+        self._reader.start()
+        text = ""
+        for line in self.process.stdout:
+            text += line
+            if line == "}\n":
+                break
+        assert text, self.stop()
+        self.port = int(text.split('"port": ')[1].split(",")[0])
+        self.address = f"rpc://127.0.0.1:{self.port}/{KEY}"
+
+    def stop(self):
+        """End the server as Ctrl-C does; returns what it had to say."""
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(20)
+        self._reader.join(5)
+        return code, "".join(self.log)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = RunningServer(tmp_path_factory.mktemp("store"))
+    yield server
+    code, log = server.stop()
+    assert code == 0, log
+    assert "Traceback" not in log
+    assert "stopped" in log
+
+
+def picture_of(session):
+    picture = run_image(session, REQUEST, SilentProgress())
+    return picture.latents.tobytes(), encode_png(picture.pixels[0], {"prompt": "x"})
+
+
+def local_picture(folder):
+    return picture_of(Session(open_bundle(folder), LLVM))
+
+
+def test_same_bytes_as_a_local_run(server, fake_bundle):
+    device = connect(server.address)
+    session = device.open(open_bundle(fake_bundle), SilentProgress())
+    assert picture_of(session) == local_picture(fake_bundle)
+    timings = session.timings()
+    assert (timings["full_steps"], timings["cached_steps"]) == (4, 6)
+    assert 0 < timings["seconds_cached_step"] < timings["seconds"]["total"]
+    assert session.peak_bytes > 0
+    session.close()
+    device.close()
+
+
+def test_second_time_nothing_is_sent(server, fake_bundle):
+    device = connect(server.address)
+    device.open(open_bundle(fake_bundle), SilentProgress())
+    sent = []
+    device._send = lambda *arguments: sent.append(arguments)
+    device.open(open_bundle(fake_bundle), SilentProgress())
+    assert sent == []
+    device.close()
+
+
+def test_server_survives_a_client_that_vanishes(server, fake_bundle):
+    code = (
+        "import os; from pathlib import Path\n"
+        "from ddimcache.runtime.bundle import open_bundle\n"
+        "from ddimcache.runtime.progress import SilentProgress\n"
+        "from ddimcache.runtime.rpc import connect\n"
+        f"device = connect({server.address!r})\n"
+        f"session = device.open(open_bundle(Path({str(fake_bundle)!r})), SilentProgress())\n"
+        "session.encode([1] * 77)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    device = connect(server.address)
+    assert picture_of(device.open(open_bundle(fake_bundle), SilentProgress())) == local_picture(fake_bundle)
+    device.close()
+
+
+def test_server_survives_those_that_speak_something_else(server):
+    for greeting in (
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack("<ii", 0xFF271, -5),
+        struct.pack("<ii", 0xFF271, 9),
+    ):
+        with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+            connection.sendall(greeting)
+    device = connect(server.address)
+    assert device.info.kind == "llvm"
+    device.close()
+
+
+def test_one_client_at_a_time(server, monkeypatch):
+    device = connect(server.address)
+    monkeypatch.setattr(rpc, "_LEAVING_SECONDS", 0.2)
+    with pytest.raises(RemoteError, match="another client is at work on the device; wait"):
+        connect(server.address)
+    device.close()
+    monkeypatch.setattr(rpc, "_LEAVING_SECONDS", 5.0)
+    connect(server.address).close()
+
+
+def test_errors_cross_as_what_they_are(server, fake_bundle):
+    device = connect(server.address)
+    session = device.open(open_bundle(fake_bundle), SilentProgress())
+    with pytest.raises(UsageError, match="encode: 3 token ids, the text encoder takes 77"):
+        session.encode([1, 2, 3])
+    with pytest.raises(RemoteError, match=r"call of encode: ids\[0\]: expected a whole number"):
+        device.call("encode", {"ids": ["one"], "negative": False})
+    with pytest.raises(UsageError, match="--steps: 0 is outside"):
+        session.encode([1] * 77) or session.start(1, 0, 1, 1.0)
+    device.close()
+    with pytest.raises(RemoteError, match="the connection was closed"):
+        session.latents()
+
+
+def test_broken_connection_is_an_error_in_words(server, fake_bundle):
+    device = connect(server.address)
+    device.open(open_bundle(fake_bundle), SilentProgress())
+    child = int([line for line in server.log if "connected, process" in line][-1].rsplit(" ", 1)[1])
+    os.kill(child, signal.SIGKILL)
+    with pytest.raises(RemoteError, match=r"rpc://127.0.0.1:\d+: the connection broke off during timings"):
+        device.call("timings", {})
+    connect(server.address).close()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:9090/key", "no rpc://"),
+        ("rpc://127.0.0.1/key", "no host and port"),
+        ("rpc://:9090/key", "no host and port"),
+        ("rpc://ho st:9090/key", "'ho st' is no host"),
+        ("rpc://host:0/key", "port '0' is not one of 1 … 65535"),
+        ("rpc://host:65536/key", "port '65536'"),
+        ("rpc://host:http/key", "port 'http'"),
+        ("rpc://host:9090", "no key"),
+        ("rpc://host:9090/", "no key"),
+        ("rpc://host:9090/a/b", "the key has a letter that no key has"),
+        ("rpc://host:9090/a b", "the key has a letter that no key has"),
+    ],
+)
+def test_bad_address(address, message):
+    with pytest.raises(UsageError) as caught:
+        connect(address)
+    assert message in str(caught.value)
+    assert "write rpc://host:port/key" in str(caught.value)
+
+
+def test_good_addresses():
+    assert parse_address("rpc://phone.local:9090/k-1") == Address("phone.local", 9090, "k-1")
+    assert parse_address("rpc://[::1]:9090/k") == Address("::1", 9090, "k")
+    assert "k-1" not in str(parse_address("rpc://phone:9090/k-1"))
+
+
+def test_nobody_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(
+        RemoteError, match=rf"rpc://127.0.0.1:{port}: nobody listens; start `ddimcache serve`"
+    ):
+        connect(f"rpc://127.0.0.1:{port}/key")
+
+
+def test_unknown_name():
+    with pytest.raises(RemoteError, match="no machine has this name"):
+        connect("rpc://no-such-machine.invalid:9090/key")
+
+
+def test_wrong_key(server):
+    with pytest.raises(RemoteError, match="the key is wrong; give the --key"):
+        connect(f"rpc://127.0.0.1:{server.port}/{KEY}x")
+
+
+@contextmanager
+def answering(reply):
+    """A server that answers the first bytes of whoever connects with ``reply``; None is silence."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        held = []
+
+        def answer():
+            connection, _ = listener.accept()
+            held.append(connection)
+            connection.recv(4096)
+            if reply is not None:
+                connection.sendall(reply)
+                connection.close()
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"rpc://127.0.0.1:{listener.getsockname()[1]}/key"
+        thread.join(5)
+        for connection in held:
+            connection.close()
+
+
+def greeting(text):
+    content = text.encode()
+    return struct.pack("<ii", 0xFF271, len(content)) + content
+
+
+INFO = ServerInfo(PROTOCOL, "9.9.9", "0.27", "opencl", "opencl", "aarch64-linux-android", False)
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what listens there is no `ddimcache serve`"),
+        (greeting("server:rasp3b"), "what listens there is no `ddimcache serve`"),
+        (greeting("server:ddimcache {}"), "what listens there is no `ddimcache serve`"),
+        (struct.pack("<ii", 0xFF271, 1 << 30), "what listens there is no `ddimcache serve`"),
+        (
+            greeting(replace(INFO, protocol=7).greeting()),
+            "speaks protocol 7 (ddimcache 9.9.9), this one speaks 1",
+        ),
+        (b"\x71", "cannot be reached: connection reset"),
+        (None, "did not answer in 0.5 s"),
+    ],
+)
+def test_servers_that_are_none_of_ours(reply, message):
+    with answering(reply) as address, pytest.raises(RemoteError) as caught:
+        connect(address, timeout=0.5)
+    assert message in str(caught.value)
+
+
+class TestStore:
+    """Uploads, without a network."""
+
+    @pytest.fixture
+    def calls(self, tmp_path):
+        return SessionCalls(Store(tmp_path / "store"), LLVM)
+
+    @pytest.fixture
+    def device(self, calls):
+        """A client whose calls go straight to the server's methods."""
+        device = RemoteDevice(Address("here", 1, "k"), INFO, object())
+        device.call = lambda method, arguments, body=b"": read_reply(
+            calls.answer(method, rpc.pack(arguments, body))
+        )
+        return device
+
+    def test_upload_goes_on_where_it_stopped(self, device, fake_bundle, tmp_path):
+        bundle = open_bundle(fake_bundle)
+        entry = bundle.manifest.files["unet.so"]
+        half = bundle.path("unet.so").read_bytes()[: entry.bytes // 2]
+        device.call("write", {"sha256": entry.sha256, "offset": 0}, half)
+        manifest_text = (fake_bundle / "manifest.json").read_bytes()
+        missing, _ = device.call("missing", {}, manifest_text)
+        assert dict(map(tuple, missing))["unet.so"] == len(half)
+        session = device.open(bundle, SilentProgress())
+        assert picture_of(session) == local_picture(fake_bundle)
+        assert list((tmp_path / "store" / "partial").iterdir()) == []
+
+    def test_altered_upload_is_refused_and_forgotten(self, device, tmp_path):
+        digest = hashlib.sha256(b"right").hexdigest()
+        device.call("write", {"sha256": digest, "offset": 0}, b"wrong")
+        with pytest.raises(BundleError, match="arrived altered; send it again"):
+            device.call("finish", {"sha256": digest})
+        assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+    @pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "", "A" * 64, "0" * 63, "0" * 64 + "/x"])
+    def test_nothing_is_written_outside(self, device, tmp_path, name):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(BundleError, match="is not a sha256 in lower-case hexadecimal"):
+            device.call("write", {"sha256": name, "offset": 0}, b"x")
+        with pytest.raises(BundleError, match="is not a sha256 in lower-case hexadecimal"):
+            device.call("finish", {"sha256": name})
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_bad_manifest_is_refused_before_anything_is_kept(self, device, tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        for method in ("missing", "open"):
+            with pytest.raises(BundleError, match=r"manifest.json"):
+                device.call(method, {}, b'{"format_version": 1, "files": {"../x": 1}}')
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_hole_is_refused(self, device):
+        with pytest.raises(BundleError, match="a piece for byte 10 came where 0 are here"):
+            device.call("write", {"sha256": "0" * 64, "offset": 10}, b"x")
+
+    def test_file_that_rots_in_the_store_is_sent_again(self, device, fake_bundle, tmp_path):
+        bundle = open_bundle(fake_bundle)
+        device.open(bundle, SilentProgress())
+        kept = tmp_path / "store" / "files" / bundle.manifest.files["unet.so"].sha256
+        content = bytearray(kept.read_bytes())
+        content[0] ^= 1
+        kept.write_bytes(content)
+        with pytest.raises(BundleError, match=r"unet.so: its sha256 is not the manifest's"):
+            device.open(bundle, SilentProgress())
+        assert picture_of(device.open(bundle, SilentProgress())) == local_picture(fake_bundle)
+
+    def test_full_disk(self, device, fake_bundle, monkeypatch):
+        usage = shutil.disk_usage("/")
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(Exception, match="bytes are needed and 1000 are free"):
+            device.open(open_bundle(fake_bundle), SilentProgress())
+
+    def test_defect_is_told_and_logged(self, device, calls, caplog):
+        calls._methods["run"] = (calls._methods["run"][0], lambda *_: 1 // 0)
+        with pytest.raises(Exception, match="server's run: failed inside: ZeroDivisionError"):
+            device.call("run", {"count": 1})
+        assert "Traceback" in caplog.text
+
+    @pytest.mark.parametrize("message", [b"", b"\xff\xff\xff\xff{}", b"\x02\0\0\0[]", b"\x01\0\0\0{"])
+    def test_torn_message(self, message):
+        with pytest.raises(RemoteError, match="sent a"):
+            unpack(message)
+
+
+def test_interrupt_ends_a_running_server(tmp_path):
+    server = RunningServer(tmp_path / "store")
+    device = connect(server.address)
+    start = time.monotonic()
+    code, log = server.stop()
+    assert code == 0, log
+    assert time.monotonic() - start < 10
+    with pytest.raises(RemoteError):
+        device.call("timings", {})

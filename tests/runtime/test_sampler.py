@@ -1,0 +1,197 @@
+"""The sampler is held against diffusers' ``DDIMScheduler``, number by number."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ddimcache.compiler.frontend.scheduler import ddim_constants
+from ddimcache.errors import UsageError
+from ddimcache.runtime.sampler import schedule, step_coefficients, timesteps
+
+pytestmark = pytest.mark.host
+
+SPACINGS = ["leading", "trailing", "linspace"]
+
+
+@st.composite
+def scheduler_arguments(draw: st.DrawFn) -> dict:
+    total = draw(st.sampled_from([1, 2, 10, 77, 100, 333, 1000]), label="training steps")
+    betas = draw(st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2", "trained"]), label="betas")
+    zero_signal = total > 1 and draw(st.booleans(), label="zero terminal signal")
+    arguments = {
+        "num_train_timesteps": total,
+        "prediction_type": draw(st.sampled_from(["epsilon", "v_prediction", "sample"])),
+        "timestep_spacing": draw(st.sampled_from(SPACINGS)),
+        "steps_offset": draw(st.integers(0, 1)),
+        "clip_sample": draw(st.booleans()),
+        "clip_sample_range": draw(st.sampled_from([1.0, 3.5])),
+        "set_alpha_to_one": draw(st.booleans()),
+        "rescale_betas_zero_snr": zero_signal,
+        "beta_start": draw(st.floats(1e-5, 1e-3)),
+        "beta_end": draw(st.floats(2e-3, 3e-2)),
+    }
+    if betas == "trained":
+        arguments["trained_betas"] = np.linspace(0.001, 0.3, total).tolist()
+    else:
+        arguments["beta_schedule"] = betas
+    return arguments
+
+
+def _diffusers_timesteps(scheduler: DDIMScheduler, steps: int) -> list[int]:
+    """Return diffusers' timesteps, less the surplus −1 that rounding can add to trailing ones."""
+    scheduler.set_timesteps(steps)
+    values = scheduler.timesteps.tolist()
+    assert values[steps:] in ([], [-1])
+    return values[:steps]
+
+
+@settings(deadline=None, max_examples=60)
+@given(arguments=scheduler_arguments(), data=st.data())
+def test_timesteps_are_those_of_diffusers(arguments, data) -> None:
+    scheduler = DDIMScheduler(**arguments)
+    steps = data.draw(st.integers(1, arguments["num_train_timesteps"]), label="steps")
+    ours = timesteps(ddim_constants(scheduler), steps)
+    assert ours.dtype == np.int64
+    assert ours.tolist() == _diffusers_timesteps(scheduler, steps)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_every_number_of_steps_of_a_thousand(spacing: str) -> None:
+    scheduler = DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
+    constants = ddim_constants(scheduler)
+    for steps in range(1, 1001):
+        assert timesteps(constants, steps).tolist() == _diffusers_timesteps(scheduler, steps), steps
+
+
+@settings(deadline=None, max_examples=150)
+@given(arguments=scheduler_arguments(), data=st.data())
+def test_a_step_is_that_of_diffusers(arguments, data) -> None:
+    scheduler = DDIMScheduler(**arguments)
+    constants = ddim_constants(scheduler)
+    total = arguments["num_train_timesteps"]
+    steps = data.draw(st.integers(1, total), label="steps")
+    expected_timesteps = _diffusers_timesteps(scheduler, steps)
+    index = data.draw(st.integers(0, steps - 1), label="index")
+    timestep = expected_timesteps[index]
+    assume(timestep < total)
+    signal = constants["alphas_cumprod"][timestep]
+    assume(not (arguments["prediction_type"] == "epsilon" and signal == 0))
+
+    step = schedule(constants, steps, cache_interval=3)[index] if _runs_through(constants, steps) else None
+    coefficients = step_coefficients(constants, timestep, steps)
+    if step is not None:
+        assert (step.index, step.timestep, step.coefficients) == (index, timestep, coefficients)
+        assert step.is_full == (index % 3 == 0)
+
+    generator = np.random.default_rng(timestep)
+    x, m = generator.standard_normal((2, 64))
+    x0 = coefficients.p * x + coefficients.q * m
+    if coefficients.clip is not None:
+        x0 = np.clip(x0, -coefficients.clip, coefficients.clip)
+    e = coefficients.r * x + coefficients.s * m
+    ours = coefficients.a * x0 + coefficients.b * e
+    theirs = scheduler.step(
+        torch.tensor(m), timestep, torch.tensor(x), return_dict=False, use_clipped_model_output=False
+    )[0].numpy()
+    # diffusers computes 1 − ᾱ in float32, we in float64, so the noise share differs by half a float32 step of
+    # 1; where it is small its square root, and what is divided by it, differs by more.
+    noise = max(1.0 - signal, 1e-12)
+    tolerance = 4e-7 * (1 + abs(coefficients.p) + abs(coefficients.r)) * (1 + 1 / noise**0.5)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=tolerance * 10)
+    if coefficients.clip is None:
+        u, w = coefficients.fused()
+        np.testing.assert_allclose(u * x + w * m, ours, rtol=1e-9, atol=1e-9 * (1 + abs(coefficients.p)))
+    else:
+        with pytest.raises(ValueError, match="clamps"):
+            coefficients.fused()
+
+
+def _runs_through(constants: dict, steps: int) -> bool:
+    lowest = min(constants["alphas_cumprod"])
+    return constants["prediction_type"] != "epsilon" or lowest > 0
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 50, 100, 500, 999])
+def test_a_whole_loop_ends_where_diffusers_ends(spacing: str, prediction: str, steps: int) -> None:
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing=spacing,
+        prediction_type=prediction,
+    )
+    scheduler.set_timesteps(steps)
+    generator = np.random.default_rng(steps)
+    ours = generator.standard_normal(32)
+    theirs = torch.tensor(ours)
+    for step in schedule(ddim_constants(scheduler), steps, 1):
+        u, w = step.coefficients.fused()
+        ours = u * ours + w * np.tanh(ours + step.timestep)
+        prediction_there = torch.tanh(theirs + step.timestep)
+        theirs = scheduler.step(prediction_there, step.timestep, theirs, return_dict=False)[0]
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_known_values_of_stable_diffusion() -> None:
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
+    )
+    steps = schedule(ddim_constants(scheduler), 50, 5)
+    assert [step.timestep for step in steps[:3]] == [981, 961, 941]
+    assert steps[-1].timestep == 1
+    assert sum(step.is_full for step in steps) == 10
+    assert [step.index for step in steps if step.is_full] == list(range(0, 50, 5))
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_steps_out_of_range_are_refused(steps: int) -> None:
+    constants = ddim_constants(DDIMScheduler())
+    for call in (timesteps, lambda *both: schedule(*both, 1)):
+        with pytest.raises(
+            UsageError, match=f"--steps: {steps} steps cannot be taken; this model takes 1 to 1000"
+        ):
+            call(constants, steps)
+
+
+def test_cache_interval_below_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="--cache-interval: 0 is not a cache interval"):
+        schedule(ddim_constants(DDIMScheduler()), 10, 0)
+
+
+def test_predicting_noise_where_no_signal_is_left_is_refused() -> None:
+    scheduler = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    with pytest.raises(UsageError, match="timestep 999: no signal is left there"):
+        schedule(ddim_constants(scheduler), 10, 1)
+    leading = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="leading")
+    assert len(schedule(ddim_constants(leading), 10, 1)) == 10
+
+
+def test_as_many_steps_as_training_had_do_not_fall_off_the_table() -> None:
+    """diffusers' step ends with an IndexError here: steps_offset makes the first timestep 1000."""
+    constants = ddim_constants(DDIMScheduler(steps_offset=1, clip_sample=False))
+    steps = schedule(constants, 1000, 1)
+    assert (steps[0].timestep, steps[-1].timestep) == (1000, 1)
+    u, w = steps[0].coefficients.fused()
+    # From the last entry of the table to the last entry: nothing moves.
+    assert (u, w) == (pytest.approx(1), pytest.approx(0, abs=1e-9))
+
+
+def test_the_sampler_needs_neither_torch_nor_the_compiler() -> None:
+    code = (
+        "import sys, ddimcache.runtime.sampler, ddimcache.runtime.tokenizer; "
+        "print([name for name in sys.modules if name.split('.')[0] in ('torch', 'transformers', 'diffusers') "
+        "or name.startswith('ddimcache.compiler')])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
