@@ -149,6 +149,19 @@ void* OpenClDeviceApi::AllocDataSpace(tvm::Device device, size_t bytes, size_t a
   return AllocateBuffer(target, bytes);
 }
 
+void* OpenClDeviceApi::AllocDataSpace(tvm::Device device, int dimensions, const int64_t* shape,
+                                      DLDataType type, tvm::ffi::Optional<tvm::ffi::String> scope) {
+  if (!scope.has_value() || !IsImageScope(scope.value())) {
+    return DeviceAPI::AllocDataSpace(device, dimensions, shape, type, scope);
+  }
+  return AllocateImage(Device::At(device.device_id), FlattenToImage(shape, dimensions, type, scope.value()));
+}
+
+size_t OpenClDeviceApi::GetDataSize(const DLTensor& tensor, tvm::ffi::Optional<tvm::ffi::String> scope) {
+  if (!scope.has_value() || !IsImageScope(scope.value())) return DeviceAPI::GetDataSize(tensor, scope);
+  return FlattenToImage(tensor.shape, tensor.ndim, tensor.dtype, scope.value()).bytes();
+}
+
 void OpenClDeviceApi::FreeDataSpace(tvm::Device, void* handle) {
   Free(Memory::FromHandle(handle, "FreeDataSpace"));
 }

@@ -34,8 +34,12 @@ class OpenClDeviceApi final : public tvm::runtime::DeviceAPI {
   void GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, tvm::ffi::Any* result) final;
   void GetTargetProperty(tvm::Device device, const std::string& property, tvm::ffi::Any* result) final;
 
-  using DeviceAPI::AllocDataSpace;
+  size_t GetDataSize(const DLTensor& tensor, tvm::ffi::Optional<tvm::ffi::String> scope) final;
+
   void* AllocDataSpace(tvm::Device device, size_t bytes, size_t alignment, DLDataType type_hint) final;
+  // Scopes other than "global" are images.
+  void* AllocDataSpace(tvm::Device device, int dimensions, const int64_t* shape, DLDataType type,
+                       tvm::ffi::Optional<tvm::ffi::String> scope) final;
   void FreeDataSpace(tvm::Device device, void* handle) final;
 
   void CopyDataFromTo(DLTensor* from, DLTensor* to, TVMStreamHandle stream) final;

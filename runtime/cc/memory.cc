@@ -3,26 +3,43 @@
 #include <tvm/ffi/error.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace ddimcache::opencl {
 namespace {
 
-std::string BytesText(size_t bytes) {
-  return std::to_string(bytes) + " bytes";
-}
+constexpr size_t kOrigin[3] = {0, 0, 0};
 
 void CheckRange(const Memory* memory, size_t offset, size_t bytes, const char* what) {
   // Written so that neither side can overflow.
   if (offset > memory->bytes || bytes > memory->bytes - offset) {
     TVM_FFI_THROW(ValueError) << "OpenCL copy of " << bytes << " bytes at offset " << offset << " leaves the "
-                              << what << " buffer of " << memory->bytes << " bytes on "
+                              << what << " of " << memory->bytes << " bytes on "
                               << memory->device->Describe();
+  }
+  if (memory->is_image() && (offset != 0 || bytes != memory->bytes)) {
+    TVM_FFI_THROW(ValueError) << "OpenCL copy of " << bytes << " bytes at offset " << offset
+                              << ": an image is copied whole, and this one has " << memory->bytes << " bytes";
   }
 }
 
-std::string CopySubject(size_t bytes, const Device& device) {
-  return "of a copy of " + BytesText(bytes) + " on " + device.Describe();
+// Enqueues one copy and throws, naming call and size, when it fails.
+template <typename Enqueue>
+void Copy(Device& device, const char* label, const char* call, size_t bytes, Enqueue enqueue) {
+  const cl_int code = device.queue().Submit(label, enqueue);
+  if (code != kSuccess) {
+    ThrowError(code, call, "of a copy of " + std::to_string(bytes) + " bytes on " + device.Describe());
+  }
+}
+
+struct Region {
+  size_t sides[3];
+  explicit Region(const ImageShape& image) : sides{image.width, image.height, image.layers} {}
+};
+
+bool Overlap(size_t first, size_t second, size_t bytes) {
+  return (first > second ? first - second : second - first) < bytes;
 }
 
 }  // namespace
@@ -51,10 +68,40 @@ Memory* AllocateBuffer(Device& device, size_t bytes) {
   // OpenCL has no empty buffers; TVM has empty tensors.
   cl_mem handle =
       device.api.clCreateBuffer(device.context(), kMemReadWrite, bytes == 0 ? 1 : bytes, nullptr, &code);
-  Check(code, "clCreateBuffer", "of " + BytesText(bytes) + " on " + device.Describe());
-  auto* memory = new Memory{Memory::kMagic, handle, &device, bytes};
+  Check(code, "clCreateBuffer", "of " + std::to_string(bytes) + " bytes on " + device.Describe());
+  auto memory = std::make_unique<Memory>();
+  memory->handle = handle;
+  memory->device = &device;
+  memory->bytes = bytes;
   device.memory.Add(bytes);
-  return memory;
+  return memory.release();
+}
+
+Memory* AllocateImage(Device& device, const ImageShape& shape) {
+  const DeviceInfo& info = device.info;
+  const std::string sides = std::to_string(shape.width) + "x" + std::to_string(shape.height) + " pixels in " +
+                            std::to_string(shape.layers) + " layers";
+  if (!info.images || shape.width > info.image2d_max_width || shape.height > info.image2d_max_height ||
+      shape.layers > info.image_max_array_size) {
+    TVM_FFI_THROW(RuntimeError) << "OpenCL image of " << sides << " exceeds the limits of "
+                                << info.image2d_max_width << "x" << info.image2d_max_height << " pixels in "
+                                << info.image_max_array_size << " layers on " << device.Describe()
+                                << ": keep this tensor in a buffer";
+  }
+  const ImageFormat format{kChannelOrderRgba, shape.channel_type};
+  const ImageDescription description{
+      kMemObjectImage2dArray, shape.width, shape.height, 1, shape.layers, 0, 0, 0, 0, nullptr};
+  cl_int code = kSuccess;
+  cl_mem handle =
+      device.api.clCreateImage(device.context(), kMemReadWrite, &format, &description, nullptr, &code);
+  Check(code, "clCreateImage", "of " + sides + " on " + device.Describe());
+  auto memory = std::make_unique<Memory>();
+  memory->handle = handle;
+  memory->device = &device;
+  memory->bytes = shape.bytes();
+  memory->image = shape;
+  device.memory.Add(memory->bytes);
+  return memory.release();
 }
 
 void Free(Memory* memory) {
@@ -71,31 +118,49 @@ void CopyToDevice(const void* source, Memory* target, size_t offset, size_t byte
   if (bytes == 0) return;
   CheckRange(target, offset, bytes, "target");
   Device& device = *target->device;
-  const cl_int code =
-      device.queue().Submit("copy host to device", [&](cl_command_queue queue, cl_event* event) {
-        return device.api.clEnqueueWriteBuffer(queue, target->handle, kBlocking, offset, bytes, source, 0,
-                                               nullptr, event);
-      });
-  if (code != kSuccess) ThrowError(code, "clEnqueueWriteBuffer", CopySubject(bytes, device));
+  if (target->is_image()) {
+    const Region region(target->image);
+    Copy(device, "copy host to image", "clEnqueueWriteImage", bytes,
+         [&](cl_command_queue queue, cl_event* event) {
+           return device.api.clEnqueueWriteImage(queue, target->handle, kBlocking, kOrigin, region.sides, 0,
+                                                 0, source, 0, nullptr, event);
+         });
+    return;
+  }
+  Copy(device, "copy host to device", "clEnqueueWriteBuffer", bytes,
+       [&](cl_command_queue queue, cl_event* event) {
+         return device.api.clEnqueueWriteBuffer(queue, target->handle, kBlocking, offset, bytes, source, 0,
+                                                nullptr, event);
+       });
 }
 
 void CopyToHost(Memory* source, size_t offset, void* target, size_t bytes) {
   if (bytes == 0) return;
   CheckRange(source, offset, bytes, "source");
   Device& device = *source->device;
-  const cl_int code =
-      device.queue().Submit("copy device to host", [&](cl_command_queue queue, cl_event* event) {
-        return device.api.clEnqueueReadBuffer(queue, source->handle, kBlocking, offset, bytes, target, 0,
-                                              nullptr, event);
-      });
-  if (code != kSuccess) ThrowError(code, "clEnqueueReadBuffer", CopySubject(bytes, device));
+  if (source->is_image()) {
+    const Region region(source->image);
+    Copy(device, "copy image to host", "clEnqueueReadImage", bytes,
+         [&](cl_command_queue queue, cl_event* event) {
+           return device.api.clEnqueueReadImage(queue, source->handle, kBlocking, kOrigin, region.sides, 0, 0,
+                                                target, 0, nullptr, event);
+         });
+    return;
+  }
+  Copy(device, "copy device to host", "clEnqueueReadBuffer", bytes,
+       [&](cl_command_queue queue, cl_event* event) {
+         return device.api.clEnqueueReadBuffer(queue, source->handle, kBlocking, offset, bytes, target, 0,
+                                               nullptr, event);
+       });
 }
 
 void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t target_offset, size_t bytes) {
   if (bytes == 0) return;
   CheckRange(source, source_offset, bytes, "source");
   CheckRange(target, target_offset, bytes, "target");
-  if (source->device != target->device) {
+  const bool both_images = source->is_image() && target->is_image();
+  // Other devices are other contexts; images of different shape hold the same bytes in another arrangement.
+  if (source->device != target->device || (both_images && source->image != target->image)) {
     std::vector<uint8_t> staging(bytes);
     CopyToHost(source, source_offset, staging.data(), bytes);
     CopyToDevice(staging.data(), target, target_offset, bytes);
@@ -103,9 +168,7 @@ void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t t
   }
   if (source == target) {
     if (source_offset == target_offset) return;
-    const size_t distance =
-        source_offset > target_offset ? source_offset - target_offset : target_offset - source_offset;
-    if (distance < bytes) {
+    if (Overlap(source_offset, target_offset, bytes)) {
       // OpenCL refuses overlapping copies.
       const std::unique_ptr<Memory, void (*)(Memory*)> staging(AllocateBuffer(*source->device, bytes), Free);
       CopyOnDevice(source, source_offset, staging.get(), 0, bytes);
@@ -114,12 +177,35 @@ void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t t
     }
   }
   Device& device = *source->device;
-  const cl_int code =
-      device.queue().Submit("copy device to device", [&](cl_command_queue queue, cl_event* event) {
-        return device.api.clEnqueueCopyBuffer(queue, source->handle, target->handle, source_offset,
-                                              target_offset, bytes, 0, nullptr, event);
-      });
-  if (code != kSuccess) ThrowError(code, "clEnqueueCopyBuffer", CopySubject(bytes, device));
+  const Api& api = device.api;
+  if (both_images) {
+    const Region region(source->image);
+    Copy(device, "copy image to image", "clEnqueueCopyImage", bytes,
+         [&](cl_command_queue queue, cl_event* event) {
+           return api.clEnqueueCopyImage(queue, source->handle, target->handle, kOrigin, kOrigin,
+                                         region.sides, 0, nullptr, event);
+         });
+  } else if (source->is_image()) {
+    const Region region(source->image);
+    Copy(device, "copy image to buffer", "clEnqueueCopyImageToBuffer", bytes,
+         [&](cl_command_queue queue, cl_event* event) {
+           return api.clEnqueueCopyImageToBuffer(queue, source->handle, target->handle, kOrigin, region.sides,
+                                                 target_offset, 0, nullptr, event);
+         });
+  } else if (target->is_image()) {
+    const Region region(target->image);
+    Copy(device, "copy buffer to image", "clEnqueueCopyBufferToImage", bytes,
+         [&](cl_command_queue queue, cl_event* event) {
+           return api.clEnqueueCopyBufferToImage(queue, source->handle, target->handle, source_offset,
+                                                 kOrigin, region.sides, 0, nullptr, event);
+         });
+  } else {
+    Copy(device, "copy device to device", "clEnqueueCopyBuffer", bytes,
+         [&](cl_command_queue queue, cl_event* event) {
+           return api.clEnqueueCopyBuffer(queue, source->handle, target->handle, source_offset, target_offset,
+                                          bytes, 0, nullptr, event);
+         });
+  }
 }
 
 }  // namespace ddimcache::opencl

@@ -1,10 +1,11 @@
-// Buffers on a device: what `DLTensor::data` points to, their allocation and copies.
+// Buffers and images on a device: what `DLTensor::data` points to, their allocation and copies.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "device.h"
+#include "image.h"
 
 namespace ddimcache::opencl {
 
@@ -17,6 +18,12 @@ struct Memory {
   cl_mem handle = nullptr;
   Device* device = nullptr;
   size_t bytes = 0;
+  // All zero for a buffer.
+  ImageShape image;
+  // Made for one tensor on top of a storage that keeps its own memory.
+  bool is_view = false;
+
+  bool is_image() const { return image.width != 0; }
 
   // The memory behind a handle. Throws ValueError, naming `use`, for null and for pointers that visibly are
   // not one (a host tensor passed by mistake).
@@ -26,10 +33,14 @@ struct Memory {
 // `bytes` may be 0. Throws RuntimeError naming size and limit where the device allows no buffer this large.
 Memory* AllocateBuffer(Device& device, size_t bytes);
 
+// Throws RuntimeError naming the sides and the device's limits where it allows no image this large.
+Memory* AllocateImage(Device& device, const ImageShape& shape);
+
 // Waits for running commands first: the specification lets a driver delete late, but not every driver does.
 void Free(Memory* memory);
 
-// Copies `bytes`; the ranges are checked against the buffers and the host copies have finished on return.
+// Copies `bytes`; the ranges are checked against the memory, and copies from or to the host have finished on
+// return. An image is copied whole: offset 0 and its full size, rows packed without gaps.
 void CopyToDevice(const void* source, Memory* target, size_t offset, size_t bytes);
 void CopyToHost(Memory* source, size_t offset, void* target, size_t bytes);
 // In queue order, without waiting, when both live on one device; through the host otherwise.

@@ -1,6 +1,7 @@
 // What this library registers with TVM. Loading it registers nothing by itself: an exception in a static
 // initialiser would end the process, so the loader calls ddimcache_register and gets a reason back instead.
 
+#include <tvm/ffi/error.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/reflection/registry.h>
@@ -8,6 +9,7 @@
 #include <exception>
 #include <string>
 
+#include "allocator.h"
 #include "device_api.h"
 #include "json.h"
 #include "module.h"
@@ -49,10 +51,38 @@ String MemoryJson(int device_id) {
       .Finish();
 }
 
+// Scratch images inside kernels' host code: device type, device, type code, type bits, scope, dimensions (3),
+// pointer to width, height and layers, bits a pixel.
+void* AllocateScratchImage(int, int device_id, int, int, String, int64_t dimensions, void* shape,
+                           int64_t pixel_bits) {
+  if (dimensions != 3) TVM_FFI_THROW(ValueError) << "a scratch image has 3 dimensions, not " << dimensions;
+  if (pixel_bits != 64 && pixel_bits != 128) {
+    TVM_FFI_THROW(ValueError) << "a scratch image has 64 or 128 bits a pixel, not " << pixel_bits;
+  }
+  const auto* sides = static_cast<const int64_t*>(shape);
+  const DLDataType channel{kDLFloat, static_cast<uint8_t>(pixel_bits / 4), 1};
+  return AllocateImage(Device::At(device_id),
+                       MakeImageShape(static_cast<size_t>(sides[0]), static_cast<size_t>(sides[1]),
+                                      static_cast<size_t>(sides[2]), channel));
+}
+
+int FreeScratchImage(int, int, String, void* handle) {
+  Free(Memory::FromHandle(handle, "device_api.opencl.free_nd"));
+  return 0;
+}
+
+void* MakeAllocator(tvm::Device, int type) {
+  using namespace tvm::runtime::memory;
+  return static_cast<Allocator*>(new OpenClAllocator(static_cast<AllocatorType>(type)));
+}
+
 void Register() {
   namespace reflection = tvm::ffi::reflection;
   reflection::GlobalDef()
       .def("device_api.opencl", [] { return static_cast<void*>(OpenClDeviceApi::Global()); })
+      .def("device_api.opencl.alloc_nd", AllocateScratchImage)
+      .def("device_api.opencl.free_nd", FreeScratchImage)
+      .def("DeviceAllocator.opencl", MakeAllocator)
       .def("ffi.Module.create.opencl",
            [](Bytes code, String format, FunctionMap functions, Map<String, String>) {
              return MakeModule({format, functions, std::string(code.data(), code.size())});
