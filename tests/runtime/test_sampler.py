@@ -37,7 +37,7 @@ def scheduler_arguments(draw: st.DrawFn) -> dict:
         "beta_end": draw(st.floats(2e-3, 3e-2)),
     }
     if betas == "trained":
-        arguments["trained_betas"] = np.linspace(0.001, 0.3, total).tolist()
+        arguments["trained_betas"] = np.linspace(0.001, min(0.3, 12 / total), total).tolist()
     else:
         arguments["beta_schedule"] = betas
     return arguments
@@ -99,11 +99,9 @@ def test_a_step_is_that_of_diffusers(arguments, data) -> None:
     theirs = scheduler.step(
         torch.tensor(m), timestep, torch.tensor(x), return_dict=False, use_clipped_model_output=False
     )[0].numpy()
-    # diffusers computes 1 − ᾱ in float32, we in float64, so the noise share differs by half a float32 step of
-    # 1; where it is small its square root, and what is divided by it, differs by more.
-    noise = max(1.0 - signal, 1e-12)
-    tolerance = 4e-7 * (1 + abs(coefficients.p) + abs(coefficients.r)) * (1 + 1 / noise**0.5)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=tolerance * 10)
+    # diffusers keeps the noise schedule's roots in float32: one rounding of 6e-8 for each of a few factors.
+    tolerance = 1e-6 * (1 + abs(coefficients.p) + abs(coefficients.r))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=tolerance)
     if coefficients.clip is None:
         u, w = coefficients.fused()
         np.testing.assert_allclose(u * x + w * m, ours, rtol=1e-9, atol=1e-9 * (1 + abs(coefficients.p)))
@@ -158,9 +156,7 @@ def test_known_values_of_stable_diffusion() -> None:
 def test_steps_out_of_range_are_refused(steps: int) -> None:
     constants = ddim_constants(DDIMScheduler())
     for call in (timesteps, lambda *both: schedule(*both, 1)):
-        with pytest.raises(
-            UsageError, match=f"--steps: {steps} steps cannot be taken; this model takes 1 to 1000"
-        ):
+        with pytest.raises(UsageError, match=f"--steps: {steps} steps cannot be taken; .* takes 1 to 1000"):
             call(constants, steps)
 
 
