@@ -7,7 +7,8 @@ when it is asked to, and reports what changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
-from ddimcache.compiler.passes.simplify import Simplify
+from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.schedules.apply import ApplySchedules
 
@@ -48,6 +49,16 @@ class Request:
     cut: int | None = None
 
 
+@dataclass(frozen=True)
+class PhaseReport:
+    """What a phase did: how many of its matches it rewrote, how long it took, and anything worth a word."""
+
+    phase: str
+    changes: int
+    seconds: float
+    note: str = ""
+
+
 @dataclass
 class Compilation:
     """A component on its way: the module, its weights, and what the phases found out."""
@@ -58,7 +69,8 @@ class Compilation:
     weight_names: list[str] = field(default_factory=list)
     packed_weights: set[str] = field(default_factory=set)
     macs: dict[str, int] = field(default_factory=dict)
-    reports: list[tuple[str, int, float]] = field(default_factory=list)
+    feature_shape: tuple[int, ...] | None = None
+    reports: list[PhaseReport] = field(default_factory=list)
 
 
 def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, Any]]:
@@ -70,6 +82,8 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "simplify again", Simplify()
     if request.cut is not None:
         yield "partition at cut", PartitionAtCut(request.cut, request.component.input_count)
+        feature = static_shape(compilation.module["cached"].params[request.component.input_count])
+        compilation.feature_shape = tuple(feature or ())
     yield "common subexpressions", relax.transform.EliminateCommonSubexpr()
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
     yield "lower attention", LowerAttention(profile)
@@ -95,8 +109,14 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "plan memory", relax.transform.StaticPlanBlockMemory()
 
 
-def run(request: Request, dump: Path | None = None) -> Compilation:
-    """Runs every phase over ``request.component``; with ``dump``, writes the module after each one there."""
+def run(
+    request: Request, dump: Path | None = None, started: Callable[[str], object] = lambda phase: None
+) -> Compilation:
+    """Runs every phase over ``request.component``.
+
+    With ``dump``, the module after each phase is written into that folder; ``started`` is told the name of
+    each phase before it runs.
+    """
     component = request.component
     function = component.module["main"]
     if request.cut is None:
@@ -106,15 +126,46 @@ def run(request: Request, dump: Path | None = None) -> Compilation:
         module = component.module
         inputs = {"full": component.input_count, "cached": component.input_count + 1}
     compilation = Compilation(module, WeightStore.from_torch(component.weights), inputs)
-    target = request.profile.tvm_target()
-    with target:
+    with request.profile.tvm_target():
         for number, (name, phase) in enumerate(phases(request, compilation)):
+            started(name)
+            before = operators(compilation.module)
             start = time.perf_counter()
             compilation.module = phase(compilation.module)
-            compilation.reports.append((name, len(compilation.module.functions), time.perf_counter() - start))
+            seconds = time.perf_counter() - start
+            after = operators(compilation.module)
+            changes = sum(((before - after) + (after - before)).values())
+            compilation.reports.append(PhaseReport(name, changes, seconds, _note(before, after)))
             if dump is not None:
                 _dump(compilation.module, dump, component.name, number, name)
     return compilation
+
+
+def operators(module: tvm.IRModule) -> Counter[str]:
+    """How often each operator or kernel is called in the Relax functions of ``module``."""
+    counts: Counter[str] = Counter()
+    for _, function in module.functions_items():
+        if not isinstance(function, relax.Function):
+            continue
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                call = binding.value
+                name = op_name(call)
+                if name == "relax.call_tir":
+                    # Kernels of one family differ by a number at the end of their names.
+                    name = "kernel " + call.args[0].name_hint.rstrip("0123456789")
+                if name:
+                    counts[name.removeprefix("relax.")] += 1
+    return counts
+
+
+def _note(before: Counter[str], after: Counter[str]) -> str:
+    """The operators that a phase took away and those that it made, the most frequent first."""
+    gone, made = before - after, after - before
+    parts = [
+        ", ".join(f"{count} {name}" for name, count in side.most_common(4)) for side in (gone, made) if side
+    ]
+    return " -> ".join(parts)
 
 
 def _dump(module: tvm.IRModule, folder: Path, component: str, number: int, name: str) -> None:

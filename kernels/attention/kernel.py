@@ -60,6 +60,7 @@ def attention(
     bias_shape = (tokens, queries) if has_bias else (1, 1)
 
     unrolled = width <= UNROLLED_WIDTH
+    macs = 2 * batch * heads * queries * tokens * width
 
     # fmt: off
     @T.prim_func(private=True, s_tir=True, check_well_formed=False)
@@ -70,7 +71,7 @@ def attention(
         bias: T.Buffer(bias_shape, "float32"),
         out: T.Buffer((batch, queries, heads, width), dtype),
     ):
-        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
+        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True, "ddimcache.macs": macs})
         with T.sblock("root"):
             T.reads()
             T.writes()

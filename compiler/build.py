@@ -1,0 +1,275 @@
+"""Compiles a diffusers pipeline folder into a bundle."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.bundle import check_destination, write_bundle
+from ddimcache.compiler.fingerprint import versions
+from ddimcache.compiler.frontend.importer import ImportedComponent
+from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pipeline_folder
+from ddimcache.compiler.frontend.scheduler import sampler_constants
+from ddimcache.compiler.frontend.text_encoder import import_text_encoder
+from ddimcache.compiler.frontend.tokenizer import write_tokenizer
+from ddimcache.compiler.frontend.unet import import_unet
+from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
+from ddimcache.compiler.library import LibraryFacts, build_library, linker_for
+from ddimcache.compiler.options import CompileOptions
+from ddimcache.compiler.passes.partition_at_cut import cut_count
+from ddimcache.compiler.target import DeviceProfile, profile
+from ddimcache.errors import CompileError, UsageError
+from ddimcache.kernels.sampler import kernel as sampler_kernels
+from ddimcache.manifest import (
+    FORMAT_VERSION,
+    Component,
+    FunctionSpec,
+    Manifest,
+    NamedTensor,
+    PassReport,
+    SamplerConstants,
+    TensorSpec,
+)
+from ddimcache.records import from_json
+from ddimcache.runtime.progress import Progress, Stage
+from ddimcache.schedules.threads_to_loops import threads_to_loops
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What a compilation made: the manifest as written and how long it took, in seconds."""
+
+    manifest: Manifest
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Latent and picture sizes of a compilation."""
+
+    latent_width: int
+    latent_height: int
+    scale: int
+    batch: int
+    channels: int
+
+    @property
+    def latents(self) -> TensorSpec:
+        return TensorSpec((self.batch, self.channels, self.latent_height, self.latent_width), "float32")
+
+    @property
+    def image(self) -> TensorSpec:
+        width, height = self.latent_width * self.scale, self.latent_height * self.scale
+        return TensorSpec((self.batch, height, width, 3), "uint8")
+
+
+def compile_pipeline(
+    model_dir: Path, out_dir: Path, options: CompileOptions, progress: Progress
+) -> CompileReport:
+    """Compiles the pipeline in ``model_dir`` and writes the bundle ``out_dir``, whole or not at all.
+
+    Components are compiled one after another, so that the weights of one are in memory at a time.
+
+    Raises :class:`FrontendError` for a model that is not supported, :class:`UsageError` for options that do
+    not fit the model, :class:`CompileError` when the target cannot be built for.
+    """
+    start = time.perf_counter()
+    if options.tune_log is not None:
+        raise UsageError("tuning records cannot be read yet", where="--tune-log", remedy="leave it out")
+    check_destination(out_dir)
+    device = profile(options.target)
+    linker_for(options.host)
+    folder = load_pipeline_folder(model_dir)
+    sizes = _sizes(folder, options)
+    phase_count = 24
+    with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
+        builder = _Builder(folder, options, device, sizes, Path(scratch))
+        with progress.stage("compile", total=3 * (phase_count + 3)) as stage:
+            for component in builder.components():
+                builder.add(*component, stage)
+        manifest = builder.manifest(sampler_constants(folder))
+        budget = options.memory_budget
+        if budget is not None and manifest.activation_bytes > budget:
+            raise CompileError(
+                f"activations need {manifest.activation_bytes} bytes, the budget is {budget}",
+                where="--memory-budget",
+                remedy="take a smaller --size or a larger budget",
+            )
+        manifest = write_bundle(out_dir, manifest, builder.files)
+    return CompileReport(manifest, time.perf_counter() - start)
+
+
+def _sizes(folder: PipelineFolder, options: CompileOptions) -> _Sizes:
+    height, width = folder.latent_size
+    scale = folder.vae_scale
+    if options.width:
+        # Every down-sampling of the UNet halves the latents, and every half has to be whole.
+        multiple = scale * 2 ** (len(folder.unet_config["block_out_channels"]) - 1)
+        for name, side in (("width", options.width), ("height", options.height)):
+            if side % multiple:
+                raise UsageError(
+                    f"{name} {side} is not a multiple of {multiple}, as this model needs", where="--size"
+                )
+        width, height = options.width // scale, options.height // scale
+    return _Sizes(width, height, scale, options.batch, folder.latent_channels)
+
+
+class _Builder:
+    """Collects files and manifest entries, component by component."""
+
+    def __init__(
+        self, folder: PipelineFolder, options: CompileOptions, device: DeviceProfile, sizes: _Sizes, scratch: Path
+    ) -> None:
+        self.folder = folder
+        self.options = options
+        self.device = device
+        self.sizes = sizes
+        self.scratch = scratch
+        self.files: dict[str, bytes | Path] = {}
+        self.entries: dict[str, Component] = {}
+        self.passes: list[PassReport] = []
+        self.macs: dict[str, int] = {}
+        self.cuts = 0
+        self.feature = TensorSpec((1,), "float32")
+
+    def components(self) -> Iterator[tuple[str, Callable[[], ImportedComponent]]]:
+        """The components with what imports them, in the order of use."""
+        dtype, sizes, folder = self.device.compute_dtype, self.sizes, self.folder
+        tokens, batch = folder.text_length, sizes.batch
+        height, width = sizes.latent_height, sizes.latent_width
+        yield "text_encoder", lambda: import_text_encoder(folder.load_text_encoder(), tokens, dtype)
+        yield "unet", lambda: import_unet(folder.load_unet(), batch, height, width, tokens, dtype)
+        yield "vae_decoder", lambda: import_vae_decoder(folder.load_vae(), batch, height, width, dtype)
+
+    @property
+    def context(self) -> TensorSpec:
+        return TensorSpec((1, self.folder.text_length, self.folder.text_width), self.device.compute_dtype)  # type: ignore[arg-type]
+
+    def add(self, name: str, load: Callable[[], ImportedComponent], stage: Stage) -> None:
+        """Compiles a component and keeps its files and its entry of the manifest."""
+        stage.advance(0, f"{name}: import")
+        component = load()
+        stage.advance(1)
+        entry = {"text_encoder": "encode", "unet": "main", "vae_decoder": "decode"}[name]
+        cut = None
+        if name == "unet":
+            self.cuts, cut = cut_count(component.module), self.options.cut
+        request = pipeline.Request(component, self.device, self.options.weights, entry, cut)
+        dump = None if self.options.dump_ir is None else Path(self.options.dump_ir)
+        compilation = pipeline.run(request, dump, lambda phase: stage.advance(1, f"{name}: {phase}"))
+        self.macs.update(compilation.macs)
+        module = compilation.module
+        if name == "unet":
+            module = self._with_sampler(module)
+        stage.advance(0, f"{name}: build kernels")
+        path = self.scratch / f"{name}.so"
+        facts = build_library(module, self.device, self.options.host, list(compilation.inputs), path)
+        stage.advance(1, f"{name}: pack weights")
+        self._keep(name, path, compilation, facts)
+        stage.advance(1)
+        for report in compilation.reports:
+            self.passes.append(
+                PassReport(report.phase, name, report.changes, report.seconds, report.note)  # type: ignore[arg-type]
+            )
+
+    def _with_sampler(self, module: Any) -> Any:
+        latents = self.sizes.latents.shape
+        assert len(latents) == 4
+        kernels = {
+            "set_timestep": sampler_kernels.set_timestep(),
+            "step": sampler_kernels.step(latents),
+            "guide_and_step": sampler_kernels.guide_and_step(latents),
+        }
+        for name, kernel in kernels.items():
+            if self.device.kind == "llvm":
+                kernel = threads_to_loops(kernel)
+            module[name] = kernel.with_attr("global_symbol", name)
+        return module
+
+    def _keep(self, name: str, library: Path, compilation: pipeline.Compilation, facts: LibraryFacts) -> None:
+        weights = {weight: compilation.store.array(weight) for weight in compilation.weight_names}
+        weights_path = self.scratch / f"{name}.safetensors"
+        save_file(weights, weights_path)
+        specs = tuple(NamedTensor(key, array.shape, _dtype(array)) for key, array in weights.items())
+        del weights
+        self.files[f"{name}.so"] = library
+        self.files[f"{name}.safetensors"] = weights_path
+        sources = None
+        if facts.sources:
+            sources = f"{name}.sources.json"
+            self.files[sources] = json.dumps(facts.sources, indent=0).encode()
+        if name == "unet":
+            shape = compilation.feature_shape
+            assert shape is not None
+            self.feature = TensorSpec(shape, self.device.compute_dtype)  # type: ignore[arg-type]
+        self.entries[name] = Component(
+            library=f"{name}.so",
+            weights_file=f"{name}.safetensors",
+            weights=specs,
+            functions=self._functions(name),
+            kernels=facts.kernels,
+            activation_bytes=facts.activation_bytes,
+            sources=sources,
+        )
+
+    def _functions(self, name: str) -> dict[str, FunctionSpec]:
+        latents, context = self.sizes.latents, self.context
+        if name == "text_encoder":
+            ids = TensorSpec((1, self.folder.text_length), "int32")
+            return {"encode": FunctionSpec((ids,), (context,))}
+        if name == "vae_decoder":
+            return {"decode": FunctionSpec((latents,), (self.sizes.image,))}
+        contexts = TensorSpec((self.sizes.batch, *context.shape[1:]), context.dtype)
+        timestep = TensorSpec((1,), "float32")
+        return {
+            "full": FunctionSpec((latents, timestep, contexts), (latents, self.feature)),
+            "cached": FunctionSpec((latents, timestep, contexts, self.feature), (latents,)),
+        }
+
+    def manifest(self, constants: dict[str, Any]) -> Manifest:
+        """The manifest, without the sums of files."""
+        tokenizer = self.scratch / "tokenizer"
+        tokenizer.mkdir()
+        for path in write_tokenizer(self.folder.tokenizer, self.folder.tokenizer_constants, tokenizer):
+            self.files[f"tokenizer/{path.name}"] = path
+        sizes, options = self.sizes, self.options
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            model=self.folder.path.resolve().name,
+            model_fingerprint=self.folder.fingerprint(),
+            target=options.target,
+            device_kind=self.device.kind,  # type: ignore[arg-type]
+            profile=self.device.name,
+            host=options.host,
+            weights=options.weights,  # type: ignore[arg-type]
+            image_size=(sizes.latent_width * sizes.scale, sizes.latent_height * sizes.scale),
+            latent_size=(sizes.latent_width, sizes.latent_height),
+            latent_channels=sizes.channels,
+            batch=sizes.batch,
+            cut=options.cut,
+            cuts=self.cuts,
+            context=self.context,
+            feature=self.feature,
+            feature_bytes=self.feature.bytes,
+            sampler=from_json(SamplerConstants, constants),
+            tokenizer="tokenizer",
+            built_with=versions(),
+            activation_bytes=sum(entry.activation_bytes for entry in self.entries.values()),
+            macs_full=self.macs["full"],
+            macs_cached=self.macs["cached"],
+            components=self.entries,
+            passes=tuple(self.passes),
+        )
+
+
+def _dtype(array: np.ndarray) -> Any:
+    return array.dtype.name

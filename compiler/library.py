@@ -1,0 +1,162 @@
+"""From a scheduled module to a shared library, and what can be read off it on the way."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax, tirx
+from tvm.support import cc
+
+from ddimcache.compiler.passes.simplify import op_name
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.errors import CompileError
+from ddimcache.kernels.matmul.kernel import FAMILY
+from ddimcache.kernels.work import WORK
+from ddimcache.manifest import ITEM_BYTES, KernelSpec
+
+COMPILERS = {
+    "x86_64-linux-gnu": ("x86_64-linux-gnu-g++", "g++", "clang++"),
+    "aarch64-linux-gnu": ("aarch64-linux-gnu-g++",),
+    "aarch64-linux-android": ("aarch64-linux-android26-clang++", "aarch64-linux-android-clang++"),
+}
+"""Compilers that link a library for a host, best first."""
+
+
+@dataclass(frozen=True)
+class LibraryFacts:
+    """What a component's library holds: kernels with their launches, their sources, planned bytes."""
+
+    kernels: tuple[KernelSpec, ...]
+    sources: dict[str, str]
+    activation_bytes: int
+
+
+def linker_for(host: str) -> str:
+    """The compiler that links for ``host``; raises :class:`CompileError` naming what to install."""
+    for name in COMPILERS[host]:
+        if path := shutil.which(name):
+            return path
+    wanted = {
+        "x86_64-linux-gnu": "install g++",
+        "aarch64-linux-gnu": "install g++-aarch64-linux-gnu",
+        "aarch64-linux-android": "put the NDK's toolchains/llvm/prebuilt/linux-x86_64/bin on the PATH",
+    }
+    names = " or ".join(COMPILERS[host])
+    raise CompileError(f"no linker for this host: {names} is not on the PATH", where=host, remedy=wanted[host])
+
+
+def build_library(
+    module: tvm.IRModule, profile: DeviceProfile, host: str, functions: list[str], path: Path
+) -> LibraryFacts:
+    """Builds ``module`` for ``profile`` and ``host`` and writes the shared library ``path``.
+
+    ``functions`` names the Relax functions. Raises :class:`CompileError` when a kernel breaks a limit of the
+    device or no linker is there.
+    """
+    linker = linker_for(host)
+    check_limits(module, profile)
+    kernels = _kernels(module, functions)
+    planned = max(_planned_bytes(module[name]) for name in functions)
+    target = profile.tvm_target(host)
+    with target, tvm.transform.PassContext(opt_level=3):
+        for phase in (
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ):
+            module = phase(module)
+        executable = relax.build(module, target=target, relax_pipeline=None)
+    executable.export_library(str(path), fcompile=cc.cross_compiler(linker, get_target_triple=_triple(host)))
+    return LibraryFacts(kernels, _sources(executable.mod), planned)
+
+
+def _triple(host: str) -> Any:
+    return lambda: host
+
+
+def _launches(function: relax.Function) -> dict[str, int]:
+    launches: dict[str, int] = {}
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            call = binding.value
+            if isinstance(call, relax.Call) and isinstance(call.op, relax.GlobalVar):
+                launches[call.op.name_hint] = launches.get(call.op.name_hint, 0) + 1
+    return launches
+
+
+def _kernels(module: tvm.IRModule, functions: list[str]) -> tuple[KernelSpec, ...]:
+    calls = {name: _launches(module[name]) for name in functions}
+    kernels = []
+    for variable, function in module.functions_items():
+        if isinstance(function, tirx.PrimFunc):
+            name = variable.name_hint
+            made = {entry: counts[name] for entry, counts in calls.items() if name in counts}
+            kernels.append(KernelSpec(name=name, calls=made, macs=_work(function)))
+    return tuple(sorted(kernels, key=lambda kernel: kernel.name))
+
+
+def _work(function: tirx.PrimFunc) -> int:
+    """Multiply-accumulates of one launch, padding of panels included."""
+    if WORK in function.attrs:
+        return int(function.attrs[WORK])
+    found = [0]
+
+    def visit(block: Any) -> None:
+        if FAMILY in block.annotations:
+            extents = [int(variable.dom.extent) for variable in block.iter_vars]
+            reduces = any(variable.iter_type == tirx.IterVar.CommReduce for variable in block.iter_vars)
+            found[0] = max(found[0], math.prod(extents) if reduces else 0)
+
+    import tvm_ffi
+    from tvm.s_tir import SBlock
+
+    tvm_ffi.structural_walk(function.body, [(SBlock, visit)], order="post")
+    return found[0]
+
+
+def _planned_bytes(function: relax.Function) -> int:
+    """Bytes that one call allocates: planned storage, and outputs."""
+    total = 0
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            name = op_name(binding.value)
+            if name == "relax.memory.alloc_storage":
+                total += int(binding.value.args[0].values[0])
+            elif name == "relax.builtin.alloc_tensor":
+                shape = [int(extent) for extent in binding.value.args[0].values]
+                total += math.prod(shape) * ITEM_BYTES[str(binding.value.args[1].value)]
+    return total
+
+
+def check_limits(module: tvm.IRModule, profile: DeviceProfile) -> None:
+    """Raises :class:`CompileError` when a kernel has more arguments than the device takes."""
+    for variable, function in module.functions_items():
+        if not isinstance(function, tirx.PrimFunc):
+            continue
+        count = len(function.params)
+        # A handle or a scalar is at most 8 bytes of a kernel's argument block.
+        if count > profile.max_kernel_arguments or count * 8 > profile.max_argument_bytes:
+            raise CompileError(
+                f"kernel {variable.name_hint} has {count} arguments, {profile.name} takes "
+                f"{min(profile.max_kernel_arguments, profile.max_argument_bytes // 8)}"
+            )
+
+
+def _sources(module: Any) -> dict[str, str]:
+    """The device sources inside a built module, by kernel."""
+    sources: dict[str, str] = {}
+    for imported in module.imports:
+        if imported.kind == "opencl":
+            for part in imported.inspect_source().split("// Function: ")[1:]:
+                name, _, text = part.partition("\n")
+                sources[name.strip()] = text.strip() + "\n"
+        sources.update(_sources(imported))
+    return sources
