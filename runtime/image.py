@@ -123,11 +123,11 @@ def encode_png(pixels: NDArray[np.uint8], facts: Mapping[str, str]) -> bytes:
     return stream.getvalue()
 
 
-def read_latents(path: Path, option: str, spec: TensorSpec) -> bytes:
-    """Read initial latents from an ``.npy`` file and return them as the session takes them.
+def read_latents(path: Path, option: str) -> NDArray[np.float32]:
+    """Read initial latents from an ``.npy`` file.
 
-    Raises :class:`UsageError` naming the option: not readable, no plain array, another dtype than float32,
-    another shape than ``spec``, or numbers that are not finite.
+    Raises :class:`UsageError` naming the option: not readable, no plain array, another dtype than float32, or
+    numbers that are not finite.
     """
     try:
         array = np.load(path, allow_pickle=False)
@@ -138,14 +138,18 @@ def read_latents(path: Path, option: str, spec: TensorSpec) -> bytes:
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
         found = array.dtype.name if isinstance(array, np.ndarray) else "an archive"
         raise UsageError(f"{path} holds {found}, expected float32", where=option)
-    if array.shape != spec.shape:
-        raise UsageError(
-            f"{path} has shape {'×'.join(map(str, array.shape))}, this model and size take "
-            f"{'×'.join(map(str, spec.shape))}",
-            where=option,
-        )
     if not np.isfinite(array).all():
         raise UsageError(f"{path} holds numbers that are not finite", where=option)
+    return array
+
+
+def latents_bytes(array: NDArray[np.float32], option: str, spec: TensorSpec) -> bytes:
+    """Return latents as a session takes them; raises :class:`UsageError` for another shape than ``spec``."""
+    if array.shape != spec.shape:
+        found, wanted = ("×".join(map(str, shape)) for shape in (array.shape, spec.shape))
+        raise UsageError(
+            f"has shape {found or 'of one number'}, this model and size take {wanted}", where=option
+        )
     return array.astype("<f4").tobytes()
 
 

@@ -62,6 +62,13 @@ def peak_bytes(spec: DeviceSpec) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def device_name(spec: DeviceSpec) -> str:
+    """Return the driver's name of a local device that is there, the machine's for ``llvm``."""
+    if spec.kind == "llvm":
+        return platform.machine()
+    return devices.list_devices()[spec.index].name
+
+
 def host_triple() -> str:
     """Return which of the compiler's ``--host`` values this process can load libraries of."""
     android = hasattr(sys, "getandroidapilevel")

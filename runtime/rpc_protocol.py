@@ -32,12 +32,17 @@ CHUNK_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server says of itself before a session begins; ``kind`` and ``host`` are for the compiler."""
+    """What a server says of itself before a session begins.
+
+    ``kind``, ``host`` and ``device_name``, the driver's name of the device, are for choosing what to compile
+    for; ``busy`` is whether a client is at work.
+    """
 
     protocol: int
     ddimcache: str
     tvm: str
     device: str
+    device_name: str
     kind: str
     host: str
     busy: bool

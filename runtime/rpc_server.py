@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ipaddress
+import json
 import logging
 import os
 import select
@@ -26,7 +27,7 @@ from pathlib import Path
 from ddimcache import __version__
 from ddimcache.errors import DdimcacheError, DeviceError, UsageError
 from ddimcache.runtime.devices import DeviceSpec
-from ddimcache.runtime.local_device import host_triple, open_device
+from ddimcache.runtime.local_device import device_name, host_triple, open_device
 from ddimcache.runtime.rpc_protocol import LONGEST_KEY, PROBE, PROTOCOL, ServerInfo, tvm_version
 from ddimcache.runtime.rpc_session_calls import SessionCalls
 from ddimcache.runtime.rpc_store import Store
@@ -104,7 +105,7 @@ class Server:
         self._device = device
         self._store = Store(store)
         self._child: int | None = None
-        _try_device(device)
+        self._device_name = _try_device(device)
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._listener = socket.socket(family, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -166,6 +167,7 @@ class Server:
             ddimcache=__version__,
             tvm=tvm_version(),
             device=str(self._device),
+            device_name=self._device_name,
             kind=self._device.kind,
             host=host_triple(),
             busy=self._child is not None,
@@ -235,8 +237,11 @@ def _in_child(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def _try_device(device: DeviceSpec) -> None:
-    """Open the device in a child, because what a driver starts does not survive the forks to come."""
+def _try_device(device: DeviceSpec) -> str:
+    """Open the device in a child and return its name: what a driver starts survives no fork.
+
+    Raises :class:`DeviceError` when it does not open.
+    """
     import tvm  # noqa: F401  (before forking, so that the children have it)
 
     read_end, write_end = os.pipe()
@@ -244,16 +249,19 @@ def _try_device(device: DeviceSpec) -> None:
     def work() -> None:
         try:
             open_device(device, device.kind)
+            answer = ("name", device_name(device), "")
         except DdimcacheError as error:
-            os.write(write_end, f"{error.what}\0{error.remedy or ''}".encode())
+            answer = ("error", error.what, error.remedy or "")
+        os.write(write_end, json.dumps(answer).encode())
 
     child = _in_child(work)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as stream:
-        problem = stream.read().decode()
-    _, status = os.waitpid(child, 0)
-    if problem:
-        what, _, remedy = problem.partition("\0")
-        raise DeviceError(what, where=f"device {device}", remedy=remedy or None)
-    if status:
+        answer = stream.read()
+    os.waitpid(child, 0)
+    if not answer:
         raise DeviceError("opening it crashed", where=f"device {device}", remedy="see `ddimcache doctor`")
+    kind, text, remedy = json.loads(answer)
+    if kind == "error":
+        raise DeviceError(text, where=f"device {device}", remedy=remedy or None)
+    return str(text)

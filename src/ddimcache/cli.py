@@ -18,6 +18,9 @@ from ddimcache.commands import devices, doctor, generate, inspect, serve
 from ddimcache.commands.terminal import say
 from ddimcache.errors import DdimcacheError
 
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C, as shells do."""
+
 app = typer.Typer(
     name="ddimcache",
     no_args_is_help=True,
@@ -58,9 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
     except DdimcacheError as error:
         say(f"ddimcache: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("ddimcache: interrupted")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            say("ddimcache: interrupted, no result was written")
+        raise
     except BrokenPipeError:
         # The reader of our output has left: nothing more to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

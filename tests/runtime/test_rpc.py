@@ -249,7 +249,7 @@ def greeting(text):
     return struct.pack("<ii", 0xFF271, len(content)) + content
 
 
-INFO = ServerInfo(PROTOCOL, "9.9.9", "0.27", "opencl", "opencl", "aarch64-linux-android", False)
+INFO = ServerInfo(PROTOCOL, "9.9.9", "0.27", "opencl", "Adreno", "opencl", "aarch64-linux-android", False)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +334,7 @@ class TestStore:
         kept = tmp_path / "store" / "files" / bundle.manifest.files["unet.so"].sha256
         content = bytearray(kept.read_bytes())
         content[0] ^= 1
+        kept.unlink()  # this process has it mapped
         kept.write_bytes(content)
         with pytest.raises(BundleError, match=r"unet.so: its sha256 is not the manifest's"):
             device.open(bundle, SilentProgress())

@@ -13,7 +13,7 @@ from ddimcache.errors import BundleError, UsageError
 from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
 from ddimcache.runtime.devices import DeviceSpec, describe_missing, parse_device
 from ddimcache.runtime.image import ImageSession
-from ddimcache.runtime.local_device import host_triple
+from ddimcache.runtime.local_device import device_name, host_triple, open_device
 from ddimcache.runtime.progress import Progress
 from ddimcache.runtime.session import Session
 
@@ -25,10 +25,10 @@ DEFAULT_MODEL = Path(__file__).absolute().parent.parent / "models" / "shapes" / 
 
 @dataclass(frozen=True)
 class ChosenDevice:
-    """A device here or behind RPC: ``kind`` and ``host`` say what to compile for, ``open`` loads a bundle."""
+    """A device here or behind RPC: ``target`` and ``host`` are for the compiler, ``open`` loads a bundle."""
 
     name: str
-    kind: str
+    target: str
     host: str
     open: Callable[[Bundle, Progress], ImageSession]
     close: Callable[[], None]
@@ -44,9 +44,17 @@ def choose_device(text: str | None) -> ChosenDevice:
 
         remote = connect(text)
         name = f"{remote.address} ({remote.info.device})"
-        return ChosenDevice(name, remote.info.kind, remote.info.host, remote.open, remote.close)
+        target = _target(remote.info.kind, remote.info.device_name)
+        return ChosenDevice(name, target, remote.info.host, remote.open, remote.close)
     spec = local_device(text) if text is not None else _default_device()
-    return ChosenDevice(str(spec), spec.kind, host_triple(), partial(_open_here, spec), lambda: None)
+    open_device(spec, spec.kind)  # an absent device is told before anything is compiled for it
+    target = _target(spec.kind, device_name(spec))
+    return ChosenDevice(str(spec), target, host_triple(), partial(_open_here, spec), lambda: None)
+
+
+def _target(kind: str, name: str) -> str:
+    """Return the device profile to compile for; Adreno's generations are close enough to share the 740's."""
+    return "adreno-740" if kind == "opencl" and "adreno" in name.lower() else kind
 
 
 def local_device(text: str) -> DeviceSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,10 @@ from ddimcache.commands.terminal import (
     seconds_text,
 )
 from ddimcache.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -99,17 +103,20 @@ def generate(
     if save_latents is not None:
         _check_suffix(save_latents, ".npy", "--save-latents")
         check_can_write(save_latents, "--save-latents")
-    width, height = parse_size(size)
-    noise = None if latents is not None else seed if seed is not None else secrets.randbelow(LARGEST_SEED + 1)
+    from ddimcache.runtime.image import read_latents
 
+    initial = None if latents is None else read_latents(latents, "--latents")
+    width, height = parse_size(size)
+    if seed is None and initial is None:
+        seed = secrets.randbelow(LARGEST_SEED + 1)
     result = _run(
         prompt=prompt,
         negative_prompt=negative_prompt,
         model=model,
         device_text=device,
         compile_choices={"weights": weights, "cut": cut, "width": width or None, "height": height or None},
-        seed=noise,
-        latents=latents,
+        seed=seed,
+        latents=initial,
         numbers=(steps, cache_interval, guidance),
         output=output,
         save_latents=save_latents,
@@ -128,7 +135,7 @@ def _run(
     device_text: str | None,
     compile_choices: dict[str, Any],
     seed: int | None,
-    latents: Path | None,
+    latents: NDArray[np.float32] | None,
     numbers: tuple[int, int, float],
     output: Path,
     save_latents: Path | None,
@@ -136,7 +143,7 @@ def _run(
     from ddimcache.commands.choose import choose_device, compiled, find_model
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
-    from ddimcache.runtime.image import ImageRequest, encode_npy, encode_png, read_latents, run_image
+    from ddimcache.runtime.image import ImageRequest, encode_npy, encode_png, latents_bytes, run_image
     from ddimcache.runtime.tokenizer import Tokenizer
 
     folder = find_model(model)
@@ -155,7 +162,7 @@ def _run(
         else:
             import dataclasses
 
-            options = dataclasses.replace(options, target=device.kind, host=device.host)
+            options = dataclasses.replace(options, target=device.target, host=device.host)
             bundle = compiled(folder, options, bars)
         manifest = bundle.manifest
         if manifest.batch != 1:
@@ -166,7 +173,7 @@ def _run(
             )
         noise: int | bytes = seed if seed is not None else b""
         if latents is not None:
-            noise = read_latents(latents, "--latents", manifest.latents)
+            noise = latents_bytes(latents, "--latents", manifest.latents)
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
         session = device.open(bundle, bars)

@@ -1,0 +1,324 @@
+"""``ddimcache generate``: pictures, their files, and what it refuses before any work begins."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddimcache.runtime.session import Session, initial_latents
+from tests.fakes import fake_bundle as fake
+
+KEYS = {
+    "image",
+    "seed",
+    "device",
+    "steps",
+    "cache_interval",
+    "cut",
+    "full_steps",
+    "cached_steps",
+    "seconds",
+    "seconds_full_step",
+    "seconds_cached_step",
+    "peak_bytes",
+}
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out.png"
+
+
+@pytest.fixture
+def generate(run, fake_bundle, out):
+    """Run generate on the small bundle; later options replace earlier ones."""
+
+    def run_it(*options, prompt="a cat"):
+        return run("generate", prompt, "--model", fake_bundle, "--device", "llvm", "-o", out, *options)
+
+    return run_it
+
+
+def test_json_has_the_agreed_keys_and_nothing_else_is_on_standard_output(generate, out):
+    done = generate("--steps", 10, "--cache-interval", 4, "--seed", 3, "--json")
+    assert done.code == 0
+    result = done.json
+    assert set(result) == KEYS
+    assert set(result["seconds"]) == {"text", "denoise", "decode", "total"}
+    assert (result["full_steps"], result["cached_steps"], result["seed"]) == (3, 7, 3)
+    assert result["image"] == str(out)
+    assert result["peak_bytes"] > 0
+    assert Image.open(out).size == (64, 64)
+
+
+def test_table_for_people(generate, out):
+    done = generate("--seed", 3)
+    assert done.code == 0
+    assert done.out.startswith(f"{out}\n")
+    assert "10 full steps of" in done.out
+    assert "40 cached of" in done.out
+    assert "next: --cache-interval 1" in done.err
+
+
+def test_picture_is_the_sessions_and_tells_how_it_was_made(generate, out):
+    done = generate("--steps", 6, "--seed", 3, "--negative-prompt", "dog", "--guidance", 2, "--json")
+    assert done.code == 0
+    information = Image.open(out).text
+    assert information["prompt"] == "a cat"
+    assert information["negative_prompt"] == "dog"
+    assert information["seed"] == "3"
+    assert information["steps"] == "6"
+    assert information["guidance"] == "2.0"
+    first = out.read_bytes()
+    generate("--steps", 6, "--seed", 3, "--negative-prompt", "dog", "--guidance", 2, "--json")
+    assert out.read_bytes() == first
+    generate("--steps", 6, "--seed", 4, "--negative-prompt", "dog", "--guidance", 2, "--json")
+    assert (np.asarray(Image.open(out)) != np.asarray(Image.open(io.BytesIO(first)))).any()
+
+
+def test_without_a_seed_it_reports_the_one_it_took(generate, out):
+    seed = generate("--json").json["seed"]
+    first = out.read_bytes()
+    generate("--seed", seed, "--json")
+    assert out.read_bytes() == first
+
+
+def test_latents_in_and_out(generate, out, tmp_path):
+    noise, final = tmp_path / "noise.npy", tmp_path / "final.npy"
+    np.save(noise, initial_latents(3, fake.manifest().latents))
+    by_seed = generate("--seed", 3, "--steps", 5, "--save-latents", final, "--json")
+    assert by_seed.code == 0
+    first, pixels = np.load(final), np.asarray(Image.open(out))
+    assert (first.dtype, first.shape) == (np.dtype("float32"), (1, 4, 8, 8))
+    by_noise = generate("--latents", noise, "--steps", 5, "--save-latents", final, "--json")
+    assert by_noise.json["seed"] is None
+    np.testing.assert_array_equal(np.load(final), first)
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "--steps: 0 is outside 1 … 1000"),
+        (["--steps", "1001"], "--steps: 1001 is outside 1 … 1000"),
+        (["--cache-interval", "0"], "--cache-interval: 0 is below 1"),
+        (["--guidance", "nan"], "--guidance: nan is no finite number"),
+        (["--guidance", "inf"], "--guidance: inf is no finite number"),
+        (["--guidance", "-0.1"], "--guidance: -0.1 is no finite number"),
+        (["--seed", "-1"], "--seed: -1 is outside"),
+        (["--seed", "9223372036854775808"], "--seed: 9223372036854775808 is outside"),
+        (["--size", "big"], "--size: 'big' is no size; write WIDTHxHEIGHT"),
+        (["--size", "0x64"], "--size: '0x64' is no size"),
+        (["--size", "128x64"], "--size: "),
+        (["--cut", "1"], "--cut: "),
+        (["--weights", "fp32"], "--weights: "),
+        (["--device", "cuda"], "--device: device 'cuda' is not known"),
+        (["--device", "llvm:3"], "--device: device 'llvm:3'"),
+        (["--device", "rpc://nowhere"], "--device: no host and port in 'rpc://nowhere'"),
+        (["-o", "picture.jpg"], "--output: picture.jpg does not end in .png"),
+        (["-o", "/no/such/folder/x.png"], "--output: folder /no/such/folder does not exist"),
+        (["--save-latents", "x.npz"], "--save-latents: x.npz does not end in .npy"),
+        (
+            ["--save-latents", "/no/such/folder/x.npy"],
+            "--save-latents: folder /no/such/folder does not exist",
+        ),
+        (["--latents", "/no/such.npy"], "--latents: /no/such.npy cannot be read: No such file"),
+        (["--latents", "x.npy", "--seed", "1"], "--latents: takes the place of --seed"),
+        (["--model", "/no/such/model"], "--model: /no/such/model is not a folder"),
+        (["--model", "/usr"], "--model: /usr holds neither model_index.json"),
+    ],
+)
+def test_wrong_usage(generate, out, options, message, monkeypatch):
+    def no_work(*_):
+        pytest.fail("work was begun")
+
+    monkeypatch.setattr(Session, "encode", no_work)
+    done = generate(*options)
+    assert done.code == 2
+    assert message in done.err
+    assert done.out == ""
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate"],
+        ["generate", "x", "--steps", "many"],
+        ["generate", "x", "--sheps", "3"],
+        ["generate", "x", "y"],
+    ],
+)
+def test_wrong_words(run, arguments):
+    done = run(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((1, 4, 8, 8)), "holds float64, expected float32"),
+        (np.zeros((1, 4, 8, 9), "float32"), "has shape 1×4×8×9, this model and size take 1×4×8×8"),
+        (np.full((1, 4, 8, 8), np.nan, "float32"), "holds numbers that are not finite"),
+        (np.array([{"a": 1}], dtype=object), "is no .npy file of numbers"),
+    ],
+)
+def test_latents_that_are_none(generate, out, tmp_path, array, message):
+    np.save(tmp_path / "bad.npy", array, allow_pickle=True)
+    done = generate("--latents", tmp_path / "bad.npy")
+    assert done.code == 2
+    assert "--latents: " in done.err
+    assert message in done.err
+    assert not out.exists()
+
+
+def test_broken_bundle(run, own_bundle, out):
+    (own_bundle / "unet.so").write_bytes(b"")
+    done = run("generate", "x", "--model", own_bundle, "--device", "llvm", "-o", out)
+    assert done.code == 1
+    assert "unet.so: has 0 bytes, the manifest says" in done.err
+    assert not out.exists()
+
+
+def test_bundle_for_another_device(run, own_bundle, out):
+    path = own_bundle / "manifest.json"
+    path.write_text(path.read_text().replace('"device_kind": "llvm"', '"device_kind": "opencl"'))
+    done = run("generate", "x", "--model", own_bundle, "--device", "llvm", "-o", out)
+    assert done.code == 1
+    assert "device llvm: the bundle was compiled for opencl; run it with --device opencl" in done.err
+
+
+def test_prompt_that_is_no_text(run, fake_bundle, out):
+    done = run("generate", "\udcff", "--model", fake_bundle, "--device", "llvm", "-o", out)
+    assert done.code == 2
+    assert "PROMPT: is not UTF-8" in done.err
+
+
+def test_nobody_at_the_address(generate):
+    done = generate("--device", "rpc://127.0.0.1:1/key")
+    assert done.code == 1
+    assert "rpc://127.0.0.1:1: nobody listens" in done.err
+
+
+def test_interrupt_writes_nothing(generate, out, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "run", interrupt)
+    done = generate()
+    assert done.code == 130
+    assert "interrupted" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_from_the_keyboard(fake_bundle, out):
+    """A real signal to a real process, at work on many steps."""
+    command = [sys.executable, "-u", "-m", "ddimcache.cli", "generate", "x", "--model", str(fake_bundle)]
+    slow = (
+        "import sys, time; from ddimcache.runtime.session import Session; from ddimcache.cli import main\n"
+        "def run(self, count):\n    print('running', flush=True); time.sleep(60)\n"
+        "Session.run = run; main(sys.argv[1:])\n"
+    )
+    command[1:4] = ["-c", slow]
+    process = subprocess.Popen(
+        [*command, "--device", "llvm", "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert list(out.parent.iterdir()) == []
+
+
+def test_failing_disk_leaves_the_old_picture(generate, out, monkeypatch):
+    out.write_bytes(b"old picture")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = generate()
+    assert done.code == 1
+    assert "No space left on device" in done.err
+    assert out.read_bytes() == b"old picture"
+    assert [path.name for path in out.parent.iterdir()] == ["out.png"]
+
+
+class TestCompiling:
+    """A folder that is not compiled yet is compiled once and kept."""
+
+    @pytest.fixture
+    def from_folder(self, run, model, cache, compiler, tmp_path):
+        output = tmp_path / "out.png"
+        return lambda *options: run(
+            "generate", "x", "--model", model, "--device", "llvm", "-o", output, "--json", *options
+        )
+
+    def test_once(self, from_folder, compiler, model):
+        first, second = from_folder("--seed", 1), from_folder("--seed", 2)
+        assert (first.code, second.code) == (0, 0)
+        assert len(compiler.calls) == 1
+        assert compiler.calls[0][0] == model
+        assert compiler.calls[0][2].target == "llvm"
+        assert "compiling" in first.err
+        assert "compiling" not in second.err
+
+    def test_again_for_other_options_or_other_weights(self, from_folder, compiler, model):
+        from_folder()
+        from_folder("--cut", 1)
+        assert from_folder("--cut", 1).json["cut"] == 1
+        assert len(compiler.calls) == 2
+        (model / "unet" / "weights.bin").write_bytes(b"WEIGHTS")
+        from_folder()
+        assert len(compiler.calls) == 3
+
+    def test_damaged_one_is_compiled_again(self, from_folder, compiler, cache):
+        from_folder()
+        [kept] = [path for path in (cache / "bundles").iterdir() if path.is_dir()]
+        (kept / "unet.so").unlink()  # this process has it mapped
+        (kept / "unet.so").write_bytes(b"rot")
+        done = from_folder()
+        assert done.code == 0
+        assert "is damaged, compiling it again" in done.err
+        assert len(compiler.calls) == 2
+
+    def test_half_written_one_is_not_used(self, from_folder, compiler, cache):
+        from_folder()
+        [kept] = [path for path in (cache / "bundles").iterdir() if path.is_dir()]
+        left_behind = cache / "bundles" / f".{kept.name}.abc.part"
+        kept.rename(left_behind)
+        assert from_folder().code == 0
+        assert len(compiler.calls) == 2
+        assert not left_behind.exists()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--weights", "int4"], "--weights: 'int4' is none of: int8, fp16, fp32"),
+            (["--cut", "-1"], "--cut: -1 is negative"),
+            (["--size", "100x64"], "--size: width 100 is not a multiple of 8"),
+            (["--size", "64x8192"], "--size: height 8192 is not a multiple of 8 from 8 to 4096"),
+        ],
+    )
+    def test_wrong_usage(self, from_folder, compiler, options, message):
+        done = from_folder(*options)
+        assert done.code == 2
+        assert message in done.err
+        assert compiler.calls == []
+
+    def test_cache_folder_that_cannot_be_written(self, from_folder, compiler, monkeypatch):
+        monkeypatch.setenv("DDIMCACHE_CACHE", "/proc/no")
+        done = from_folder()
+        assert done.code == 2
+        assert "set DDIMCACHE_CACHE to a folder that can be written" in done.err
+        assert compiler.calls == []

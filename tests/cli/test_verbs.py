@@ -1,0 +1,269 @@
+"""The other verbs: compile, inspect, devices, doctor, serve, and the help of all."""
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from ddimcache import cli
+from ddimcache.commands import choose, doctor
+from ddimcache.commands.terminal import bytes_text, parse_bytes, seconds_text
+from ddimcache.errors import UsageError
+from ddimcache.runtime import devices
+from ddimcache.runtime.bundle import open_bundle
+
+VERBS = ["generate", "compile", "inspect", "devices", "doctor", "serve"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_examples(run, verb):
+    done = run(verb, "--help")
+    assert done.code == 0
+    assert "Examples" in done.out
+    assert f"ddimcache {verb}" in done.out
+
+
+def test_help_lists_every_verb_and_no_other(run):
+    done = run("--help")
+    assert [command.name for command in cli.app.registered_commands] == VERBS
+    for verb in VERBS:
+        assert f" {verb} " in done.out
+
+
+def test_version(run):
+    assert run("--version").out == "ddimcache 0.1.0\n"
+
+
+def test_help_imports_nothing_slow():
+    code = (
+        "import sys\nfrom ddimcache.cli import main\n"
+        "try:\n    main(['generate', 'x', '--steps', '0'])\n"
+        "except SystemExit as end:\n    print(end.code)\n"
+        "print([name for name in ('tvm', 'torch', 'diffusers', 'tvm_ffi') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n[]\n"
+
+
+class TestCompile:
+    def test_json(self, run, model, compiler, tmp_path):
+        done = run("compile", model, "-o", tmp_path / "out", "--target", "llvm", "--batch", 1, "--json")
+        assert done.code == 0
+        result = done.json
+        assert set(result) == {"bundle", "seconds", "weights_bytes", "activation_bytes", "kernels"}
+        manifest = open_bundle(tmp_path / "out").manifest
+        assert result["weights_bytes"] == manifest.weights_bytes
+        assert (result["activation_bytes"], result["kernels"]) == (3072, 3)
+
+    def test_options_reach_the_compiler(self, run, model, compiler, tmp_path):
+        options = [
+            "--target",
+            "adreno-740",
+            "--weights",
+            "fp16",
+            "--cut",
+            2,
+            "--size",
+            "128x64",
+            "--batch",
+            4,
+        ]
+        options += ["--host", "aarch64-linux-android", "--memory-budget", "1.5MiB", "--tune-log", tmp_path]
+        assert run("compile", model, "-o", tmp_path / "out", *options).code == 0
+        expected = {
+            "target": "adreno-740",
+            "weights": "fp16",
+            "cut": 2,
+            "width": 128,
+            "height": 64,
+            "batch": 4,
+            "host": "aarch64-linux-android",
+            "memory_budget": 3 << 19,
+            "tune_log": str(tmp_path),
+            "dump_ir": None,
+        }
+        assert dataclasses.asdict(compiler.calls[0][2]) == expected
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--target", "vulkan"], "--target: 'vulkan' is none of: opencl, adreno-740, llvm"),
+            (["--weights", "int4"], "--weights: 'int4' is none of"),
+            (["--cut", "-1"], "--cut: -1 is negative"),
+            (["--size", "100x100"], "--size: width 100 is not a multiple of 8"),
+            (["--batch", "0"], "--batch: 0 is outside 1 … 64"),
+            (["--host", "riscv"], "--host: 'riscv' is none of"),
+            (["--memory-budget", "much"], "--memory-budget: 'much' is no number of bytes"),
+            (["--memory-budget", "0"], "--memory-budget: 0 bytes is no budget"),
+            (["--tune-log", "/no/such"], "--tune-log: /no/such is not a folder"),
+            (["-o", "/no/such/bundle"], "/no/such: the folder does not exist"),
+            (["-o", "/usr"], "/usr: holds files that are no bundle"),
+        ],
+    )
+    def test_wrong_usage(self, run, model, compiler, tmp_path, options, message):
+        done = run("compile", model, "-o", tmp_path / "out", *options)
+        assert done.code == 2
+        assert message in done.err
+        assert compiler.calls == []
+        assert not (tmp_path / "out").exists()
+
+    def test_folder_without_a_model(self, run, compiler, tmp_path):
+        done = run("compile", tmp_path, "-o", tmp_path / "out")
+        assert done.code == 2
+        assert "MODEL: " in done.err
+        assert "holds no model_index.json" in done.err
+
+
+class TestInspect:
+    def test_json(self, run, fake_bundle):
+        result = run("inspect", fake_bundle, "--json").json
+        assert (result["macs_full"], result["macs_cached"], result["activation_bytes"]) == (1000, 100, 3072)
+        assert [kernel["name"] for kernel in result["kernels"]] == [
+            "text_encoder_main",
+            "unet_main",
+            "vae_decoder_main",
+        ]
+        assert result["kernels"][1]["calls"] == {"full": 1, "cached": 1}
+        assert result["passes"][0]["note"] == "left everything alone"
+
+    def test_table(self, run, fake_bundle):
+        done = run("inspect", fake_bundle)
+        for words in ("unet_main", "FuseNothing", "left everything alone", "full 1, cached 1", "0 of 0 … 2"):
+            assert words in done.out
+
+    def test_source(self, run, fake_bundle):
+        assert run("inspect", fake_bundle, "--source", "unet_main").out == "void unet_main();\n"
+
+    def test_source_of_no_kernel(self, run, fake_bundle):
+        done = run("inspect", fake_bundle, "--source", "unet")
+        assert done.code == 2
+        assert (
+            "--source: no kernel 'unet' with a source is in the bundle; did you mean unet_main?" in done.err
+        )
+
+    def test_no_bundle(self, run, tmp_path):
+        done = run("inspect", tmp_path, "--json")
+        assert done.code == 1
+        assert f"{tmp_path}: has no manifest.json" in done.err
+        assert done.out == ""
+
+
+class TestDevices:
+    def test_json(self, run):
+        result = run("devices", "--json").json
+        assert result["devices"][-1]["device"] == "llvm"
+        opencl = [entry["device"] for entry in result["devices"][:-1]]
+        assert opencl == [f"opencl:{index}" for index in range(len(opencl))]
+        assert (result["missing"] is None) == bool(opencl)
+
+    def test_nothing_but_the_cpu(self, run, monkeypatch):
+        monkeypatch.setattr(devices, "describe_missing", lambda: "no driver; install one")
+        done = run("devices")
+        assert done.code == 0
+        assert "llvm" in done.out
+        assert "no OpenCL device: no driver; install one" in done.err
+
+    def test_generate_falls_back_to_the_cpu(self, run, fake_bundle, tmp_path, monkeypatch):
+        monkeypatch.setattr(choose, "describe_missing", lambda: "no driver")
+        done = run("generate", "x", "--model", fake_bundle, "-o", tmp_path / "x.png", "--json")
+        assert done.code == 0
+        assert done.json["device"] == "llvm"
+        assert "no OpenCL device is there, running on the CPU" in done.err
+
+
+class TestDoctor:
+    def test_json(self, run, cache):
+        result = run("doctor", "--json").json
+        names = {check["name"] for check in result["checks"]}
+        assert {"Python", "apache-tvm", "torch", "OpenCL plug-in", "cache folder", "disk space"} <= names
+        for check in result["checks"]:
+            assert check["state"] in ("ok", "missing", "wrong")
+            assert check["state"] == "ok" or check["remedy"]
+        assert not cache.exists()
+
+    def test_wrong_pin_fails(self, run, cache, monkeypatch):
+        version = doctor.importlib.metadata.version
+        monkeypatch.setattr(
+            doctor.importlib.metadata, "version", lambda name: "0.1.15" if "ffi" in name else version(name)
+        )
+        done = run("doctor")
+        assert done.code == 1
+        assert "wrong    apache-tvm-ffi: 0.1.15, tested with 0.1.14.post1 only" in done.out
+        assert "→ pip install apache-tvm-ffi==0.1.14.post1" in done.out
+
+    def test_missing_cross_compiler_does_not_fail(self, run, cache, monkeypatch):
+        monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+        done = run("doctor")
+        assert done.code == 0
+        assert "→ for that --host: apt-get install g++-aarch64-linux-gnu" in done.out
+
+
+class TestServe:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ([], "--key: is missing; choose one"),
+            (["--key", ""], "--key: is empty"),
+            (["--key", "a/b"], "--key: takes up to 200 ASCII letters"),
+            (["--key", "k"], "--store: is missing"),
+            (["--key", "k", "--store", "{tmp}", "--port", "65536"], "--port: 65536 is outside"),
+            (
+                ["--key", "k", "--store", "{tmp}", "--host", "0.0.0.0"],
+                "--host: 0.0.0.0 can be reached from other",
+            ),
+            (["--key", "k", "--store", "{tmp}", "--host", "no.such.invalid"], "is no address of a machine"),
+            (["--key", "k", "--store", "/proc/no"], "--store: /proc/no cannot be written"),
+            (
+                ["--key", "k", "--store", "{tmp}", "--device", "rpc://a:1/b"],
+                "is not a device of this machine",
+            ),
+        ],
+    )
+    def test_wrong_usage(self, run, tmp_path, monkeypatch, options, message):
+        monkeypatch.delenv("DDIMCACHE_KEY", raising=False)
+        done = run("serve", "--device", "llvm", *(option.format(tmp=tmp_path) for option in options))
+        assert done.code == 2
+        assert message in done.err
+
+    def test_says_why_it_stays_at_home(self, run, tmp_path):
+        done = run("serve", "--device", "llvm", "--key", "k", "--store", tmp_path, "--host", "0.0.0.0")
+        assert "lets whoever knows the key run any code here, over an unencrypted connection" in done.err
+        assert "--allow-other-machines" in done.err
+
+    def test_port_in_use(self, tmp_path):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            command = [sys.executable, "-m", "ddimcache.cli", "serve", "--device", "llvm", "--key", "k"]
+            command += ["--store", str(tmp_path), "--port", str(port)]
+            done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert (
+            f"127.0.0.1:{port}: cannot listen: Address already in use; choose another --port" in done.stderr
+        )
+        assert "Traceback" not in done.stderr
+
+
+def test_output_into_a_pipe_that_closes(fake_bundle):
+    command = f"{sys.executable} -m ddimcache.cli inspect {fake_bundle} --json | head -c 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "{"
+    assert done.stderr == ""
+
+
+def test_numbers_for_people():
+    assert bytes_text(1_800_000_000) == "1.8 GB"
+    assert bytes_text(999) == "999 B"
+    assert seconds_text(0.0831) == "83.1 ms"
+    assert seconds_text(None) == "–"
+    assert parse_bytes("2G", "--memory-budget") == 2_000_000_000
+    assert parse_bytes(None, "--memory-budget") is None
+    with pytest.raises(UsageError):
+        parse_bytes("2I", "--memory-budget")
+
+
+def test_json_is_json(run, fake_bundle):
+    for verb in (["inspect", fake_bundle], ["devices"], ["doctor"]):
+        assert isinstance(json.loads(run(*verb, "--json").out), dict)

@@ -1,0 +1,1 @@
+"""The OpenCL plug-in, from TVM's side and on its own."""
