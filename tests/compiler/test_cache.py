@@ -99,7 +99,8 @@ def test_two_processes_compile_once(model, tmp_path):
         "from ddimcache.compiler.options import CompileOptions\n"
         "def compile_to(path):\n"
         "    Path(sys.argv[2], str(os.getpid())).touch(); time.sleep(1); path.mkdir()\n"
-    XX
+        "options, nobody = CompileOptions(), lambda _: True\n"
+        "print(kept_bundle(Path(sys.argv[1]), options, compile_to, nobody, nobody))\n"
     )
     log = tmp_path / "log"
     log.mkdir()
