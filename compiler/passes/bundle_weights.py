@@ -32,6 +32,9 @@ class BundleWeights:
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Gives every Relax function of ``module`` the parameter ``params``."""
+        # A weight that was moved or packed is still bound where it was, though nothing reads it.
+        module = relax.transform.CanonicalizeBindings()(module)
+        module = relax.transform.DeadCodeElimination(list(self.inputs))(module)
         functions = {
             variable: function
             for variable, function in module.functions_items()
