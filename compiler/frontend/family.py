@@ -125,7 +125,7 @@ def check_unet(config: ConfigReader) -> None:
 
 
 def check_sample_size(config: ConfigReader) -> tuple[int, int]:
-    """Return the latents' default height and width, in latent pixels.
+    """Return the default height and width: of the UNet in latents, of the VAE in pixels.
 
     Raises
     ------
@@ -136,9 +136,9 @@ def check_sample_size(config: ConfigReader) -> tuple[int, int]:
     if (
         not isinstance(pair, list | tuple)
         or len(pair) != 2
-        or not all(type(side) is int and 1 <= side <= 4096 for side in pair)
+        or not all(type(side) is int and 1 <= side <= 16384 for side in pair)
     ):
-        raise config.wrong("sample_size", "not a whole number from 1 to 4096, or two of them")
+        raise config.wrong("sample_size", "not a whole number from 1 to 16384, or two of them")
     return pair[0], pair[1]
 
 
@@ -163,6 +163,7 @@ def check_vae(config: ConfigReader) -> None:
             raise config.wrong(key, "but pictures have 3 channels")
     config.one_of("act_fn", ("silu", "swish"))
     config.number("scaling_factor", above=0)
+    check_sample_size(config)
     # StableDiffusionPipeline divides by the scaling factor and adds no shift.
     if config.values.get("shift_factor") is not None and config.number("shift_factor") != 0:
         raise config.wrong(

@@ -299,13 +299,14 @@ def _checked_weights(
     config_file: Path, stem: str, make: Callable[[], nn.Module], rename: Callable[[str], str]
 ) -> ComponentWeights:
     weights = read_component(config_file.parent, stem, rename)
-    weights.check(_expected_shapes(make), _is_position_ids, config_file)
+    try:
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    # What was not looked at before, the libraries' constructors refuse in errors of every kind.
+    except Exception as error:
+        raise FrontendError(f"no network can be built from this: {error}", where=config_file) from error
+    weights.check(expected, _is_position_ids, config_file)
     return weights
-
-
-def _expected_shapes(make: Callable[[], nn.Module]) -> dict[str, torch.Size]:
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in make().state_dict().items()}
 
 
 def _load(make: Callable[[], nn.Module], weights: ComponentWeights) -> Any:

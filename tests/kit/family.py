@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pipeline_folder
 from ddimcache.models.stand_in import write_stand_in
 from ddimcache.models.stand_in_presets import Preset, scheduler, text_encoder, unet, vae
 
@@ -25,6 +26,15 @@ def stand_in(preset: str, dtype: str = "float32", seed: int = 0) -> Path:
 def copy_stand_in(preset: str, out: Path) -> Path:
     """Copy the float32 stand-in to ``out``, to be changed."""
     return Path(shutil.copytree(stand_in(preset), out))
+
+
+def load_everything(folder: Path) -> PipelineFolder:
+    """Load a folder and all of its networks."""
+    loaded = load_pipeline_folder(folder)
+    loaded.load_text_encoder()
+    loaded.load_unet()
+    loaded.load_vae()
+    return loaded
 
 
 @functools.cache

@@ -1,0 +1,131 @@
+"""A pipeline folder loads to what diffusers and transformers load, in all the forms in which it is saved."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from safetensors.numpy import load_file, save_file
+
+from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+from ddimcache.models.stand_in import write_stand_in
+from tests.kit.damage import INDEX, SCHEDULER_CONFIG, TEXT, UNET, UNET_CONFIG, VAE, set_keys
+from tests.kit.family import TINY, copy_stand_in, family_members, load_everything, stand_in
+from tests.kit.reference import diffusers_pipeline
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return copy_stand_in("tiny-sd15", tmp_path / "model")
+
+
+def _equal(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+    expected, found = theirs.state_dict(), ours.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], tensor), name
+    assert not ours.training
+
+
+@pytest.mark.parametrize("preset", TINY)
+def test_weights_are_those_that_the_libraries_read(preset: str) -> None:
+    loaded = load_everything(stand_in(preset, "float16"))
+    published = diffusers_pipeline(stand_in(preset, "float16"))
+    _equal(loaded.load_unet(), published.unet)
+    _equal(loaded.load_vae(), published.vae)
+    _equal(loaded.load_text_encoder(), published.text_encoder)
+    ids = torch.arange(loaded.text_length)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.load_text_encoder()(ids)[0], published.text_encoder(ids)[0])
+    config = published.unet.config
+    assert loaded.latent_channels == config.in_channels
+    assert list(np.broadcast_to(config.sample_size, 2)) == list(loaded.latent_size)
+    assert loaded.vae_scale == published.vae_scale_factor
+    assert loaded.text_width == published.text_encoder.config.hidden_size
+    assert loaded.unet_config["use_linear_projection"] == config.use_linear_projection
+
+
+def test_what_diffusers_saves_is_read(folder: Path, tmp_path: Path) -> None:
+    published = diffusers_pipeline(folder)
+    published.save_pretrained(tmp_path / "saved", max_shard_size="100KB")
+    assert (tmp_path / "saved/unet/diffusion_pytorch_model.safetensors.index.json").is_file()
+    assert not (tmp_path / "saved/tokenizer/vocab.json").is_file()
+    loaded = load_everything(tmp_path / "saved")
+    _equal(loaded.load_unet(), published.unet)
+    _equal(loaded.load_text_encoder(), published.text_encoder)
+    assert len(loaded.unet_weights.files) > 1
+
+
+def test_half_precision_variant_is_read_where_it_is_alone(folder: Path) -> None:
+    for name in (UNET, VAE, TEXT):
+        file = folder / name
+        save_file(
+            {key: value.astype(np.float16) for key, value in load_file(file).items()},
+            file.with_suffix(".fp16.safetensors"),
+        )
+    assert [file.name for file in load_pipeline_folder(folder).unet_weights.files] == [Path(UNET).name]
+    for name in (UNET, VAE, TEXT):
+        (folder / name).unlink()
+    loaded = load_everything(folder)
+    assert loaded.unet_weights.files[0].name == "diffusion_pytorch_model.fp16.safetensors"
+    assert next(loaded.load_unet().parameters()).dtype == torch.float32
+
+
+def test_names_of_older_files_are_read(folder: Path) -> None:
+    """diffusers before 0.15 and transformers before 4.31 wrote these, and the published files hold them."""
+    expected = load_everything(stand_in("tiny-sd15"))
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def older(name: str) -> str:
+        return re.sub(
+            r"(attentions\.0)\.(to_q|to_k|to_v|to_out\.0)\.", lambda m: f"{m[1]}.{old[m[2]]}.", name
+        )
+
+    vae = {older(name): tensor for name, tensor in load_file(folder / VAE).items()}
+    assert "decoder.mid_block.attentions.0.proj_attn.bias" in vae
+    save_file(vae, folder / VAE)
+    text = load_file(folder / TEXT)
+    assert all(name.startswith("text_model.") for name in text)
+    text["text_model.embeddings.position_ids"] = np.arange(77)[None]
+    save_file(text, folder / TEXT)
+    loaded = load_everything(folder)
+    _equal(loaded.load_vae(), expected.load_vae())
+    _equal(loaded.load_text_encoder(), expected.load_text_encoder())
+
+
+def test_a_safety_checker_and_unknown_keys_are_left_alone(folder: Path) -> None:
+    set_keys(INDEX, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])(folder)
+    set_keys(UNET_CONFIG, _name_or_path="somewhere", decay=0.999)(folder)
+    assert load_everything(folder).unet_config["layers_per_block"] == 2
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(preset=family_members())
+def test_every_member_of_the_family_loads(preset, tmp_path_factory) -> None:
+    path = write_stand_in(preset, tmp_path_factory.mktemp("member") / "model", dtype="float32")
+    loaded = load_everything(path)
+    assert loaded.text_width == preset.text_encoder["hidden_size"]
+    assert loaded.tokenizer_constants.pad_token == preset.pad_token
+
+
+def test_fingerprint_is_of_contents_not_of_place_or_time(folder: Path) -> None:
+    first = load_pipeline_folder(stand_in("tiny-sd15")).fingerprint()
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    os.utime(folder / UNET, (0, 0))
+    assert load_pipeline_folder(folder).fingerprint() == first
+    assert load_pipeline_folder(stand_in("tiny-sd15", "float16")).fingerprint() != first
+    for name in (UNET, VAE, TEXT):
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data)
+        changed = load_pipeline_folder(folder).fingerprint()
+        assert changed != first
+        first = changed
+    set_keys(SCHEDULER_CONFIG, beta_end=0.02)(folder)
+    assert load_pipeline_folder(folder).fingerprint() != first
