@@ -103,10 +103,10 @@ def run_image(session: ImageSession, request: ImageRequest, progress: Progress) 
 
 def _chunk(timings: Mapping[str, Any], total: int) -> int:
     """How many steps to run before the reader hears again: one at first, then about half a second of them."""
-    done = timings["full_steps"] + timings["cached_steps"]
-    if not done:
+    # The dearer kind of step, by its median: the first one of each may have compiled kernels.
+    seconds_a_step = timings["seconds_full_step"]
+    if seconds_a_step is None:
         return 1
-    seconds_a_step = timings["seconds"]["denoise"] / done
     return max(1, min(total, math.floor(_SECONDS_BETWEEN_REPORTS / max(seconds_a_step, 1e-9))))
 
 

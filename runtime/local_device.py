@@ -6,7 +6,8 @@ import platform
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ddimcache.errors import DeviceError
@@ -31,6 +32,7 @@ def open_device(spec: DeviceSpec, wanted_kind: str) -> Any:
             remedy=f"run it with --device {wanted_kind}, or compile it with another --target",
         )
     if spec.kind == "llvm":
+        _forget_peak_of_process()
         return tvm.cpu(spec.index)
     missing = plugin.problem() or devices.describe_missing()
     if missing is not None:
@@ -54,12 +56,23 @@ def device_failures(spec: DeviceSpec) -> Iterator[None]:
 
 
 def peak_bytes(spec: DeviceSpec) -> int:
-    """Return the most bytes in use at once: of an OpenCL device's buffers since it was opened, else of the
-    process.
+    """Return the most bytes in use at once since the device was opened.
+
+    Of an OpenCL device these are its buffers; of ``llvm`` all that the process keeps in memory.
     """
     if spec.kind == "opencl":
         return devices.memory_use(spec.index).peak_bytes
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _forget_peak_of_process() -> None:
+    """Let the peak of the process start again from what it keeps now; without Linux's /proc it stays."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def device_name(spec: DeviceSpec) -> str:

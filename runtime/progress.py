@@ -95,19 +95,22 @@ class BarProgress:
 class _LineStage:
     def __init__(self, name: str, total: int | None, stream: IO[str]) -> None:
         self._name, self._total, self._stream = name, total, stream
-        self._done = 0
+        self._done = self._first = 0
         self._start = self._last = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Write a line, at most one every ten seconds."""
-        self._done += count
         now = time.monotonic()
+        if self._done == 0:
+            # What comes first often prepares the rest, so the time left is told from the second report on.
+            self._first, self._start = count, now
+        self._done += count
         if now - self._last >= 10:
             self._last = now
             left = ""
-            if self._total and self._done:
-                seconds = (now - self._start) / self._done * (self._total - self._done)
-                left = f", about {seconds:.0f} s left"
+            if self._total and self._done > self._first:
+                rate = (now - self._start) / (self._done - self._first)
+                left = f", about {rate * (self._total - self._done):.0f} s left"
             of_total = f" of {self._total}" if self._total else ""
             suffix = f" ({note})" if note else ""
             print(f"{self._name}: {self._done}{of_total}{left}{suffix}", file=self._stream, flush=True)
