@@ -41,9 +41,14 @@ def test_short_stages_are_silent(clock):
 
 def test_lines_of_a_failed_stage_say_nothing_of_an_end(clock):
     stream = io.StringIO()
-    with pytest.raises(ZeroDivisionError), LineProgress(stream).stage("text", 3):
-        clock[0] += 60
-        raise ZeroDivisionError
+
+    def fail():
+        with LineProgress(stream).stage("text", 3):
+            clock[0] += 60
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert stream.getvalue() == ""
 
 
