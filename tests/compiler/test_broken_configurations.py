@@ -305,7 +305,7 @@ def test_a_path_that_is_no_pipeline_is_refused(path: str, reason: str, tmp_path:
         load_pipeline_folder(tmp_path / path)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_a_configuration_says_no_other_error_escapes(data, folder: Path) -> None:
     """Put any JSON at any key: the folder loads, or is refused."""

@@ -221,7 +221,7 @@ def test_a_broken_file_is_refused_with_file_and_reason(name: str, folder: Path) 
     assert str(caught.value).startswith(str(folder / file))
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_bytes_are_damaged_no_other_error_escapes(data, folder: Path) -> None:
     """Overwrite any bytes in the first kilobytes of any file: the folder loads, or is refused."""

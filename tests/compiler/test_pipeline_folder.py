@@ -13,10 +13,11 @@ from safetensors.numpy import load_file, save_file
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
 from ddimcache.models.stand_in import write_stand_in
 from tests.kit.damage import INDEX, SCHEDULER_CONFIG, TEXT, UNET, UNET_CONFIG, VAE, set_keys
-from tests.kit.family import TINY, copy_stand_in, family_members, load_everything, stand_in
+from tests.kit.family import TINY, copy_stand_in, family_members, load_everything, single_thread, stand_in
 from tests.kit.reference import diffusers_pipeline
 
 pytestmark = pytest.mark.host
+one_thread = pytest.fixture(scope="module", autouse=True)(single_thread)
 
 
 @pytest.fixture

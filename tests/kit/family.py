@@ -6,6 +6,7 @@ import atexit
 import functools
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -17,9 +18,26 @@ from ddimcache.models.stand_in_presets import Preset, scheduler, text_encoder, u
 TINY = ("tiny-sd15", "tiny-sd21", "tiny-bk", "tiny-odd")
 
 
-@functools.cache
+def single_thread() -> Iterator[None]:
+    """Run PyTorch on one thread meanwhile; make it an automatic fixture of a module that runs small networks.
+
+    They only lose by a second thread: a hundredfold where another process has the core.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def stand_in(preset: str, dtype: str = "float32", seed: int = 0) -> Path:
     """Return the folder of a stand-in, which lasts as long as the process; read it, do not change it."""
+    return _stand_in(preset, dtype, seed)
+
+
+@functools.cache
+def _stand_in(preset: str, dtype: str, seed: int) -> Path:
     return write_stand_in(preset, _scratch() / f"{preset}-{dtype}-{seed}", seed, dtype)
 
 

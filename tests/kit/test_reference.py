@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kit.family import TINY, family_members, stand_in
+from tests.kit.family import TINY, family_members, single_thread, stand_in
 from tests.kit.reference import (
     SplitUNet,
     TorchPipeline,
@@ -19,15 +19,7 @@ from tests.kit.reference import (
 )
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    # Networks this small only lose by a second thread, a hundredfold where another process has the core.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+one_thread = pytest.fixture(scope="module", autouse=True)(single_thread)
 
 
 def _inputs(unet: UNet2DConditionModel, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
