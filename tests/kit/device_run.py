@@ -1,0 +1,67 @@
+"""Runs a compiled bundle the way ``generate`` does, for comparison with the plain PyTorch of ``reference``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ddimcache.compiler.build import compile_pipeline
+from ddimcache.compiler.options import CompileOptions
+from ddimcache.runtime.bundle import Bundle, open_bundle
+from ddimcache.runtime.devices import parse_device
+from ddimcache.runtime.progress import SilentProgress
+from ddimcache.runtime.session import Session
+from ddimcache.runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class DeviceSample:
+    """The end of the loop on the device: latents float32 [B, C, h, w] and pictures uint8 [B, H, W, 3]."""
+
+    latents: np.ndarray
+    images: np.ndarray
+    timings: dict
+
+
+def compile_to(model: Path, out: Path, **options: object) -> Bundle:
+    """Compiles ``model`` into ``out`` and opens the bundle."""
+    compile_pipeline(model, out, CompileOptions(**options), SilentProgress())  # type: ignore[arg-type]
+    return open_bundle(out)
+
+
+def run(
+    bundle: Bundle,
+    prompt: str,
+    latents: np.ndarray,
+    steps: int = 50,
+    guidance: float = 7.5,
+    cache_interval: int = 1,
+    negative_prompt: str = "",
+) -> DeviceSample:
+    """Draws one batch from ``latents`` float32 [B, C, h, w] on the device that the bundle is for."""
+    session = Session(bundle, parse_device(bundle.manifest.device_kind))
+    try:
+        tokenizer = Tokenizer(bundle.tokenizer)
+        session.encode(tokenizer.encode(prompt))
+        session.encode(tokenizer.encode(negative_prompt), negative=True)
+        count = session.start(latents.astype("<f4").tobytes(), steps, cache_interval, guidance)
+        while session.run(10) < count:
+            pass
+        result = np.frombuffer(session.latents(), "<f4").reshape(bundle.manifest.latents.shape)
+        image = np.frombuffer(session.decode(), np.uint8).reshape(bundle.manifest.image.shape)
+        return DeviceSample(result, image, session.timings())
+    finally:
+        session.close()
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference relative to the range of ``theirs``."""
+    return float(np.abs(ours - theirs).max() / (theirs.max() - theirs.min()))
+
+
+def psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Peak signal to noise ratio of two 8-bit pictures in dB; infinite when they are equal."""
+    error = np.mean((ours.astype(np.float64) - theirs.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))
