@@ -73,18 +73,21 @@ class DeviceSpec:
 
     def __str__(self) -> str:
         if self.kind == "rpc":
-            return f"rpc://{self.host}:{self.port}/{self.key}"
+            host = f"[{self.host}]" if ":" in str(self.host) else self.host
+            return f"rpc://{host}:{self.port}/{self.key}"
         return self.kind if self.index == 0 else f"{self.kind}:{self.index}"
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Buffers of this process on one device."""
+    """Buffers, images and programs of this process on one device."""
 
     live_buffers: int
     current_bytes: int
     peak_bytes: int
     """Most bytes at one time since the process started or :func:`reset_peak`."""
+    live_programs: int
+    """Compiled kernels that are still loaded."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class Device {
   const cl_platform_id platform;
   const DeviceInfo info;
   MemoryCounters memory;
+  // Compiled programs that have not been released.
+  std::atomic<uint64_t> live_programs{0};
 
   // Every device of every platform: GPUs, then accelerators, then CPUs, then the rest; within a kind by
   // platform name and device name, so that the order does not hang on the order of ICD files. Empty when

@@ -8,7 +8,6 @@
 namespace ddimcache::opencl {
 
 using tvm::runtime::DeviceAttrKind;
-using tvm::runtime::operator<<;
 
 Memory* WorkspacePool::Allocate(Device& device, size_t bytes) {
   const size_t rounded = (bytes + kGranularity - 1) / kGranularity * kGranularity;
@@ -189,8 +188,9 @@ void OpenClDeviceApi::CopyDataFromTo(DLTensor* from, DLTensor* to, TVMStreamHand
   } else if (to_device && from->device.device_type == kDLCPU) {
     CopyToDevice(on_host(from), Memory::FromHandle(to->data, "copy"), to->byte_offset, bytes);
   } else {
-    TVM_FFI_THROW(ValueError) << "OpenCL copies go between opencl and cpu tensors, not from " << from->device
-                              << " to " << to->device;
+    TVM_FFI_THROW(ValueError) << "OpenCL copies go between opencl and cpu tensors, not from device type "
+                              << static_cast<int>(from->device.device_type) << " to "
+                              << static_cast<int>(to->device.device_type);
   }
 }
 

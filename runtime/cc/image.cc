@@ -15,8 +15,9 @@ cl_uint ChannelType(DLDataType type) {
   if (type.code == kDLUInt && type.bits == 8) return kChannelUnsignedInt8;
   if (type.code == kDLUInt && type.bits == 16) return kChannelUnsignedInt16;
   if (type.code == kDLUInt && type.bits == 32) return kChannelUnsignedInt32;
-  TVM_FFI_THROW(ValueError) << "OpenCL images have no channels of type "
-                            << tvm::ffi::DLDataTypeToString(type);
+  // Before the message: this throws for unknown types, and inside the message that would end the process.
+  const std::string name = tvm::ffi::DLDataTypeToString(type);
+  TVM_FFI_THROW(ValueError) << "OpenCL images have no channels of type " << name;
   TVM_FFI_UNREACHABLE();
 }
 

@@ -14,6 +14,13 @@
 namespace ddimcache::opencl {
 namespace {
 
+// TVM's own function throws for types that it does not know, which inside a message under construction would
+// end the process.
+std::string TypeText(DLDataType type) {
+  return "code " + std::to_string(type.code) + ", " + std::to_string(type.bits) + " bits, " +
+         std::to_string(type.lanes) + " lanes";
+}
+
 Argument ParseArgument(const std::string& function, size_t index, DLDataType type) {
   const uint32_t bytes = type.bits / 8;
   if (type.lanes == 1) {
@@ -34,7 +41,7 @@ Argument ParseArgument(const std::string& function, size_t index, DLDataType typ
     }
   }
   TVM_FFI_THROW(ValueError) << "OpenCL kernel \"" << function << "\" takes an argument (number " << index
-                            << ") of type " << tvm::ffi::DLDataTypeToString(type)
+                            << ") of type " << TypeText(type)
                             << ", which cannot be passed by value: pass a buffer";
   TVM_FFI_UNREACHABLE();
 }
@@ -88,6 +95,7 @@ Kernel::~Kernel() {
   for (auto& [device, built] : built_) {
     device->api.clReleaseKernel(built.kernel);
     device->api.clReleaseProgram(built.program);
+    device->live_programs.fetch_sub(1);
   }
 }
 
@@ -119,6 +127,7 @@ Kernel::Built& Kernel::Build(Device& device) {
     device.api.clReleaseProgram(built.program);
     ThrowError(code, "clCreateKernel", Subject(device));
   }
+  device.live_programs.fetch_add(1);
   return built_.emplace(&device, built).first->second;
 }
 

@@ -43,11 +43,13 @@ String LibraryJson() {
 }
 
 String MemoryJson(int device_id) {
-  const MemoryCounters& memory = Device::At(device_id).memory;
+  const Device& device = Device::At(device_id);
+  const MemoryCounters& memory = device.memory;
   return JsonObject()
       .Add("live_buffers", memory.live())
       .Add("current_bytes", memory.current())
       .Add("peak_bytes", memory.peak())
+      .Add("live_programs", device.live_programs.load())
       .Finish();
 }
 

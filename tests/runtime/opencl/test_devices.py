@@ -7,6 +7,7 @@ import json
 import pytest
 import tvm
 import tvm_ffi
+
 from ddimcache.runtime import devices, plugin
 from ddimcache.runtime.devices import DeviceSpec, parse_device
 

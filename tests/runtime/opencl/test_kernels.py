@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
-from ddimcache.runtime import devices
 from tvm import relax
 from tvm.relax.frontend import nn
 
+from ddimcache.runtime import devices
 from tests.runtime.opencl import programs
 
 pytestmark = pytest.mark.opencl
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.opencl
 
 def run_relax(module: nn.Module, *inputs: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Compile with the stock pipeline, run with random parameters; returns the result and the parameters."""
-    spec = {"forward": {f"input_{i}": nn.spec.Tensor(x.shape, str(x.dtype)) for i, x in enumerate(inputs)}}
+    named_inputs = dict(zip("xy", inputs, strict=False))
+    spec = {"forward": {name: nn.spec.Tensor(x.shape, str(x.dtype)) for name, x in named_inputs.items()}}
     built, named = module.export_tvm(spec)
     executable = tvm.compile(built, target=tvm.target.Target(programs.TARGET, host="llvm"))
     device = tvm.runtime.device("opencl", 0)

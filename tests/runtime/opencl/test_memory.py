@@ -7,9 +7,10 @@ import gc
 import numpy as np
 import pytest
 import tvm
-from ddimcache.runtime import devices
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from ddimcache.runtime import devices
 
 pytestmark = pytest.mark.opencl
 
@@ -106,7 +107,7 @@ def test_images_have_limits(device: tvm.runtime.Device) -> None:
         tvm.runtime.empty((1, width, 4), "float32", device, mem_scope="global.texture")
     with pytest.raises(ValueError, match="an image holds four channels, but the last dimension"):
         tvm.runtime.empty((2, 3, 5), "float32", device, mem_scope="global.texture")
-    with pytest.raises(ValueError, match='no memory scope "global.texture-what"'):
+    with pytest.raises(ValueError, match=r'no memory scope "global\.texture-what"'):
         tvm.runtime.empty((2, 3, 4), "float32", device, mem_scope="global.texture-what")
     with pytest.raises(ValueError, match="no channels of type float64"):
         tvm.runtime.empty((2, 3, 4), "float64", device, mem_scope="global.texture")
