@@ -19,6 +19,7 @@ from pathlib import Path
 
 LIBRARY_VARIABLE = "DDIMCACHE_OPENCL_LIBRARY"
 VENDORS_VARIABLE = "OCL_ICD_VENDORS"
+PYOPENCL_VARIABLE = "PYOPENCL_HOME"
 SYSTEM_VENDORS = Path("/etc/OpenCL/vendors")
 
 
@@ -76,6 +77,9 @@ def choose_environment(environment: Mapping[str, str], *, icd_folder: Path) -> d
     chosen = {VENDORS_VARIABLE: str(icd_folder)}
     if packaged.loader is not None:
         chosen[LIBRARY_VARIABLE] = str(packaged.loader)
+        # pyopencl's loader crashes without this variable. It names a folder whose `.libs` is searched as well;
+        # pyopencl's own would list PoCL a second time.
+        chosen[PYOPENCL_VARIABLE] = environment.get(PYOPENCL_VARIABLE) or str(icd_folder)
     return chosen
 
 
