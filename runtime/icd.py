@@ -77,8 +77,8 @@ def choose_environment(environment: Mapping[str, str], *, icd_folder: Path) -> d
     chosen = {VENDORS_VARIABLE: str(icd_folder)}
     if packaged.loader is not None:
         chosen[LIBRARY_VARIABLE] = str(packaged.loader)
-        # pyopencl's loader crashes without this variable. It names a folder whose `.libs` is searched as well;
-        # pyopencl's own would list PoCL a second time.
+        # pyopencl's loader crashes without this variable. It names a folder whose `.libs` is searched as
+        # well; pyopencl's own would list PoCL a second time.
         chosen[PYOPENCL_VARIABLE] = environment.get(PYOPENCL_VARIABLE) or str(icd_folder)
     return chosen
 
