@@ -68,7 +68,7 @@ class SplitUNet:
         return self._up(feature, skips, embedding, context)[0]
 
     def _embed(self, latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        timesteps = torch.full((latents.shape[0],), timestep, dtype=torch.int64)
+        timesteps = torch.full((latents.shape[0],), timestep, dtype=torch.int64, device=latents.device)
         return self.unet.time_embedding(self.unet.time_proj(timesteps).to(latents.dtype))
 
     def _down(

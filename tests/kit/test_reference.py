@@ -7,7 +7,9 @@ from DeepCache import DeepCacheSDHelper
 from diffusers import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
+from ddimcache.models.stand_in_presets import PRESETS
 from tests.kit.family import TINY, family_members, single_thread, stand_in
 from tests.kit.reference import (
     SplitUNet,
@@ -79,6 +81,24 @@ def test_skip_connections_of_stable_diffusion_number_twelve() -> None:
     assert SplitUNet(unet, 11).skips == 12
     with pytest.raises(ValueError, match="cut 12 is not one of the 12"):
         SplitUNet(unet, 12)
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    # Cut 0 is DDIMCache's: only its 31.6 G multiply-accumulates reproduce Table 3. At cut 2 the whole
+    # outermost level is kept. Cut 1 keeps one down layer and the two up layers that meet skips 1 and 0.
+    [(0, 31.6), (1, 90.1), (2, 152.7), (11, 395.6)],
+)
+def test_work_left_on_a_cached_step_of_stable_diffusion(cut: int, kept: float) -> None:
+    with torch.device("meta"):
+        split = SplitUNet(UNet2DConditionModel.from_config(PRESETS["sd15"].unet), cut)
+        latents, context = torch.empty(1, 4, 64, 64), torch.empty(1, 77, 768)
+    with FlopCounterMode(display=False) as full:
+        feature = split.full(latents, 1, context)[1]
+    with FlopCounterMode(display=False) as cached:
+        split.cached(latents, 1, context, feature)
+    assert full.get_total_flops() / 2e9 == pytest.approx(401.6, abs=0.05)
+    assert cached.get_total_flops() / 2e9 == pytest.approx(kept, abs=0.05)
 
 
 @settings(max_examples=15, deadline=None)

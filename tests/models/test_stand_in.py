@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import re
+import shutil
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +147,26 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         write_stand_in("sd99", tmp_path / "out")
     with pytest.raises(UsageError, match="--dtype: 'int8' is not a dtype; use float16, float32"):
         write_stand_in("tiny-bk", tmp_path / "out", dtype="int8")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("preset", ["sd15", "sd21"])
+def test_full_size_is_written_in_little_memory_and_time(preset: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    # The kernel's own count of the program alone: getrusage keeps the peak of the process that started it.
+    code = (
+        "import sys; from pathlib import Path; from ddimcache.models.stand_in import main; "
+        "assert main(sys.argv[1:]) == 0; print(Path('/proc/self/status').read_text())"
+    )
+    run = [sys.executable, "-c", code, preset, str(tmp_path / "out")]
+    status = subprocess.run(run, stdout=subprocess.PIPE, text=True, check=True).stdout
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert peak is not None
+    assert int(peak[1]) < 4_000_000
+    assert time.monotonic() - start < 180
+    folder = load_pipeline_folder(tmp_path / "out")
+    stored = sum(file.stat().st_size for file in folder.unet_weights.files)
+    assert 1.7e9 < stored < 1.75e9
+    unet = folder.load_unet()
+    assert _parameters(unet) > 859_000_000
+    shutil.rmtree(tmp_path / "out")
