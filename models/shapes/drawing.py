@@ -9,6 +9,7 @@ import numpy as np
 from ddimcache.models.shapes.grammar import BACKGROUNDS, COLOURS, Scene, SceneSampler
 
 PICTURE_SIZE = 128  # pixels on each side
+CELL = 8  # pixels on each side of the square that one latent stands for
 
 # Radii in pixels of the circle; the other shapes are scaled to look equally large.
 RADIUS = {"small": (15.0, 18.0), "large": (31.0, 36.0), "": (20.0, 23.0)}
@@ -39,8 +40,11 @@ def signed_distance(shape: str, centre: tuple[float, float], radius: float) -> n
     raise ValueError(f"unknown shape: {shape!r}")
 
 
-def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
-    """Return a uint8 (128, 128, 3) RGB drawing of a scene; places and sizes vary with ``random``."""
+def draw(scene: Scene, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return a uint8 (128, 128, 3) RGB drawing of a scene, and float32 (128, 128) how much things cover.
+
+    Places and sizes vary with ``random``.
+    """
     middle = PICTURE_SIZE / 2
     if len(scene.things) == 1:
         centres = [(middle, middle)]
@@ -55,20 +59,44 @@ def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
         jitter = _PAIR_JITTER
     canvas = np.empty((PICTURE_SIZE, PICTURE_SIZE, 3), np.float32)
     canvas[:] = BACKGROUNDS[scene.background]
+    covered = np.zeros((PICTURE_SIZE, PICTURE_SIZE), np.float32)
     for thing, (x, y) in zip(scene.things, centres, strict=True):
         place = (x + random.uniform(-jitter, jitter), y + random.uniform(-jitter, jitter))
         radius = random.uniform(*RADIUS[thing.size])
-        coverage = np.clip(0.5 - signed_distance(thing.shape, place, radius), 0, 1)[..., None]
-        canvas += coverage * (np.asarray(COLOURS[thing.colour], np.float32) - canvas)
-    return np.rint(canvas).astype(np.uint8)
+        coverage = np.clip(0.5 - signed_distance(thing.shape, place, radius), 0, 1)
+        canvas += coverage[..., None] * (np.asarray(COLOURS[thing.colour], np.float32) - canvas)
+        covered = np.maximum(covered, coverage)
+    return np.rint(canvas).astype(np.uint8), covered
 
 
-def drawings(count: int, seed: int, held_out: bool = False) -> tuple[np.ndarray, list[Scene]]:
-    """Return ``count`` drawings, uint8 (count, 128, 128, 3), and their scenes; the same for the same seed."""
+def cell_means(values: np.ndarray) -> np.ndarray:
+    """Average (128, 128, ...) values over the cells of 8 x 8 pixels that one latent stands for."""
+    cells = PICTURE_SIZE // CELL
+    return values.reshape(cells, CELL, cells, CELL, *values.shape[2:]).mean((1, 3))
+
+
+def drawings_with_cells(
+    count: int, seed: int, held_out: bool = False
+) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
+    """Return ``count`` drawings, uint8 (count, 128, 128, 3), what their cells hold, and their scenes.
+
+    A cell holds its mean colour and the part of it that things cover: float32 (count, 16, 16, 4), each from
+    0 to 1.  The same seed gives the same drawings.
+    """
     random = np.random.default_rng(seed)
     sampler = SceneSampler(held_out)
     scenes = [sampler.sample(random) for _ in range(count)]
     pictures = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+    cells = np.empty((count, PICTURE_SIZE // CELL, PICTURE_SIZE // CELL, 4), np.float32)
     for index, scene in enumerate(scenes):
-        pictures[index] = draw(scene, random)
+        picture, covered = draw(scene, random)
+        pictures[index] = picture
+        cells[index, ..., :3] = cell_means(picture.astype(np.float32)) / 255
+        cells[index, ..., 3] = cell_means(covered)
+    return pictures, cells, scenes
+
+
+def drawings(count: int, seed: int, held_out: bool = False) -> tuple[np.ndarray, list[Scene]]:
+    """Return the drawings and scenes of `drawings_with_cells`."""
+    pictures, _, scenes = drawings_with_cells(count, seed, held_out)
     return pictures, scenes

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from transformers import CLIPTextModel
 
 from ddimcache.models.shapes.networks import new_scheduler
@@ -22,7 +25,8 @@ def export(
     """Write the pipeline's folder with weights in float16; the networks given are left in float16."""
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer = write_tokenizer(Path(temporary))
-        pipeline = StableDiffusionPipeline(
+        pipeline_type: Any = StableDiffusionPipeline  # its annotations exclude what its users leave out
+        pipeline = pipeline_type(
             vae=autoencoder,
             text_encoder=text_encoder,
             tokenizer=tokenizer,

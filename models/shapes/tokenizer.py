@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 from pathlib import Path
+from typing import Any
 
 from transformers import CLIPTokenizer
 
@@ -53,6 +54,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tokenizer = CLIPTokenizer(vocab=ids, merges=merges, model_max_length=MAXIMUM_TOKENS)
+    tokenizer_type: Any = CLIPTokenizer  # its annotation of the merges is not what it takes
+    tokenizer = tokenizer_type(vocab=ids, merges=merges, model_max_length=MAXIMUM_TOKENS)
     tokenizer.save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)

@@ -1,26 +1,35 @@
-"""First stage: the autoencoder, on crops at first because they are cheap, then on whole pictures."""
+"""First stage: the autoencoder, whose two halves learn apart from each other.
+
+The decoder draws pictures from the prescribed latents (`latents`), the encoder computes these from pictures.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from ddimcache.models.shapes.drawing import drawings
+from ddimcache.models.shapes.drawing import drawings_with_cells
+from ddimcache.models.shapes.latents import latents_of_cells
 from ddimcache.models.shapes.networks import new_autoencoder
 from ddimcache.models.shapes.run_folder import Budget, RunFolder
 
-_CROP = 64
-_CROP_SHARE = 0.7
-_KL_WEIGHT = 1e-4
+_BATCH = 4
+_PEAK_RATE = 1.5e-3
+# The decoder learns from latents with this much noise, as those that it is given later are not exact.
+_LATENT_NOISE = 0.03
+# The encoder's posterior is given this logarithm of the variance, small enough not to be seen.
+_LOG_VARIANCE = -7.0
 _SAVE_SECONDS = 60.0
 
 
 def to_tensor(pictures: np.ndarray) -> Tensor:
-    """Turn uint8 (B, H, W, 3) pictures into float32 (B, 3, H, W) in [-1, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """Turn uint8 (B, H, W, 3) pictures into float32 (B, 3, H, W) in [-1, 1]."""
+    return (
+        torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    )
 
 
 def to_pictures(values: Tensor) -> np.ndarray:
@@ -36,36 +45,32 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return difference.abs().mean() + 2 * difference.square().mean() + 0.5 * edges
 
 
-def _batch(pictures: np.ndarray, share: float, random: np.random.Generator) -> Tensor:
-    if share >= _CROP_SHARE:
-        return to_tensor(pictures[random.integers(len(pictures), size=6)])
-    size = pictures.shape[1] - _CROP
-    crops = np.empty((16, _CROP, _CROP, 3), np.uint8)
-    for crop, index in zip(crops, random.integers(len(pictures), size=len(crops)), strict=True):
-        # In steps of 8 pixels, the size of one latent cell, so that crops and pictures share one grid.
-        y, x = random.integers(0, size // 8 + 1, size=2) * 8
-        crop[:] = pictures[index, y : y + _CROP, x : x + _CROP]
-    return to_tensor(crops)
-
-
 @torch.no_grad()
-def measure(autoencoder: AutoencoderKL, pictures: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the peak signal-to-noise ratio in dB of the reconstructions, and these as pictures."""
+def measure(
+    autoencoder: AutoencoderKL, pictures: np.ndarray, latents: Tensor
+) -> tuple[float, float, np.ndarray]:
+    """Return two peak signal-to-noise ratios in dB, and the decoded prescribed latents as pictures.
+
+    The first is that of the decoded prescribed latents, the second that of the encoded and decoded pictures.
+    """
     autoencoder.eval()
     target = to_tensor(pictures)
-    output = autoencoder.decode(autoencoder.encode(target).latent_dist.mode()).sample.clamp(-1, 1)
+    drawn = autoencoder.decode(latents).sample.clamp(-1, 1)
+    restored = autoencoder.decode(autoencoder.encode(target).latent_dist.mode()).sample.clamp(-1, 1)
     autoencoder.train()
-    error = (output - target).square().mean().item()
-    return float(10 * np.log10(4 / error)), to_pictures(output)
+    ratios = [
+        10 * float(np.log10(4 / (output - target).square().mean().item())) for output in (drawn, restored)
+    ]
+    return ratios[0], ratios[1], to_pictures(drawn)
 
 
 def train(folder: RunFolder, minutes: float, picture_count: int, seed: int) -> AutoencoderKL:
     """Train the autoencoder for ``minutes``, going on from the folder's checkpoint; return it."""
     torch.manual_seed(seed)
-    autoencoder = new_autoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autoencoder = new_autoencoder()
     autoencoder.set_attn_processor(AttnProcessor())
     optimiser = torch.optim.AdamW(autoencoder.parameters(), lr=0, betas=(0.9, 0.98), weight_decay=1e-4)
-    budget, step = Budget(minutes, 2e-3), 0
+    budget, step = Budget(minutes, _PEAK_RATE), 0
     state = folder.load("autoencoder")
     if state is not None:
         autoencoder.load_state_dict(state["model"])
@@ -73,28 +78,31 @@ def train(folder: RunFolder, minutes: float, picture_count: int, seed: int) -> A
         budget.spent, step = state["spent"], state["step"]
     if budget.share >= 1:
         return autoencoder.eval()
-    pictures, _ = drawings(picture_count, seed)
-    checks, _ = drawings(16, seed + 1, held_out=True)
+    pictures, cells, _ = drawings_with_cells(picture_count, seed)
+    latents = latents_of_cells(cells)
+    checks, check_cells, _ = drawings_with_cells(16, seed + 1, held_out=True)
     random = np.random.default_rng((seed, step))
     autoencoder.train()
-    saved = budget.spent
-    running = 0.0
+    saved, running = budget.spent, np.zeros(2)
     budget.skip()
     while budget.share < 1:
-        target = _batch(pictures, budget.share, random)
+        rows = random.integers(len(pictures), size=_BATCH)
+        target, wanted = to_tensor(pictures[rows]), latents[rows]
         for group in optimiser.param_groups:
             group["lr"] = budget.rate()
         with torch.autocast("cpu", torch.bfloat16):
+            output = autoencoder.decode(wanted + _LATENT_NOISE * torch.randn_like(wanted)).sample
             posterior = autoencoder.encode(target).latent_dist
-            output = autoencoder.decode(posterior.sample()).sample
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = reconstruction_loss(output.float(), target) + _KL_WEIGHT * divergence
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        drawing_loss = reconstruction_loss(output.float(), target)
+        encoding_loss = (posterior.mean.float() - wanted).abs().mean()
+        spread_loss = (posterior.logvar.float() - _LOG_VARIANCE).square().mean()
+        (drawing_loss + encoding_loss + 0.001 * spread_loss).backward()
+        torch.nn.utils.clip_grad_norm_(autoencoder.decoder.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(autoencoder.encoder.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
         step += 1
-        running = 0.95 * running + 0.05 * loss.item()
+        running = 0.95 * running + 0.05 * np.array([drawing_loss.item(), encoding_loss.item()])
         budget.tick()
         if budget.spent - saved > _SAVE_SECONDS or budget.share >= 1:
             saved = budget.spent
@@ -105,8 +113,16 @@ def train(folder: RunFolder, minutes: float, picture_count: int, seed: int) -> A
                 "step": step,
             }
             folder.save("autoencoder", state)
-            ratio, shown = measure(autoencoder, checks)
+            drawn, restored, shown = measure(autoencoder, checks, latents_of_cells(check_cells))
             folder.save_grid("autoencoder", np.concatenate([checks[:8], shown[:8]]), 8)
-            values = {"loss": round(running, 5), "psnr_db": round(ratio, 2), "rate": round(budget.rate(), 6)}
-            folder.log(stage="autoencoder", step=step, seconds=round(budget.spent, 1), **values)
+            folder.log(
+                stage="autoencoder",
+                step=step,
+                seconds=round(budget.spent, 1),
+                drawing_loss=round(float(running[0]), 5),
+                encoding_loss=round(float(running[1]), 5),
+                decoder_psnr_db=round(drawn, 2),
+                psnr_db=round(restored, 2),
+                rate=round(budget.rate(), 7),
+            )
     return autoencoder.eval()

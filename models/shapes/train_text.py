@@ -29,11 +29,10 @@ class _Captions:
     def __init__(self, tokenizer: CLIPTokenizer, seed: tuple[int, ...]):
         self._sampler = SceneSampler()
         self._random = np.random.default_rng(seed)
-        known = tokenizer.convert_tokens_to_ids([word + "</w>" for word in WORDS])
+        self._ids = {word: tokenizer.get_vocab()[word + "</w>"] for word in WORDS}
         special = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-        self._fillers = sorted(set(range(len(tokenizer))) - set(known) - special)
+        self._fillers = sorted(set(range(len(tokenizer))) - set(self._ids.values()) - special)
         self._start, self._end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        self._ids = {word: index for word, index in zip(WORDS, known, strict=True)}
 
     def _tokens(self, scene: Scene) -> list[int]:
         tokens = [self._ids[word] for word in scene.caption().split()]

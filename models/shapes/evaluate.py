@@ -1,0 +1,125 @@
+"""Measures how often a pipeline's pictures show what their captions ask for.
+
+python -m ddimcache.models.shapes.evaluate --prompts 200 --steps 20 --guidance 5
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from ddimcache.models.shapes.export import WEIGHTS
+from ddimcache.models.shapes.grammar import Scene, SceneSampler
+from ddimcache.models.shapes.reader import judge, read
+from ddimcache.models.shapes.run_folder import RunFolder
+
+_EXAMPLES = """
+Examples:
+
+  python -m ddimcache.models.shapes.evaluate --prompts 200 --steps 20 --guidance 5
+
+  python -m ddimcache.models.shapes.evaluate --held-out --json --grid /tmp/shapes-grid
+"""
+
+
+def scenes_to_ask(count: int, seed: int, held_out: bool) -> list[Scene]:
+    """Return scenes drawn at random from the training combinations, or from those held out."""
+    random, sampler = np.random.default_rng(seed), SceneSampler(held_out)
+    return [sampler.sample(random) for _ in range(count)]
+
+
+def paint(
+    pipeline: Any, captions: list[str], steps: int, guidance: float, seed: int, batch: int = 20
+) -> np.ndarray:
+    """Return uint8 (captions, 128, 128, 3) pictures; a caption's noise depends on seed and place."""
+    pictures = []
+    for start in range(0, len(captions), batch):
+        part = captions[start : start + batch]
+        generators = [
+            torch.Generator().manual_seed(seed * 100_003 + start + place) for place in range(len(part))
+        ]
+        values = pipeline(
+            part,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            output_type="np",
+        ).images
+        pictures.append(np.rint(values * 255).astype(np.uint8))
+    return np.concatenate(pictures)
+
+
+def accuracies(pictures: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
+    """Return the share of right answers by attribute, and in ``all`` that of wholly right pictures.
+
+    ``one thing`` and ``two things`` are the shares of wholly right pictures of either kind of scene.
+    """
+    answers: dict[str, list[bool]] = defaultdict(list)
+    for picture, scene in zip(pictures, scenes, strict=True):
+        verdict = judge(read(picture), scene)
+        for name, right in verdict.items():
+            answers[name].append(right)
+        answers["two things" if len(scene.things) == 2 else "one thing"].append(verdict["all"])
+    return {name: float(np.mean(values)) for name, values in answers.items()}
+
+
+def load(folder: Path) -> Any:
+    """Load a StableDiffusionPipeline in float32 on the CPU, without its progress bar."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="The diffusers folder to measure.")] = WEIGHTS,
+    prompts: Annotated[int, typer.Option(help="How many captions to paint.")] = 100,
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is without guidance.")] = 5.0,
+    held_out: Annotated[
+        bool, typer.Option("--held-out/--trained", help="Combinations kept out of training, or trained ones.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the captions and of the noise.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's choice.")] = 0,
+    grid: Annotated[
+        Path | None, typer.Option(help="Write the first 32 pictures to this name plus .png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Paint captions with DDIM and print the share of right pictures by attribute."""
+    if threads:
+        torch.set_num_threads(threads)
+    scenes = scenes_to_ask(prompts, seed, held_out)
+    pictures = paint(load(model), [scene.caption() for scene in scenes], steps, guidance, seed)
+    if grid is not None:
+        RunFolder(grid.parent).save_grid(grid.name, pictures[:32], 8)
+    result = accuracies(pictures, scenes)
+    if as_json:
+        values = {name: round(share, 4) for name, share in result.items()}
+        settings = {
+            "prompts": prompts,
+            "steps": steps,
+            "guidance": guidance,
+            "held_out": held_out,
+            "seed": seed,
+        }
+        typer.echo(json.dumps({**settings, "accuracy": values}))
+        return
+    kind = "held-out" if held_out else "trained"
+    typer.echo(f"{prompts} {kind} captions, {steps} DDIM steps, guidance {guidance:g}, seed {seed}")
+    for name, share in result.items():
+        typer.echo(f"  {name:<12}{share:7.1%}")
+
+
+main.__doc__ = f"{main.__doc__}\n{_EXAMPLES}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
