@@ -119,6 +119,7 @@ class Session:
         self._loaded: dict[str, _LoadedComponent] = {}
         self._contexts: dict[bool, Any] = {}
         self._steps: list[Step] = []
+        self._first_of_kind: dict[bool, int] = {}
         self._done = 0
         self._guidance = 1.0
         self._features: dict[bool, Any] = {}
@@ -187,6 +188,7 @@ class Session:
         if self.manifest.sampler.init_noise_sigma != 1:
             latents = latents * np.float32(self.manifest.sampler.init_noise_sigma)
         self._steps = schedule(to_json(self.manifest.sampler), steps, cache_interval)
+        self._first_of_kind = {step.is_full: step.index for step in reversed(self._steps)}
         with device_failures(self._spec):
             self._component("unet")
             self._latents, self._spare = self._upload(latents), self._empty(spec)
@@ -199,15 +201,13 @@ class Session:
         """Run up to ``count`` more steps and return how many are done, all of ``start``'s at the end."""
         if self._latents is None:
             raise UsageError("start an image first", where="run")
-        for is_full, group in groupby(
-            self._steps[self._done : self._done + count], lambda step: step.is_full
-        ):
+        for (is_full, _), group in groupby(self._steps[self._done : self._done + count], self._timed_apart):
             steps = list(group)
             start = time.perf_counter()
             with device_failures(self._spec):
                 for step in steps:
                     self._run_step(step)
-                # Waited for only here, where the kind of step changes, so that both kinds are timed.
+                # Waited for only here, where steps of another kind follow, so that each kind is timed.
                 self._device.sync()
             elapsed = time.perf_counter() - start
             self._done += len(steps)
@@ -246,8 +246,8 @@ class Session:
         ``seconds`` has ``text``, ``denoise``, ``decode``, which count computing only, and ``total``, the time
         since the first call for this image (for the first one since the session was opened), which includes
         loading libraries and weights. A step's time is the
-        median over the steps of its kind, each measured on a device that was waited for; None without such a
-        step. The first step on a device may compile its kernels: with a single step of a kind, that is in it.
+        median over the steps of its kind but the first, which may compile kernels; of the first where it is
+        the only one, and None without any. Each is measured on a device that was waited for.
         """
         end = self._finished if self._finished is not None else time.perf_counter()
         full, cached = self._step_seconds[True], self._step_seconds[False]
@@ -255,8 +255,8 @@ class Session:
             "seconds": {**self._seconds, "total": end - self._began},
             "full_steps": len(full),
             "cached_steps": len(cached),
-            "seconds_full_step": statistics.median(full) if full else None,
-            "seconds_cached_step": statistics.median(cached) if cached else None,
+            "seconds_full_step": _typical(full),
+            "seconds_cached_step": _typical(cached),
         }
 
     @property
@@ -270,6 +270,10 @@ class Session:
         self._contexts.clear()
         self._features.clear()
         self._latents = self._spare = self._timestep = None
+
+    def _timed_apart(self, step: Step) -> tuple[bool, bool]:
+        """What divides the steps into groups: their kind, and the first of a kind from the others."""
+        return step.is_full, step.index == self._first_of_kind[step.is_full]
 
     def _begin_image(self) -> None:
         """Start the clock again when the last image is done."""
@@ -326,6 +330,10 @@ def check_sampling(steps: int, cache_interval: int, guidance: float) -> None:
         raise UsageError(f"{cache_interval} is below 1", where="--cache-interval", remedy="1 is no cache")
     if not (math.isfinite(guidance) and guidance >= 0):
         raise UsageError(f"{guidance} is no finite number from 0 up", where="--guidance")
+
+
+def _typical(seconds: list[float]) -> float | None:
+    return statistics.median(seconds[1:] or seconds) if seconds else None
 
 
 def _last_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ddimcache.runtime.session import Session, initial_latents
 from tests.fakes import fake_bundle as fake
+from tests.fakes.running_server import KEY, RunningServer
 
 KEYS = {
     "image",
@@ -204,6 +205,26 @@ def test_nobody_at_the_address(generate):
     done = generate("--device", "rpc://127.0.0.1:1/key")
     assert done.code == 1
     assert "rpc://127.0.0.1:1: nobody listens" in done.err
+
+
+def test_remote_device_makes_the_same_file(generate, out, tmp_path):
+    options = ["--steps", 6, "--seed", 3, "--save-latents", tmp_path / "final.npy", "--json"]
+    assert generate(*options).code == 0
+    local = out.read_bytes(), (tmp_path / "final.npy").read_bytes()
+    out.unlink()
+    server = RunningServer(tmp_path / "store")
+    try:
+        done = generate(*options, "--device", server.address)
+    finally:
+        code, log = server.stop()
+    assert (done.code, code) == (0, 0), done.err + log
+    assert (out.read_bytes(), (tmp_path / "final.npy").read_bytes()) == local
+    assert done.json["device"] == f"rpc://127.0.0.1:{server.port} (llvm)"
+    assert KEY not in done.out + done.err + log
+
+
+def test_without_a_device_it_takes_the_bundles_kind(run, fake_bundle, out):
+    assert run("generate", "x", "--model", fake_bundle, "-o", out, "--json").json["device"] == "llvm"
 
 
 def test_interrupt_writes_nothing(generate, out, tmp_path, monkeypatch):

@@ -166,9 +166,9 @@ class TestDevices:
         assert "llvm" in done.out
         assert "no OpenCL device: no driver; install one" in done.err
 
-    def test_generate_falls_back_to_the_cpu(self, run, fake_bundle, tmp_path, monkeypatch):
+    def test_generate_falls_back_to_the_cpu(self, run, model, cache, compiler, tmp_path, monkeypatch):
         monkeypatch.setattr(choose, "describe_missing", lambda: "no driver")
-        done = run("generate", "x", "--model", fake_bundle, "-o", tmp_path / "x.png", "--json")
+        done = run("generate", "x", "--model", model, "-o", tmp_path / "x.png", "--json")
         assert done.code == 0
         assert done.json["device"] == "llvm"
         assert "no OpenCL device is there, running on the CPU" in done.err

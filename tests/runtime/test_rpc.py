@@ -27,44 +27,10 @@ from ddimcache.runtime.rpc_session_calls import SessionCalls
 from ddimcache.runtime.rpc_store import Store
 from ddimcache.runtime.session import Session
 from tests.fakes import fake_bundle as fake
+from tests.fakes.running_server import KEY, RunningServer
 
 LLVM = DeviceSpec("llvm")
-KEY = "a-key.of~tests"
 REQUEST = ImageRequest([1] * fake.LENGTH, [2] * fake.LENGTH, 5, 10, 3, 7.5)
-
-
-class RunningServer:
-    """``ddimcache serve`` in a process of its own."""
-
-    def __init__(self, store, device="llvm"):
-        command = [sys.executable, "-m", "ddimcache.cli", "serve", "--port", "0", "--device", device]
-        command += ["--store", str(store), "--json"]
-        self.store = store
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "DDIMCACHE_KEY": KEY},
-        )
-        self.log = []
-        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
-        self._reader.start()
-        text = ""
-        for line in self.process.stdout:
-            text += line
-            if line == "}\n":
-                break
-        assert text, self.stop()
-        self.port = int(text.split('"port": ')[1].split(",")[0])
-        self.address = f"rpc://127.0.0.1:{self.port}/{KEY}"
-
-    def stop(self):
-        """End the server as Ctrl-C does; returns what it had to say."""
-        self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(20)
-        self._reader.join(5)
-        return code, "".join(self.log)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +62,21 @@ def test_same_bytes_as_a_local_run(server, fake_bundle):
     assert session.peak_bytes > 0
     session.close()
     device.close()
+
+
+@pytest.mark.opencl
+def test_same_bytes_on_opencl(tmp_path):
+    folder = fake.build_fake_bundle(tmp_path / "bundle", tmp_path, "opencl")
+    server = RunningServer(tmp_path / "store", "opencl")
+    try:
+        device = connect(server.address)
+        remote = device.open(open_bundle(folder), SilentProgress())
+        assert picture_of(remote) == picture_of(Session(open_bundle(folder), DeviceSpec("opencl")))
+        assert 0 < remote.peak_bytes < 10_000_000
+        device.close()
+    finally:
+        code, log = server.stop()
+    assert code == 0, log
 
 
 def test_second_time_nothing_is_sent(server, fake_bundle):
@@ -334,7 +315,6 @@ class TestStore:
         kept = tmp_path / "store" / "files" / bundle.manifest.files["unet.so"].sha256
         content = bytearray(kept.read_bytes())
         content[0] ^= 1
-        kept.unlink()  # this process has it mapped
         kept.write_bytes(content)
         with pytest.raises(BundleError, match=r"unet.so: its sha256 is not the manifest's"):
             device.open(bundle, SilentProgress())

@@ -34,8 +34,10 @@ class ChosenDevice:
     close: Callable[[], None]
 
 
-def choose_device(text: str | None) -> ChosenDevice:
-    """Return the device that ``--device`` names; without one the first OpenCL device, else the CPU.
+def choose_device(text: str | None, kind: str | None = None) -> ChosenDevice:
+    """Return the device that ``--device`` names.
+
+    Without a name it is the first of ``kind``; without that too the first OpenCL device, else the CPU.
 
     Raises :class:`UsageError` for a bad name, :class:`RemoteError` for a server that does not answer.
     """
@@ -46,7 +48,7 @@ def choose_device(text: str | None) -> ChosenDevice:
         name = f"{remote.address} ({remote.info.device})"
         target = _target(remote.info.kind, remote.info.device_name)
         return ChosenDevice(name, target, remote.info.host, remote.open, remote.close)
-    spec = local_device(text) if text is not None else _default_device()
+    spec = local_device(text) if text is not None else _default_device(kind)
     open_device(spec, spec.kind)  # an absent device is told before anything is compiled for it
     target = _target(spec.kind, device_name(spec))
     return ChosenDevice(str(spec), target, host_triple(), partial(_open_here, spec), lambda: None)
@@ -72,7 +74,9 @@ def _open_here(spec: DeviceSpec, bundle: Bundle, _: Progress) -> ImageSession:
     return Session(bundle, spec)
 
 
-def _default_device() -> DeviceSpec:
+def _default_device(kind: str | None) -> DeviceSpec:
+    if kind is not None:
+        return DeviceSpec(kind)
     if describe_missing() is None:
         return DeviceSpec("opencl")
     say("no OpenCL device is there, running on the CPU by LLVM (`ddimcache doctor` says why)")

@@ -46,7 +46,8 @@ def generate(
     device: Annotated[
         str | None,
         typer.Option(
-            help="opencl, opencl:1, llvm or rpc://host:port/key. Default: the first OpenCL device, else llvm."
+            help="opencl, opencl:1, llvm or rpc://host:port/key. Default: what a bundle was compiled for; "
+            "for a folder the first OpenCL device, else llvm."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="DDIM steps, 1 … 1000.")] = 50,
@@ -149,21 +150,22 @@ def _run(
     folder = find_model(model)
     given = {name: value for name, value in compile_choices.items() if value is not None}
     bars = progress()
-    options = None
-    if not is_bundle(folder):
+    bundle = options = None
+    if is_bundle(folder):
+        bundle = open_bundle(folder)
+        _check_fits(given, bundle.manifest, folder)
+    else:
         from ddimcache.compiler.options import CompileOptions
 
         options = CompileOptions(**given)  # refused before anything is connected to
-    device = choose_device(device_text)
+    device = choose_device(device_text, bundle.manifest.device_kind if bundle else None)
     try:
-        if options is None:
-            bundle = open_bundle(folder)
-            _check_fits(given, bundle.manifest, folder)
-        else:
+        if options is not None:
             import dataclasses
 
             options = dataclasses.replace(options, target=device.target, host=device.host)
             bundle = compiled(folder, options, bars)
+        assert bundle is not None
         manifest = bundle.manifest
         if manifest.batch != 1:
             raise UsageError(
