@@ -38,7 +38,6 @@ TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 _UNET_DEFAULTS_ONLY = {
     "center_input_sample": False,
     "only_cross_attention": False,
-    "mid_block_only_cross_attention": None,
     "dual_cross_attention": False,
     "downsample_padding": 1,
     "reverse_transformer_layers_per_block": None,
@@ -74,6 +73,7 @@ def check_unet(config: ConfigReader) -> None:
     FrontendError : names the key, its value and what is supported.
     """
     config.default_only(_UNET_DEFAULTS_ONLY)
+    config.one_of("mid_block_only_cross_attention", (None, False))
     down = config.names("down_block_types", DOWN_BLOCKS)
     up = config.names("up_block_types", UP_BLOCKS)
     mid = config.one_of("mid_block_type", (MID_BLOCK, None))
@@ -223,5 +223,5 @@ def check_scheduler(config: ConfigReader) -> None:
         raise config.wrong("thresholding", "which is meant for pixels, not latents; only false is supported")
     config.flag("set_alpha_to_one")
     config.flag("rescale_betas_zero_snr")
-    if config.flag("clip_sample"):
-        config.number("clip_sample_range", above=0)
+    config.flag("clip_sample")
+    config.number("clip_sample_range", above=0)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+from ddimcache.compiler.frontend.scheduler import sampler_constants
 from ddimcache.errors import FrontendError
 from tests.kit.damage import (
     INDEX,
@@ -326,7 +327,7 @@ def test_whatever_a_configuration_says_no_other_error_escapes(data, folder: Path
     refusal = None
     try:
         set_keys(name, **{key: value})(folder)
-        load_pipeline_folder(folder)
+        sampler_constants(load_pipeline_folder(folder))
     except FrontendError as error:
         refusal = str(error)
     finally:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from ddimcache.models.stand_in import write_stand_in
 from ddimcache.models.stand_in_presets import PRESETS
 from tests.kit.family import TINY, family_members, single_thread, stand_in
 from tests.kit.reference import (
@@ -135,6 +136,19 @@ def test_without_cache_sample_is_diffusers_pipeline(preset: str, guidance: float
     picture = np.asarray(published(**arguments, output_type="pil").images[0])
     assert np.abs(ours.image.astype(int) - picture.astype(int)).max() <= 1
     assert (ours.full_steps, ours.cached_steps) == (4, 0)
+
+
+@settings(max_examples=8, deadline=None)
+@given(preset=family_members())
+def test_without_cache_sample_is_diffusers_pipeline_on_random_members(preset, tmp_path_factory) -> None:
+    folder = write_stand_in(preset, tmp_path_factory.mktemp("member") / "model", dtype="float32")
+    published = diffusers_pipeline(folder)
+    pipe = TorchPipeline.of(published)
+    noise = _noise(pipe)
+    ours = sample(pipe, "a red circle", noise, 3)
+    theirs = published("a red circle", num_inference_steps=3, latents=noise, output_type="latent").images
+    largest = theirs.abs().max().item()
+    torch.testing.assert_close(ours.latents, theirs, rtol=1e-4, atol=1e-4 * max(largest, 1))
 
 
 @pytest.mark.parametrize("preset", ["tiny-sd15", "tiny-sd21"])
