@@ -109,6 +109,16 @@ def _attention(node: fx.Node, importer: Any) -> relax.Var:
     return swap(result)
 
 
+def _embedding(node: fx.Node, importer: Any) -> relax.Var:
+    """``aten.embedding`` that clips numbers outside the table; TVM's own converter reads past its end."""
+    emit = importer.block_builder.emit
+    table, ids = (importer.env[argument] for argument in node.args[:2])
+    shape = [int(extent) for extent in ids.ty.shape.values]
+    flat = emit(relax.op.reshape(emit(relax.op.astype(ids, "int32")), [-1]))
+    rows = emit(relax.op.take(table, flat, axis=0, mode="clip"))
+    return emit(relax.op.reshape(rows, [*shape, int(table.ty.shape.values[-1])]))
+
+
 def _same(node: fx.Node, importer: Any) -> relax.Var:
     return importer.env[node.args[0]]
 
@@ -117,6 +127,7 @@ _CONVERTERS: dict[str, Callable[[fx.Node, Any], relax.Var]] = {
     "linear.default": _linear,
     "conv2d.default": _conv2d,
     "scaled_dot_product_attention.default": _attention,
+    "embedding.default": _embedding,
     "alias.default": _same,
 }
 

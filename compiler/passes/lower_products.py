@@ -185,6 +185,12 @@ class _ProductLowerer(PyExprMutator):
         )
 
 
+def _close(function: relax.Function) -> relax.Function:
+    """``function`` with its free variables, the new weights, as further parameters."""
+    new = relax.analysis.free_vars(function)
+    return relax.Function([*function.params, *new], function.body, function.ret_ty, True, function.attrs)
+
+
 @tvm.transform.module_pass(opt_level=0, name="LowerProducts")
 class LowerProducts:
     """See the module's text.
@@ -208,5 +214,5 @@ class LowerProducts:
             if isinstance(function, relax.Function):
                 weights = function.params[self.inputs[variable.name_hint] :]
                 keys.update((parameter, parameter.name) for parameter in weights)
-                lowerer.builder_.update_func(variable, lowerer.visit_expr(function))
+                lowerer.builder_.update_func(variable, _close(lowerer.visit_expr(function)))
         return lowerer.builder_.get()

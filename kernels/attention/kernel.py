@@ -90,7 +90,7 @@ def attention(
                     for d in range(width):
                         for lane in T.vectorized(lanes):
                             query[d, lane] = T.Cast("float32", q[b, T.min(first + lane, queries - 1), h, d]) * T.float32(scale)
-                    for d in T.unroll(width) if unrolled else range(width):
+                    for d in T.unroll(width) if unrolled else T.serial(width):
                         for lane in T.vectorized(lanes):
                             total[d, lane] = T.float32(0)
                     for lane in T.vectorized(lanes):
@@ -131,7 +131,7 @@ def attention(
                                 score[j, lane] = T.exp(score[j, lane] - peak[lane])
                             for lane in T.vectorized(lanes):
                                 weight[lane] = weight[lane] + score[j, lane]
-                        for outer in T.unroll(value_blocks) if unrolled else range(value_blocks):
+                        for outer in T.unroll(value_blocks) if unrolled else T.serial(value_blocks):
                             for inner in T.unroll(value_block):
                                 for lane in T.vectorized(lanes):
                                     total[outer * value_block + inner, lane] = (
@@ -149,7 +149,7 @@ def attention(
                     for lane in T.vectorized(lanes):
                         weight[lane] = T.float32(1) / weight[lane]
                     # Sums are only ever read as whole vectors, so that they can live in registers.
-                    for d in T.unroll(width) if unrolled else range(width):
+                    for d in T.unroll(width) if unrolled else T.serial(width):
                         for lane in T.vectorized(lanes):
                             result[d, lane] = total[d, lane] * weight[lane]
                     for lane in range(lanes):

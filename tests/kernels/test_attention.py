@@ -1,0 +1,71 @@
+"""Attention against numpy: tokens that divide nothing, wide heads, masks, and scores that would overflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddimcache.kernels.attention.kernel import attention
+from ddimcache.kernels.attention.reference import attention as plain_attention
+from tests.kit.kernel_run import run_kernel
+
+
+def run(
+    queries: int, tokens: int, heads: int, width: int, bias: bool = False, gain: float = 1.0, target: str = "llvm"
+) -> None:
+    random = np.random.default_rng(3)
+    q, k, v = (
+        (random.standard_normal((2, count, heads, width)) * gain).astype("float32")
+        for count in (queries, tokens, tokens)
+    )
+    extra = np.where(random.random((tokens, queries)) < 0.3, -1e30, 0).astype("float32")
+    extra[0] = 0  # every query sees a key
+    scale = width**-0.5
+    function = attention(
+        (2, queries, heads, width),
+        tokens,
+        "float32",
+        scale,
+        lanes=16,
+        key_block=16,
+        work_group=1,
+        has_bias=bias,
+    )
+    arrays = [q, k, v, extra if bias else np.zeros((1, 1), "float32")]
+    out = run_kernel(function, arrays, q.shape, target=target)
+    exact = plain_attention(q, k, v, scale, extra if bias else None)
+    assert np.abs(out - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+@given(
+    queries=st.integers(1, 40),
+    tokens=st.integers(1, 90),
+    heads=st.integers(1, 3),
+    width=st.sampled_from([1, 4, 8, 13, 40, 64, 80, 160]),
+    bias=st.booleans(),
+)
+@settings(max_examples=8, deadline=None)
+def test_attention_of_any_shape(queries: int, tokens: int, heads: int, width: int, bias: bool) -> None:
+    run(queries, tokens, heads, width, bias)
+
+
+def test_scores_beyond_the_exponential_do_not_overflow() -> None:
+    run(16, 33, 1, 8, gain=30.0)
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize(
+    ("queries", "tokens", "heads", "width", "bias"),
+    [(77, 77, 2, 16, True), (64, 77, 2, 40, False), (5, 97, 1, 512, False), (256, 256, 1, 13, False)],
+)
+def test_attention_on_opencl(queries: int, tokens: int, heads: int, width: int, bias: bool) -> None:
+    run(queries, tokens, heads, width, bias, target="opencl")
+
+
+def test_memory_grows_with_tokens_and_not_with_their_square() -> None:
+    text = attention((1, 4096, 8, 40), 4096, "float32", 0.1, lanes=16, key_block=16, work_group=1).script()
+    local = [line for line in text.splitlines() if "alloc" in line]
+    assert local
+    assert not any("4096" in line for line in local)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import tvm
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut, cut_count
+from ddimcache.errors import UsageError
+
+
+@I.ir_module
+class TwoLevels:
+    """The shape of a UNet: two skips, each joined again on the way up; channels are the last axis."""
+
+    @R.function
+    def main(x: R.Tensor((1, 4, 4, 2), "float32"), w: R.Tensor((2,), "float32")) -> R.Tensor((1, 4, 4, 6), "float32"):
+        with R.dataflow():
+            outer = R.multiply(x, w)
+            inner = R.exp(outer)
+            middle = R.sin(inner)
+            up = R.concat((middle, inner), axis=3)
+            bent = R.tanh(up)
+            joined = R.concat((bent, outer), axis=3)
+            out = R.abs(joined)
+            R.output(out)
+        return out
+
+
+@I.ir_module
+class CutOutermost:
+    @R.function
+    def full(x: R.Tensor((1, 4, 4, 2), "float32"), w: R.Tensor((2,), "float32")):
+        with R.dataflow():
+            outer = R.multiply(x, w)
+            inner = R.exp(outer)
+            middle = R.sin(inner)
+            up = R.concat((middle, inner), axis=3)
+            bent = R.tanh(up)
+            joined = R.concat((bent, outer), axis=3)
+            out = R.abs(joined)
+            result = (out, bent)
+            R.output(result)
+        return result
+
+    @R.function
+    def cached(
+        x: R.Tensor((1, 4, 4, 2), "float32"),
+        feature: R.Tensor((1, 4, 4, 4), "float32"),
+        w: R.Tensor((2,), "float32"),
+    ) -> R.Tensor((1, 4, 4, 6), "float32"):
+        with R.dataflow():
+            outer = R.multiply(x, w)
+            joined = R.concat((feature, outer), axis=3)
+            out = R.abs(joined)
+            R.output(out)
+        return out
+
+
+def operators(function: relax.Function) -> list[str]:
+    calls = [binding.value for block in function.body.blocks for binding in block.bindings]
+    return [call.op.name.removeprefix("relax.") for call in calls if isinstance(call, relax.Call)]
+
+
+def test_the_outermost_cut() -> None:
+    tvm.ir.assert_structural_equal(PartitionAtCut(0, 1)(TwoLevels), CutOutermost)
+
+
+def test_an_inner_cut_keeps_what_is_outside_it() -> None:
+    module = PartitionAtCut(1, 1)(TwoLevels)
+    assert operators(module["cached"]) == ["multiply", "exp", "concat", "tanh", "concat", "abs"]
+    assert [str(parameter.name) for parameter in module["cached"].params] == ["x", "feature", "w"]
+
+
+def test_counts_cuts_and_refuses_others() -> None:
+    assert cut_count(TwoLevels) == 2
+    with pytest.raises(UsageError, match=r"no cut 2; it has 2, from 0 .* to 1"):
+        PartitionAtCut(2, 1)(TwoLevels)
+
+
+def test_leaves_concatenations_that_join_no_skip_out_of_the_count() -> None:
+    @I.ir_module
+    class Embedding:
+        @R.function
+        def main(x: R.Tensor((1, 8), "float32")) -> R.Tensor((1, 16), "float32"):
+            with R.dataflow():
+                a = R.sin(x)
+                b = R.cos(x)
+                c = R.concat((a, b), axis=-1)
+                R.output(c)
+            return c
+
+    assert cut_count(Embedding) == 0

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import tvm
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from ddimcache.compiler.passes.simplify import Simplify
+
+
+def test_neutral_arithmetic_and_casts_go() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3), "float32")) -> R.Tensor((2, 3), "float32"):
+            with R.dataflow():
+                a = R.divide(x, R.const(1.0, "float32"))
+                b = R.astype(a, dtype="float32")
+                c = R.add(b, R.const(0.0, "float32"))
+                d = R.exp(c)
+                R.output(d)
+            return d
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((2, 3), "float32")) -> R.Tensor((2, 3), "float32"):
+            with R.dataflow():
+                d = R.exp(x)
+                R.output(d)
+            return d
+
+    tvm.ir.assert_structural_equal(Simplify()(Before), Expected)
+
+
+def test_transposes_that_undo_each_other_go() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3, 4, 5), "float32")) -> R.Tensor((2, 3, 4, 5), "float32"):
+            with R.dataflow():
+                a = R.permute_dims(x, [0, 2, 1, 3])
+                b = R.permute_dims(a, [0, 2, 1, 3])
+                c = R.exp(b)
+                R.output(c)
+            return c
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((2, 3, 4, 5), "float32")) -> R.Tensor((2, 3, 4, 5), "float32"):
+            with R.dataflow():
+                c = R.exp(x)
+                R.output(c)
+            return c
+
+    tvm.ir.assert_structural_equal(Simplify()(Before), Expected)
+
+
+def test_a_transpose_that_moves_only_ones_is_a_reshape_and_reshapes_join() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((7,), "float32")) -> R.Tensor((1, 1, 1, 7), "float32"):
+            with R.dataflow():
+                a = R.expand_dims(x, axis=[1])
+                b = R.reshape(a, R.shape([1, 7, 1, 1]))
+                c = R.permute_dims(b, [0, 2, 3, 1])
+                d = R.exp(c)
+                R.output(d)
+            return d
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((7,), "float32")) -> R.Tensor((1, 1, 1, 7), "float32"):
+            with R.dataflow():
+                c = R.reshape(x, R.shape([1, 1, 1, 7]))
+                d = R.exp(c)
+                R.output(d)
+            return d
+
+    # The transpose becomes a reshape, which the second run joins with the one before it.
+    tvm.ir.assert_structural_equal(Simplify()(Simplify()(Before)), Expected)
+
+
+def test_leaves_real_work_alone() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3), "float32")) -> R.Tensor((3, 2), "float16"):
+            with R.dataflow():
+                a = R.multiply(x, R.const(2.0, "float32"))
+                b = R.permute_dims(a, [1, 0])
+                c = R.astype(b, dtype="float16")
+                R.output(c)
+            return c
+
+    tvm.ir.assert_structural_equal(Simplify()(Before), Before)
