@@ -250,7 +250,8 @@ def test_kernels_describe_what_they_need() -> None:
     assert described[0]["work_group_size"] >= 64
 
 
-def test_one_program_a_kernel() -> None:
+@pytest.mark.opencl
+def test_one_program_a_kernel(device: tvm.runtime.Device) -> None:
     """A module of two kernels builds one although the other's part of the source is broken."""
     good = programs.module_bytes(
         "#define ONE 1\n"
@@ -263,8 +264,6 @@ def test_one_program_a_kernel() -> None:
         "first",
         ["handle"],
     )
-    if devices.describe_missing() is not None:
-        pytest.skip("tier opencl: needs a device to build on")
-    out = tvm.runtime.empty((1,), "int32", tvm.runtime.device("opencl", 0))
+    out = tvm.runtime.empty((1,), "int32", device)
     programs.load(good).get_function("first")(programs.handle(out), 1, 1)
     assert out.numpy()[0] == 1
