@@ -51,10 +51,17 @@ def write_bundle(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | 
 
     Returns the manifest as written. The folder appears under its name only when every byte is on the disk, so
     nobody can open a half-written bundle. Raises :class:`UsageError` as :func:`check_destination`, and
-    :class:`BundleError` when manifest and files contradict each other.
+    :class:`BundleError` when manifest and files contradict each other, or the disk is full or fails.
     """
     out_dir = out_dir.absolute()
     check_destination(out_dir)
+    try:
+        return _write(out_dir, manifest, files)
+    except OSError as error:
+        raise BundleError(f"cannot be written: {error.strerror or error}", where=out_dir) from error
+
+
+def _write(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:
     with _sibling(out_dir) as building:
         for name, content in files.items():
             _check_name(name)

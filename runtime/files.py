@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ddimcache.errors import UsageError
+from ddimcache.errors import DdimcacheError, UsageError
 
 
 def check_can_write(path: Path, option: str) -> None:
@@ -21,8 +21,17 @@ def check_can_write(path: Path, option: str) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its name, force it to the disk, and rename it; raises OSError, leaving no trace."""
-    path = path.absolute()
+    """Write a file beside its name, force it to the disk, and rename it.
+
+    Raises :class:`DdimcacheError` when the disk is full or fails; what was there before stays then.
+    """
+    try:
+        _write(path.absolute(), content)
+    except OSError as error:
+        raise DdimcacheError(f"cannot be written: {error.strerror or error}", where=path) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     temporary = Path(name)
     try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,13 @@ class ServerInfo:
             return from_json(cls, loads(text[len(GREETING) :]))
         except RecordProblem:
             return None
+
+
+def set_keepalive(connection: socket.socket) -> None:
+    """Let the system give up a connection whose other end died without a word a minute ago."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def tvm_version() -> str:

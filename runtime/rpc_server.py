@@ -21,22 +21,28 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ddimcache import __version__
 from ddimcache.errors import DdimcacheError, DeviceError, UsageError
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.local_device import device_name, host_triple, open_device
-from ddimcache.runtime.rpc_protocol import LONGEST_KEY, PROBE, PROTOCOL, ServerInfo, tvm_version
+from ddimcache.runtime.rpc_protocol import (
+    LONGEST_KEY,
+    PROBE,
+    PROTOCOL,
+    ServerInfo,
+    set_keepalive,
+    tvm_version,
+)
 from ddimcache.runtime.rpc_session_calls import SessionCalls
 from ddimcache.runtime.rpc_store import Store
 
 logger = logging.getLogger(__name__)
 
 _HANDSHAKE_SECONDS = 5
-# A client whose machine or network died without a word is given up after a minute.
-_KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+_ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 def is_loopback(host: str) -> bool:
@@ -158,7 +164,8 @@ class Server:
             logger.info("%s: no handshake: %s", address, error)
             return
         if not probe:
-            self._child = self._fork(connection)
+            with _signals_held():
+                self._child = self._fork(connection)
             logger.info("%s: connected, process %d", address, self._child)
 
     def _info(self) -> ServerInfo:
@@ -179,10 +186,8 @@ class Server:
 
             self._listener.close()
             connection.settimeout(None)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            set_keepalive(connection)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for option, value in _KEEPALIVE.items():
-                connection.setsockopt(socket.IPPROTO_TCP, option, value)
             SessionCalls(self._store, self._device).register()
             _ffi_api.ServerLoop(connection.detach())
 
@@ -217,6 +222,16 @@ def _receive(connection: socket.socket, count: int) -> bytes:
     return content
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold interrupts back: Python drops one that comes while it forks, and the child is ours to end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _in_child(work: Callable[[], None]) -> int:
     """Run ``work`` in a forked process that never returns from here, and return its id."""
     sys.stdout.flush()
@@ -228,6 +243,7 @@ def _in_child(work: Callable[[], None]) -> int:
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
         work()
         code = 0
     except BaseException as error:
@@ -254,7 +270,8 @@ def _try_device(device: DeviceSpec) -> str:
             answer = ("error", error.what, error.remedy or "")
         os.write(write_end, json.dumps(answer).encode())
 
-    child = _in_child(work)
+    with _signals_held():
+        child = _in_child(work)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as stream:
         answer = stream.read()

@@ -270,7 +270,7 @@ def test_failing_disk_leaves_the_old_picture(generate, out, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     done = generate()
     assert done.code == 1
-    assert "No space left on device" in done.err
+    assert f"{out}: cannot be written: No space left on device" in done.err
     assert out.read_bytes() == b"old picture"
     assert [path.name for path in out.parent.iterdir()] == ["out.png"]
 
@@ -336,6 +336,18 @@ class TestCompiling:
         assert done.code == 2
         assert message in done.err
         assert compiler.calls == []
+
+    def test_machine_with_the_runtime_alone(self, from_folder, compiler, monkeypatch):
+        class NoTorch:
+            def find_spec(self, name, path=None, target=None):
+                if name == "ddimcache.compiler.build":
+                    raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+        monkeypatch.delitem(sys.modules, "ddimcache.compiler.build")
+        monkeypatch.setattr(sys, "meta_path", [NoTorch(), *sys.meta_path])
+        done = from_folder()
+        assert done.code == 2
+        assert "compiling a model: package torch is missing; pip install 'ddimcache[compile]'" in done.err
 
     def test_cache_folder_that_cannot_be_written(self, from_folder, compiler, monkeypatch):
         monkeypatch.setenv("DDIMCACHE_CACHE", "/proc/no")

@@ -298,6 +298,18 @@ class TestWriting:
         assert {path.name: path.read_bytes() for path in own_bundle.iterdir() if path.is_file()} == before
         assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
+    def test_full_disk_leaves_the_old_bundle(self, own_bundle, monkeypatch):
+        files = {name: (own_bundle / name).read_bytes() for name in open_bundle(own_bundle).manifest.files}
+
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(BundleError, match=r"bundle: cannot be written: No space left on device"):
+            write_bundle(own_bundle, fake.manifest(), files)
+        assert open_bundle(own_bundle).manifest.model == "fake"
+        assert [path.name for path in own_bundle.parent.iterdir()] == ["bundle"]
+
     def test_refuses_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "thesis.tex").write_text("words")
         with pytest.raises(UsageError, match="holds files that are no bundle"):

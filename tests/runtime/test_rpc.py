@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +119,29 @@ def test_server_survives_those_that_speak_something_else(server):
     device = connect(server.address)
     assert device.info.kind == "llvm"
     device.close()
+
+
+def test_a_server_that_dies_without_a_word_is_noticed(server):
+    device = connect(server.address)
+    assert rpc.keep_alive(server.port) == 1
+    [options] = [
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        for connection in open_sockets()
+        if connection.getpeername() == ("127.0.0.1", server.port)
+    ]
+    assert options == 1
+    device.close()
+    assert rpc.keep_alive(server.port) == 0
+
+
+def open_sockets():
+    """Yield the connected sockets of this process."""
+    for link in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):  # the folder's own handle is listed too, and closed by now
+            if os.readlink(link).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(link.name))) as connection:
+                    connection.getpeername()
+                    yield connection
 
 
 def test_one_client_at_a_time(server, monkeypatch):

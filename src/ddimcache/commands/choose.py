@@ -101,13 +101,28 @@ def find_model(path: Path | None) -> Path:
     )
 
 
+def load_compiler() -> Callable[[Path, Path, CompileOptions, Progress], object]:
+    """Return ``compile_pipeline``; raises :class:`UsageError` where only the runtime is installed."""
+    try:
+        from ddimcache.compiler.build import compile_pipeline
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("ddimcache"):
+            raise
+        raise UsageError(
+            f"package {error.name} is missing",
+            where="compiling a model",
+            remedy="pip install 'ddimcache[compile]', or take a bundle that was compiled elsewhere",
+        ) from error
+    return compile_pipeline
+
+
 def compiled(model: Path, options: CompileOptions, progress: Progress) -> Bundle:
     """Return the kept bundle of a model folder, compiling it when there is none yet."""
     from ddimcache.compiler.cache import kept_bundle
 
-    def compile_to(path: Path) -> None:
-        from ddimcache.compiler.build import compile_pipeline
+    compile_pipeline = load_compiler()
 
+    def compile_to(path: Path) -> None:
         say(
             f"compiling {model} for {options.target}, weights {options.weights}; it is kept for the next time"
         )

@@ -81,10 +81,11 @@ def compile_model(
         raise UsageError(f"{model} holds no model_index.json, so it is no diffusers folder", where="MODEL")
     check_destination(output)
 
-    from ddimcache.compiler.build import compile_pipeline
+    from ddimcache.commands.choose import load_compiler
     from ddimcache.runtime.bundle import open_bundle
 
     start = time.perf_counter()
+    compile_pipeline = load_compiler()
     compile_pipeline(model, output, options, progress())
     seconds = time.perf_counter() - start
     manifest = open_bundle(output, sums=False).manifest
