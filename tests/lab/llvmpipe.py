@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import adreno_lab
@@ -55,12 +55,17 @@ def _install_packages() -> str:
 
 
 def run_python(
-    code: str, arguments: Sequence[str] = (), *, seconds: float = 600
+    code: str,
+    arguments: Sequence[str] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = 600,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python code in the lab with ``tvm``, ``numpy``, ``ddimcache`` and ``tests`` there, on llvmpipe.
 
     The plug-in is loaded and ``tvm`` imported before the code starts; ``opencl:0`` is llvmpipe, with
-    ``cl_khr_fp16`` and images. Returns the finished process; its ``stdout`` also holds the standard error.
+    ``cl_khr_fp16`` and images, unless ``environment`` says otherwise. Returns the finished process; its
+    ``stdout`` also holds the standard error.
 
     Raises
     ------
@@ -83,6 +88,10 @@ def run_python(
         inside = f"/lab/{project.name}"
         return adreno_lab.run_on_llvmpipe(
             ["python3", f"{inside}/program.py", *arguments],
-            environment={"PYTHONPATH": f"{inside}:{packages}", "DDIMCACHE_PLUGIN": f"{inside}/plugin.so"},
+            environment={
+                "PYTHONPATH": f"{inside}:{packages}",
+                "DDIMCACHE_PLUGIN": f"{inside}/plugin.so",
+                **(environment or {}),
+            },
             seconds=seconds,
         )

@@ -70,6 +70,50 @@ print("right")
 """
 
 
+TWO_DEVICES = """
+import numpy as np
+from ddimcache.runtime import devices
+from tests.runtime.opencl import programs
+
+found = devices.list_devices()
+assert len(found) == 2, found
+rank = ["gpu", "accelerator", "cpu", "custom"]
+keys = [(rank.index(device.type), device.platform, device.name) for device in found]
+assert keys == sorted(keys), keys
+first, second = (tvm.runtime.device("opencl", index) for index in range(2))
+
+array = np.arange(256, dtype="float32")
+here = tvm.runtime.tensor(array, first)
+there = tvm.runtime.empty((256,), "float32", second)
+here.copyto(there)
+add_one = programs.add_one(256)
+for device, source in ((first, here), (second, there)):
+    result = tvm.runtime.empty((256,), "float32", device)
+    add_one(source, result)
+    assert (result.numpy() == array + 1).all()
+assert [devices.memory_use(index).live_buffers for index in range(2)] == [1, 2]
+
+copy = programs.kernel(
+    "__kernel void copy(__global float* out, __global float* in) { out[0] = in[0]; }", "copy", ["handle"] * 2
+)
+tvm.get_global_func("__tvm_set_device")(4, 0)
+try:
+    copy(programs.handle(here), programs.handle(there), 1, 1)
+except ValueError as error:
+    assert "argument 1 lives on device" in str(error) and "(opencl:1)" in str(error), error
+else:
+    raise AssertionError("a buffer of another device was taken")
+print("right")
+"""
+
+
+def test_two_devices() -> None:
+    """PoCL and llvmpipe side by side: their order, copies between them, and no buffer on the wrong one."""
+    done = llvmpipe.run_python(TWO_DEVICES, environment={"OCL_ICD_VENDORS": "/etc/OpenCL/vendors"})
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "right", done.stdout
+
+
 @pytest.mark.parametrize("program", [DEVICE, MATMUL, IMAGE], ids=["device", "matmul", "image"])
 def test_on_llvmpipe(program: str) -> None:
     done = llvmpipe.run_python(program)
