@@ -14,8 +14,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ddimcache.compiler.fingerprint import compiler_digest, folder_fingerprint, versions
@@ -75,10 +76,18 @@ def kept_bundle(
                 return path
             say(f"{path} is damaged, compiling it again")
             shutil.rmtree(path)
-        for left_behind in bundles.glob(f".{key}.*.part"):
-            shutil.rmtree(left_behind, ignore_errors=True)
+        _remove_left_behind(bundles, key)
         compile_to(path)
     return path
+
+
+def _remove_left_behind(bundles: Path, key: str) -> None:
+    """Remove what killed compilations left: of this key at once, of others when it is a day old."""
+    day_ago = time.time() - 24 * 3600
+    for path in bundles.glob(".*"):
+        with suppress(OSError):
+            if path.name.startswith(f".{key}.") or path.stat().st_mtime < day_ago:
+                shutil.rmtree(path)
 
 
 @contextmanager

@@ -121,6 +121,17 @@ def test_failed_compilation_leaves_nothing(model, own_cache):
     assert [path for path in (own_cache / "bundles").iterdir() if path.is_dir()] == []
 
 
+def test_what_killed_compilations_left_is_removed(model, own_cache):
+    key = cache.bundle_key(model, CompileOptions())
+    bundles = own_cache / "bundles"
+    ours, old, fresh = (bundles / name for name in (f".{key}.x.part", ".ddimcache-old", ".ddimcache-fresh"))
+    for folder in (ours, old, fresh):
+        (folder / "deep").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    cache.kept_bundle(model, CompileOptions(), Path.mkdir, lambda _: True, print)
+    assert [folder.exists() for folder in (ours, old, fresh)] == [False, False, True]
+
+
 class TestOptions:
     """Options as JSON; the command line's tests have their limits."""
 
