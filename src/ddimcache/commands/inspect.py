@@ -102,7 +102,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def _find_source(bundle: Bundle, name: str) -> str:
-    known = []
+    known: list[str] = []
     for component in bundle.manifest.components:
         sources = bundle.kernel_sources(component)
         if name in sources:

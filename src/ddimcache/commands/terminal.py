@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from ddimcache.errors import UsageError
@@ -67,7 +68,7 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def print_table(
-    rows: list[tuple[str, ...]], heading: tuple[str, ...] | None = None, *, right: tuple[int, ...] = ()
+    rows: Sequence[Sequence[str]], heading: Sequence[str] | None = None, *, right: tuple[int, ...] = ()
 ) -> None:
     """Write a plain table to standard output; ``right`` numbers the columns that end flush, from 0."""
     from rich.console import Console
