@@ -16,6 +16,8 @@ from ddimcache.runtime import icd
 
 LIBRARY_NAME = "libddimcache_opencl.so"
 LIBRARY_VARIABLE = "DDIMCACHE_PLUGIN"
+INTERFACE = 1
+"""Version of the functions that the plug-in registers; ``plugin.cc`` has the same number."""
 
 _library: ctypes.CDLL | None = None
 _problem: str | None = "`import tvm` has not run yet"
@@ -48,7 +50,14 @@ def load() -> None:
         return
     try:
         icd.expose_packaged_drivers()
-        library = ctypes.CDLL(str(library_path()))
+        path = library_path()
+        library = ctypes.CDLL(str(path))
+        if (found := library.ddimcache_interface()) != INTERFACE:
+            _problem = (
+                f"the OpenCL plug-in {path} has interface {found}, but {INTERFACE} is needed: "
+                "run `pip install -e .` in the source folder again"
+            )
+            return
         library.ddimcache_register.restype = ctypes.c_char_p
         answer = library.ddimcache_register()
     except (OSError, AttributeError) as error:

@@ -107,6 +107,10 @@ void Register() {
 }  // namespace
 }  // namespace ddimcache::opencl
 
+// Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the same
+// number, so that a library from before an edit is found out instead of misread.
+extern "C" __attribute__((visibility("default"))) int ddimcache_interface() { return 1; }
+
 // Registers everything, once. Returns null, or a message that stays valid until the next call.
 extern "C" __attribute__((visibility("default"))) const char* ddimcache_register() {
   static std::string problem;

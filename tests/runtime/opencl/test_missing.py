@@ -76,4 +76,14 @@ def test_a_library_without_our_entry_point() -> None:
 
     output = run(DDIMCACHE_PLUGIN=tvm_ffi.libinfo.find_libtvm_ffi())
     assert "exist False" in output
-    assert "ddimcache_register" in output
+    assert "ddimcache_interface" in output
+
+
+def test_a_plugin_from_before_an_edit(tmp_path: Path) -> None:
+    source = tmp_path / "old.c"
+    source.write_text("int ddimcache_interface(void) { return 0; }")
+    library = tmp_path / "old.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    output = run(DDIMCACHE_PLUGIN=str(library))
+    assert "exist False" in output
+    assert f"{library} has interface 0, but 1 is needed: run `pip install -e .`" in output
