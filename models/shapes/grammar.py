@@ -91,6 +91,19 @@ class Scene:
             "second shape": second.shape,
         }
 
+    def layout(self) -> dict[str, str]:
+        """Return where things of a scene of two lie: along which axis, and what is first (left or above)."""
+        if len(self.things) == 1:
+            return dict.fromkeys(("axis", "near colour", "near shape", "far colour", "far shape"), "")
+        near, far = self.things if self.relation in ("left of", "above") else reversed(self.things)
+        return {
+            "axis": "across" if self.relation in ("left of", "right of") else "down",
+            "near colour": near.colour,
+            "near shape": near.shape,
+            "far colour": far.colour,
+            "far shape": far.shape,
+        }
+
 
 # The values of each attribute of `Scene.attributes`; the empty string stands for its absence.
 ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
@@ -101,6 +114,13 @@ ATTRIBUTE_VALUES: dict[str, tuple[str, ...]] = {
     "relation": ("", *RELATIONS),
     "second colour": ("", *COLOURS),
     "second shape": ("", *SHAPES),
+}
+LAYOUT_VALUES: dict[str, tuple[str, ...]] = {
+    "axis": ("", "across", "down"),
+    "near colour": ("", *COLOURS),
+    "near shape": ("", *SHAPES),
+    "far colour": ("", *COLOURS),
+    "far shape": ("", *SHAPES),
 }
 
 

@@ -52,11 +52,19 @@ class RunFolder:
 class Budget:
     """A stage's training time in seconds, counted over all of its runs, and its learning rates."""
 
-    def __init__(self, minutes: float, peak_rate: float, spent: float = 0.0, warm_up: float = 0.02):
+    def __init__(
+        self,
+        minutes: float,
+        peak_rate: float,
+        spent: float = 0.0,
+        warm_up: float = 0.02,
+        cool_down: float = 0.4,
+    ):
         self.total = minutes * 60
         self.spent = spent
         self.peak_rate = peak_rate
         self.warm_up = warm_up
+        self.cool_down = cool_down
         self._last = time.monotonic()
 
     def skip(self) -> None:
@@ -76,8 +84,7 @@ class Budget:
         return min(1.0, self.spent / self.total)
 
     def rate(self) -> float:
-        """Return the learning rate now: a linear warm-up, then half a cosine down to a hundredth."""
-        if self.share < self.warm_up:
-            return self.peak_rate * (self.share / self.warm_up + 0.01)
-        progress = (self.share - self.warm_up) / (1 - self.warm_up)
-        return self.peak_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        """Return the learning rate now: a short rise, then level, in the end down to a hundredth."""
+        rise = self.share / self.warm_up + 0.01
+        fall = (1 - self.share) / self.cool_down + 0.01
+        return self.peak_rate * min(1.0, rise, fall)

@@ -44,15 +44,12 @@ FolderOption = Annotated[Path, typer.Option(help="Folder of the run: log.jsonl, 
 def run(
     folder: FolderOption,
     stage: Annotated[str, typer.Option(help=f"One of {', '.join(_STAGES)}, or all.")] = "all",
-    autoencoder_minutes: Annotated[float, typer.Option(help="Training time of the autoencoder.")] = 15.0,
+    autoencoder_minutes: Annotated[float, typer.Option(help="Training time of the autoencoder.")] = 14.0,
     text_minutes: Annotated[float, typer.Option(help="Training time of the text encoder.")] = 3.0,
-    unet_minutes: Annotated[float, typer.Option(help="Training time of the UNet.")] = 80.0,
+    unet_minutes: Annotated[float, typer.Option(help="Training time of the UNet.")] = 60.0,
     pictures: Annotated[int, typer.Option(help="Drawings made for the UNet's training.")] = 24000,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves PyTorch's choice.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the drawings and of the training.")] = 1,
-    compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compile the UNet first: minutes, then faster.")
-    ] = True,
 ) -> None:
     """Train; a stage whose time is spent is passed over, so the same command resumes a stopped run."""
     if stage not in (*_STAGES, "all"):
@@ -60,7 +57,7 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     run_folder = RunFolder(folder)
-    settings = {"pictures": pictures, "threads": torch.get_num_threads(), "seed": seed, "compiled": compiled}
+    settings = {"pictures": pictures, "threads": torch.get_num_threads(), "seed": seed}
     run_folder.log(stage="settings", torch=torch.__version__, asked=stage, **settings)
     tokenizer = write_tokenizer(folder / "tokenizer")
     if stage in ("autoencoder", "all"):
@@ -72,7 +69,7 @@ def run(
         encoder.load_state_dict(_checkpoint(run_folder, "text")["model"])
         data = train_unet.prepare(run_folder, encoder.eval(), tokenizer, pictures, seed)
         if stage != "latents":
-            train_unet.train(run_folder, data, unet_minutes, seed, compiled)
+            train_unet.train(run_folder, data, unet_minutes, seed)
 
 
 @application.command("export", epilog=_EXAMPLES)

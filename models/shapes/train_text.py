@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ddimcache.models.shapes.grammar import ATTRIBUTE_VALUES, WORDS, Scene, SceneSampler
+from ddimcache.models.shapes.grammar import ATTRIBUTE_VALUES, LAYOUT_VALUES, WORDS, Scene, SceneSampler
 from ddimcache.models.shapes.networks import TEXT_WIDTH, new_text_encoder
 from ddimcache.models.shapes.run_folder import Budget, RunFolder
 from ddimcache.models.shapes.tokenizer import MAXIMUM_TOKENS
 
+# What the states must tell.  The layout says again what the relation and both things say together, so that
+# the UNet need not work out which thing is on the left.
+_VALUES = {**ATTRIBUTE_VALUES, **LAYOUT_VALUES}
 _BATCH = 48
 _EMPTY_SHARE = 0.05
 _FILLER_SHARE = 0.25
@@ -45,15 +48,15 @@ class _Captions:
     def batch(self, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return int64 ids (size, 77), a mask (size, 77) of the end tokens, and labels (size, attributes)."""
         ids = np.full((size, MAXIMUM_TOKENS), self._end, np.int64)
-        labels = np.zeros((size, len(ATTRIBUTE_VALUES)), np.int64)
+        labels = np.zeros((size, len(_VALUES)), np.int64)
         behind = np.ones((size, MAXIMUM_TOKENS), bool)
         for row in range(size):
             tokens: list[int] = []
             if self._random.random() >= _EMPTY_SHARE:
                 scene = self._sampler.sample(self._random)
                 tokens = self._tokens(scene)
-                attributes = scene.attributes()
-                labels[row] = [values.index(attributes[name]) for name, values in ATTRIBUTE_VALUES.items()]
+                attributes = {**scene.attributes(), **scene.layout()}
+                labels[row] = [values.index(attributes[name]) for name, values in _VALUES.items()]
             ids[row, 0] = self._start
             ids[row, 1 : 1 + len(tokens)] = tokens
             behind[row, : 1 + len(tokens)] = False
@@ -65,20 +68,20 @@ def _loss(logits: Tensor, behind: Tensor, labels: Tensor) -> tuple[Tensor, float
     total = logits.new_zeros(())
     right = torch.ones_like(behind)
     start = 0
-    for column, values in enumerate(ATTRIBUTE_VALUES.values()):
+    for column, values in enumerate(_VALUES.values()):
         part = logits[..., start : start + len(values)]
         start += len(values)
         target = labels[:, column, None].expand(behind.shape)
         total = total + functional.cross_entropy(part[behind], target[behind], label_smoothing=0.02)
         right &= part.argmax(-1) == target
-    return total / len(ATTRIBUTE_VALUES), right[behind].float().mean().item()
+    return total / len(_VALUES), right[behind].float().mean().item()
 
 
 def train(folder: RunFolder, tokenizer: CLIPTokenizer, minutes: float, seed: int) -> CLIPTextModel:
     """Train the text encoder for ``minutes``, going on from the folder's checkpoint; return it."""
     torch.manual_seed(seed)
     encoder = new_text_encoder(tokenizer)
-    classifier = nn.Linear(TEXT_WIDTH, sum(len(values) for values in ATTRIBUTE_VALUES.values()))
+    classifier = nn.Linear(TEXT_WIDTH, sum(len(values) for values in _VALUES.values()))
     parameters = [*encoder.parameters(), *classifier.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=0, betas=(0.9, 0.98), weight_decay=1e-2)
     budget, step = Budget(minutes, 2e-3, warm_up=0.05), 0

@@ -13,9 +13,9 @@ Three choices make a short training on a CPU suffice:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
@@ -30,9 +30,13 @@ from ddimcache.models.shapes.tokenizer import MAXIMUM_TOKENS
 _BATCH = 16
 _EMPTY_SHARE = 0.1
 _WEIGHT_LIMIT = 1000.0
-_AVERAGE_DECAY = 0.999
+_AVERAGE_DECAY = 0.998
+_RARITY_POWER = 1 / 3
+_NOISE_POWER = 0.75  # below 1: high noise, where the caption is heeded, comes more often
 _SAVE_SECONDS = 90.0
 _PEAK_RATE = 1e-3
+_PREVIEW_SECONDS = 400.0
+_PREVIEW_STEPS, _PREVIEW_GUIDANCE = 12, 3.0
 
 
 @torch.no_grad()
@@ -124,19 +128,21 @@ class _Sampler:
         self._data = data
         self._random = torch.Generator().manual_seed(seed)
         self._alphas = new_scheduler().alphas_cumprod
+        # Scenes of two things have far more captions, and more to learn, than those of one: show them more.
+        self._rarity = torch.bincount(data["caption"])[data["caption"]].float() ** -_RARITY_POWER
         variance = (1 - self._alphas) / self._alphas
         data_variance = data["deviation"] ** 2
         self._weights = ((variance + data_variance) / data_variance).clamp(max=_WEIGHT_LIMIT)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return noisy latents, timesteps, caption states, the noise and the loss's weights (B, 1, 1, 1)."""
-        rows = torch.randint(len(self._data["latents"]), (size,), generator=self._random)
+        rows = torch.multinomial(self._rarity, size, replacement=True, generator=self._random)
         captions = self._data["caption"][rows]
         empty = torch.rand(size, generator=self._random) < _EMPTY_SHARE
         captions = torch.where(empty, len(self._data["states"]) - 1, captions)
-        # One timestep in each of `size` equal parts of the schedule makes the loss less erratic.
+        # One timestep in each of `size` parts of the schedule makes the loss less erratic.
         parts = (torch.arange(size) + torch.rand(size, generator=self._random)) / size
-        steps = (parts * len(self._alphas)).long()
+        steps = (parts**_NOISE_POWER * len(self._alphas)).long()
         alphas = self._alphas[steps].view(-1, 1, 1, 1)
         clean = self._data["latents"][rows]
         noise = torch.randn(clean.shape, generator=self._random)
@@ -144,7 +150,30 @@ class _Sampler:
         return noisy, steps, self._data["states"][captions], noise, self._weights[steps].view(-1, 1, 1, 1)
 
 
-def train(folder: RunFolder, data: dict[str, Any], minutes: float, seed: int, compiled: bool) -> None:
+@torch.no_grad()
+def sample_cells(unet: UNet2DConditionModel, states: Tensor, empty: Tensor, seed: int) -> np.ndarray:
+    """Return the cells' colours that DDIM finds for captions, uint8 (B, 16, 16, 3), without the decoder.
+
+    ``states`` are the captions' text states (B, 77, 64), ``empty`` those of the empty caption (77, 64).
+    """
+    scheduler = new_scheduler()
+    scheduler.set_timesteps(_PREVIEW_STEPS)
+    latents = torch.randn((len(states), 4, 16, 16), generator=torch.Generator().manual_seed(seed))
+    both = torch.cat([empty.expand_as(states), states])
+    for timestep in scheduler.timesteps:
+        without, told = unet(torch.cat([latents, latents]), timestep, both).sample.chunk(2)
+        noise = without + _PREVIEW_GUIDANCE * (told - without)
+        latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
+    colours = (latents[:, :3] / SCALING_FACTOR + 1) * 127.5
+    return colours.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def _save_preview(folder: RunFolder, data: dict[str, Any], seed: int) -> None:
+    cells = sample_cells(averaged(folder), data["states"][:16], data["states"][-1], seed)
+    folder.save_grid("unet", cells.repeat(4, axis=1).repeat(4, axis=2), 8)
+
+
+def train(folder: RunFolder, data: dict[str, Any], minutes: float, seed: int) -> None:
     """Train the UNet for ``minutes``, going on from the folder's checkpoint."""
     torch.manual_seed(seed)
     unet: Any = new_unet()
@@ -160,15 +189,15 @@ def train(folder: RunFolder, data: dict[str, Any], minutes: float, seed: int, co
         average = list(state["average"].values())
         budget.spent, step = state["spent"], state["step"]
     sampler = _Sampler(data, seed + step)
-    forward: Callable[..., Any] = torch.compile(unet) if compiled else unet
-    saved, first_step, running = budget.spent, step, 0.0
+    saved, shown, first_step, running = budget.spent, budget.spent, step, 0.0
     unet.train()
+    budget.skip()
     while budget.share < 1:
         noisy, steps, states, noise, weights = sampler.batch(_BATCH)
         for group in optimiser.param_groups:
             group["lr"] = budget.rate()
         with torch.autocast("cpu", torch.bfloat16):
-            output = forward(noisy, steps, states, return_dict=False)[0]
+            output = unet(noisy, steps, states, return_dict=False)[0]
         losses = (weights * (output.float() - noise).square()).mean(dim=(1, 2, 3))
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -180,8 +209,6 @@ def train(folder: RunFolder, data: dict[str, Any], minutes: float, seed: int, co
         # Batches run from low to high noise; the halves tell details and content apart.
         halves = losses.detach().view(2, -1).mean(1).numpy()
         running = halves if step == first_step + 1 else 0.98 * running + 0.02 * halves
-        if step <= first_step + 2:
-            budget.skip()  # compiling is not training
         budget.tick()
         if budget.spent - saved > _SAVE_SECONDS or budget.share >= 1:
             saved = budget.spent
@@ -192,3 +219,6 @@ def train(folder: RunFolder, data: dict[str, Any], minutes: float, seed: int, co
             folder.log(
                 stage="unet", step=step, seconds=round(saved, 1), **values, rate=round(budget.rate(), 7)
             )
+            if saved - shown > _PREVIEW_SECONDS or budget.share >= 1:
+                shown = saved
+                _save_preview(folder, data, seed)

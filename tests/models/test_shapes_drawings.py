@@ -63,6 +63,13 @@ def test_captions_use_the_grammars_words_and_parse_back():
                 assert value in ATTRIBUTE_VALUES[name]
 
 
+def test_layout_says_the_same_of_both_orders_of_words():
+    left = parse("a red circle left of a blue square on a white background").layout()
+    assert left == parse("a blue square right of a red circle on a white background").layout()
+    assert left["near colour"] == "red"
+    assert parse("a red circle below a blue square on a white background").layout()["far colour"] == "red"
+
+
 @pytest.mark.parametrize("caption", ["", "a red dog", "a red circle on a white background"])
 def test_other_sentences_are_refused_with_an_example(caption):
     with pytest.raises(ValueError, match="example"):
