@@ -127,7 +127,12 @@ class _Builder:
     """Collects files and manifest entries, component by component."""
 
     def __init__(
-        self, folder: PipelineFolder, options: CompileOptions, device: DeviceProfile, sizes: _Sizes, scratch: Path
+        self,
+        folder: PipelineFolder,
+        options: CompileOptions,
+        device: DeviceProfile,
+        sizes: _Sizes,
+        scratch: Path,
     ) -> None:
         self.folder = folder
         self.options = options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from tvm.support import cc
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import CompileError
-from ddimcache.kernels.matmul.kernel import FAMILY
-from ddimcache.kernels.work import WORK
+from ddimcache.kernels.tags import FAMILY, WORK
 from ddimcache.manifest import ITEM_BYTES, KernelSpec
+
+_PROTOTYPE = re.compile(r"^__kernel void \w+\([^{;]*\);\n", re.MULTILINE)
 
 COMPILERS = {
     "x86_64-linux-gnu": ("x86_64-linux-gnu-g++", "g++", "clang++"),
@@ -47,7 +49,9 @@ def linker_for(host: str) -> str:
         "aarch64-linux-android": "put the NDK's toolchains/llvm/prebuilt/linux-x86_64/bin on the PATH",
     }
     names = " or ".join(COMPILERS[host])
-    raise CompileError(f"no linker for this host: {names} is not on the PATH", where=host, remedy=wanted[host])
+    raise CompileError(
+        f"no linker for this host: {names} is not on the PATH", where=host, remedy=wanted[host]
+    )
 
 
 def build_library(
@@ -157,6 +161,7 @@ def _sources(module: Any) -> dict[str, str]:
         if imported.kind == "opencl":
             for part in imported.inspect_source().split("// Function: ")[1:]:
                 name, _, text = part.partition("\n")
-                sources[name.strip()] = text.strip() + "\n"
+                # The code generator puts a prototype of every kernel of the module before each one.
+                sources[name.strip()] = _PROTOTYPE.sub("", text).strip() + "\n"
         sources.update(_sources(imported))
     return sources

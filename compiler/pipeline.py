@@ -76,7 +76,6 @@ class Compilation:
 def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, Any]]:
     """The phases of a component's compilation, first to last."""
     profile, store, inputs = request.profile, compilation.store, compilation.inputs
-    yield "fold constants", relax.transform.FoldConstant()
     yield "simplify", Simplify()
     yield "channels last", relax.transform.ConvertLayout(CHANNELS_LAST)
     yield "simplify again", Simplify()
@@ -87,6 +86,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "common subexpressions", relax.transform.EliminateCommonSubexpr()
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
     yield "lower attention", LowerAttention(profile)
+    yield "fold constants", relax.transform.FoldConstant()
     yield "lower norms", LowerNorms(profile)
     yield "simplify lowered", Simplify()
     products = LowerProducts(store, profile, request.weights, inputs)

@@ -16,7 +16,7 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from ddimcache.compiler.target import TileTable
-from ddimcache.kernels.matmul.kernel import FAMILY
+from ddimcache.kernels.tags import FAMILY
 from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 from ddimcache.schedules.blocks import extent, inline_all_but, sblock_names
 

@@ -54,5 +54,7 @@ class WeightStore:
         weight = self._weights[name]
         value = np.ascontiguousarray(weight.compute())
         if value.shape != weight.shape or value.dtype != np.dtype(weight.dtype):
-            raise AssertionError(f"weight {name} is {value.dtype}{value.shape}, not {weight.dtype}{weight.shape}")
+            raise AssertionError(
+                f"weight {name} is {value.dtype}{value.shape}, not {weight.dtype}{weight.shape}"
+            )
         return value

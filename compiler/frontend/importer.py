@@ -142,7 +142,9 @@ def _drop_dead_nodes(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def import_component(name: str, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> ImportedComponent:
+def import_component(
+    name: str, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> ImportedComponent:
     """Traces ``module`` with ``inputs`` (their values do not matter) and imports it.
 
     Raises :class:`FrontendError` when PyTorch cannot trace it or TVM does not know one of its operators.

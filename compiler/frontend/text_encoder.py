@@ -26,4 +26,6 @@ def import_text_encoder(encoder: Any, tokens: int, dtype: str) -> ImportedCompon
     hidden state of what is there is the right one for both families.
     """
     torch.nn.Module.to(encoder, _DTYPES[dtype])
-    return import_component("text_encoder", _TextEncoder(encoder), (torch.zeros(1, tokens, dtype=torch.int32),))
+    return import_component(
+        "text_encoder", _TextEncoder(encoder), (torch.zeros(1, tokens, dtype=torch.int32),)
+    )

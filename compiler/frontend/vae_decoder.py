@@ -30,7 +30,9 @@ class _Decoder(torch.nn.Module):
         return torch.round(image).permute(0, 2, 3, 1).to(torch.uint8)
 
 
-def import_vae_decoder(vae: Any, batch: int, latent_height: int, latent_width: int, dtype: str) -> ImportedComponent:
+def import_vae_decoder(
+    vae: Any, batch: int, latent_height: int, latent_width: int, dtype: str
+) -> ImportedComponent:
     """``main(latents [B,C,h,w] float32) -> image [B, 8h, 8w, 3] uint8`` for diffusers' ``AutoencoderKL``."""
     torch_dtype = _DTYPES[dtype]
     torch.nn.Module.to(vae, torch_dtype)

@@ -45,9 +45,7 @@ class BundleWeights:
             inputs = set(function.params[: self.inputs[variable.name_hint]])
             used |= {weight.name for weight in _used(function) - inputs}
         self.names = sorted(used)
-        fields = [
-            relax.TensorType(self.store[name].shape, self.store[name].dtype) for name in self.names
-        ]
+        fields = [relax.TensorType(self.store[name].shape, self.store[name].dtype) for name in self.names]
         changed = dict(module.functions_items())
         for variable, function in functions.items():
             changed[variable] = self._bundled(function, variable.name_hint, relax.TupleType(fields))

@@ -7,6 +7,7 @@ import math
 from tvm import relax
 
 from ddimcache.compiler.passes.simplify import op_name, static_shape
+from ddimcache.errors import CompileError
 
 
 def count_work(function: relax.Function) -> int:
@@ -21,21 +22,24 @@ def count_work(function: relax.Function) -> int:
     return total
 
 
+def _shape(expr: relax.Expr) -> list[int]:
+    shape = static_shape(expr)
+    if shape is None:
+        raise CompileError("a tensor's shape is not known at compile time, so its work cannot be counted")
+    return shape
+
+
 def _work(call: relax.Expr) -> int:
     name = op_name(call)
     if name == "relax.nn.conv2d":
-        weight, out = static_shape(call.args[1]), static_shape(call)
-        assert weight is not None and out is not None
+        weight, out = _shape(call.args[1]), _shape(call)
         layout = call.attrs.kernel_layout
         per_output = math.prod(weight) // weight[layout.index("O")]
         return math.prod(out) * per_output
     if name == "relax.matmul":
-        left, out = static_shape(call.args[0]), static_shape(call)
-        assert left is not None and out is not None
-        return math.prod(out) * left[-1]
+        return math.prod(_shape(call)) * _shape(call.args[0])[-1]
     if name in ("relax.nn.attention", "relax.nn.attention_bias"):
-        query, key, value = (static_shape(argument) for argument in call.args[:3])
-        assert query is not None and key is not None and value is not None
+        query, key, value = (_shape(argument) for argument in call.args[:3])
         batch, queries, heads, width = query
         return batch * heads * queries * key[1] * (width + value[3])
     return 0

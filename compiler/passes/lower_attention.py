@@ -1,6 +1,7 @@
 """Lowers ``nn.attention`` to the running-softmax kernel, which never stores the score matrix.
 
-Before: ``R.nn.attention(q, k, v, scale)`` over [B, T, H, D]; after: ``R.call_tir(attention, (q, k, v, bias))``.
+Before: ``R.nn.attention(q, k, v, scale)`` over [B, T, H, D]; after:
+``R.call_tir(attention, (q, k, v, bias))``.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class _AttentionLowerer(PyExprMutator):
         if op_name(call) == "relax.nn.attention_bias":
             shape = static_shape(call.args[3])
             if shape is None or math.prod(shape) != queries * keys:
-                raise FrontendError(f"an attention bias of shape {shape} is not supported: one for all heads is")
+                raise FrontendError(
+                    f"an attention bias of shape {shape} is not supported: one for all heads is"
+                )
             flat = self.builder_.emit(relax.op.reshape(call.args[3], [queries, keys]))
             parts.append(self.builder_.emit(relax.op.permute_dims(flat, [1, 0])))
         if len(parts) == 2:

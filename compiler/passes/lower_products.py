@@ -85,8 +85,9 @@ class _ProductLowerer(PyExprMutator):
         name = op_name(call)
         if name in ("relax.permute_dims", "relax.reshape") and (key := self._key(call.args[0])) is not None:
             return self._moved_weight(call, key, name)
-        if name == "relax.matmul" and (key := self._key(call.args[1])) is not None:
-            if len(self.store[key].shape) == 2:
+        if name == "relax.matmul":
+            key = self._key(call.args[1])
+            if key is not None and len(self.store[key].shape) == 2:
                 return self._linear(call, call.args[0], key)
         if name == "relax.nn.conv2d":
             return self._conv2d(call)
@@ -116,7 +117,11 @@ class _ProductLowerer(PyExprMutator):
         return self._variable(moved)
 
     def _packed(
-        self, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, ...], pack: Callable[..., np.ndarray]
+        self,
+        key: str,
+        matrix: Callable[[], np.ndarray],
+        shape: tuple[int, ...],
+        pack: Callable[..., np.ndarray],
     ) -> list[relax.Var]:
         """The packed weight and, for int8, its scale; ``matrix`` gives output channels first."""
         width = matmul_kernel.panel_width(shape[0], self.profile.tiles.columns)
@@ -165,7 +170,8 @@ class _ProductLowerer(PyExprMutator):
             raise FrontendError(f"convolution {key}: layouts must be NHWC and OHWI before LowerProducts")
         weight = self.store[key]
         channels, kernel_height, kernel_width, depth = weight.shape
-        strides = tuple(int(value) for value in attributes.strides)
+        row_stride, column_stride = (int(value) for value in attributes.strides)
+        strides = (row_stride, column_stride)
         padding = [int(value) for value in attributes.padding]
         top, left, bottom, right = padding if len(padding) == 4 else padding * (4 // len(padding))
         dtype = dtype_name(call)
@@ -199,7 +205,9 @@ class LowerProducts:
     function that are no weights. After the pass, ``lowered`` names the weights that became packed.
     """
 
-    def __init__(self, store: WeightStore, profile: DeviceProfile, weights: str, inputs: dict[str, int]) -> None:
+    def __init__(
+        self, store: WeightStore, profile: DeviceProfile, weights: str, inputs: dict[str, int]
+    ) -> None:
         self.store = store
         self.profile = profile
         self.weights = weights

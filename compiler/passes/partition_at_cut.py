@@ -68,7 +68,9 @@ class PartitionAtCut:
         joins = cut_points(function)
         if not 0 <= self.cut < len(joins):
             raise UsageError(
-                f"this UNet has no cut {self.cut}; it has {len(joins)}, from 0 (the outermost) to {len(joins) - 1}"
+                f"this UNet has no cut {self.cut}; it has {len(joins)}, from 0 (the outermost) to "
+                f"{len(joins) - 1}",
+                where="--cut",
             )
         feature = joins[self.cut].args[0][0]
         full = self._full(function, feature)

@@ -68,7 +68,7 @@ class _Simplifier(PyExprMutator):
     def _permute(self, call: relax.Call) -> relax.Expr:
         source, axes = call.args[0], permutation(call)
         producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
-        if op_name(producer) == "relax.permute_dims":
+        if producer is not None and op_name(producer) == "relax.permute_dims":
             inner = permutation(producer)
             source, axes = producer.args[0], [inner[axis] for axis in axes]
         shape = static_shape(source)
@@ -89,7 +89,7 @@ class _Simplifier(PyExprMutator):
         if name == "relax.broadcast_to":
             return call
         producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
-        if op_name(producer) == "relax.reshape":
+        if producer is not None and op_name(producer) == "relax.reshape":
             source = producer.args[0]
             if static_shape(source) == target:
                 return source

@@ -16,6 +16,7 @@ from functools import cache
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ddimcache.kernels.tags import WORK
 from ddimcache.kernels.tiling import largest_divisor
 
 LOWEST = -3.0e38
@@ -71,7 +72,7 @@ def attention(
         bias: T.Buffer(bias_shape, "float32"),
         out: T.Buffer((batch, queries, heads, width), dtype),
     ):
-        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True, "ddimcache.macs": macs})
+        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
         with T.sblock("root"):
             T.reads()
             T.writes()
@@ -89,7 +90,9 @@ def attention(
                     first: T.let[T.int32] = (block * group + item) % query_blocks * lanes
                     for d in range(width):
                         for lane in T.vectorized(lanes):
-                            query[d, lane] = T.Cast("float32", q[b, T.min(first + lane, queries - 1), h, d]) * T.float32(scale)
+                            query[d, lane] = T.Cast(
+                                "float32", q[b, T.min(first + lane, queries - 1), h, d]
+                            ) * T.float32(scale)
                     for d in T.unroll(width) if unrolled else T.serial(width):
                         for lane in T.vectorized(lanes):
                             total[d, lane] = T.float32(0)
@@ -113,7 +116,8 @@ def attention(
                             if has_bias:
                                 for lane in T.vectorized(lanes):
                                     score[j, lane] = score[j, lane] + bias[
-                                        T.min(key_base * keys + j, tokens - 1), T.min(first + lane, queries - 1)
+                                        T.min(key_base * keys + j, tokens - 1),
+                                        T.min(first + lane, queries - 1),
                                     ]
                             if masked:
                                 for lane in T.vectorized(lanes):
@@ -144,7 +148,12 @@ def attention(
                                             outer * value_block + inner, lane
                                         ] + score[j, lane] * T.Cast(
                                             "float32",
-                                            v[b, T.min(key_base * keys + j, tokens - 1), h, outer * value_block + inner],
+                                            v[
+                                                b,
+                                                T.min(key_base * keys + j, tokens - 1),
+                                                h,
+                                                outer * value_block + inner,
+                                            ],
                                         )
                     for lane in T.vectorized(lanes):
                         weight[lane] = T.float32(1) / weight[lane]
@@ -160,4 +169,4 @@ def attention(
                             else:
                                 out[b, first + lane, h, d] = T.Cast(dtype, result[d, lane])
     # fmt: on
-    return kernel
+    return kernel.with_attr(WORK, macs)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from ddimcache.kernels.matmul.kernel import FAMILY
+from ddimcache.kernels.tags import FAMILY
 from ddimcache.kernels.tiling import wide
 
 

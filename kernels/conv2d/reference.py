@@ -6,7 +6,7 @@ import numpy as np
 
 
 def conv2d(x: np.ndarray, weight: np.ndarray, strides: tuple[int, int]) -> np.ndarray:
-    """Convolves padded ``x`` [B, H, W, C] with ``weight`` [O, KH, KW, C], in float64, giving [B, H', W', O]."""
+    """Convolves padded ``x`` [B, H, W, C] with ``weight`` [O, KH, KW, C], in float64: [B, H', W', O]."""
     _, kernel_height, kernel_width, _ = weight.shape
     windows = np.lib.stride_tricks.sliding_window_view(
         x.astype(np.float64), (kernel_height, kernel_width), axis=(1, 2)

@@ -25,7 +25,9 @@ def chunks(rows: int) -> int:
 
 
 @cache
-def moments(batch: int, rows: int, channels: int, dtype: str, *, vector: int, work_group: int) -> tirx.PrimFunc:
+def moments(
+    batch: int, rows: int, channels: int, dtype: str, *, vector: int, work_group: int
+) -> tirx.PrimFunc:
     """Per-chunk sums of ``x`` [B, R, C] and of its squares: [B, chunks, 2, C] float32."""
     lanes = vector_lanes(channels, vector)
     parts = chunks(rows)
@@ -35,7 +37,10 @@ def moments(batch: int, rows: int, channels: int, dtype: str, *, vector: int, wo
 
     # fmt: off
     @T.prim_func(private=True, s_tir=True, check_well_formed=False)
-    def kernel(x: T.Buffer((batch, rows, channels), dtype), out: T.Buffer((batch, parts, 2, channels), "float32")):
+    def kernel(
+        x: T.Buffer((batch, rows, channels), dtype),
+        out: T.Buffer((batch, parts, 2, channels), "float32"),
+    ):
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
         with T.sblock("root"):
             T.reads()
@@ -53,7 +58,9 @@ def moments(batch: int, rows: int, channels: int, dtype: str, *, vector: int, wo
                         square[lane] = T.float32(0)
                     for row in range(depth):
                         for lane in T.vectorized(lanes):
-                            total[lane] = total[lane] + T.Cast("float32", x[b, part * depth + row, first + lane])
+                            total[lane] = total[lane] + T.Cast(
+                                "float32", x[b, part * depth + row, first + lane]
+                            )
                         for lane in T.vectorized(lanes):
                             square[lane] = square[lane] + T.Cast(
                                 "float32", x[b, part * depth + row, first + lane]
@@ -67,7 +74,9 @@ def moments(batch: int, rows: int, channels: int, dtype: str, *, vector: int, wo
 
 
 @cache
-def statistics(batch: int, rows: int, channels: int, groups: int, epsilon: float, *, work_group: int) -> tirx.PrimFunc:
+def statistics(
+    batch: int, rows: int, channels: int, groups: int, epsilon: float, *, work_group: int
+) -> tirx.PrimFunc:
     """Mean and reciprocal deviation of every group from ``moments``: [B, G, 2] float32."""
     parts = chunks(rows)
     size = channels // groups
@@ -101,7 +110,8 @@ def statistics(batch: int, rows: int, channels: int, groups: int, epsilon: float
                     out[b, g, 0] = total[0]
                     # Rounding can make the difference of two near numbers negative.
                     out[b, g, 1] = T.float32(1) / T.sqrt(
-                        T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0)) + T.float32(epsilon)
+                        T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0))
+                        + T.float32(epsilon)
                     )
     # fmt: on
     return kernel
@@ -112,7 +122,7 @@ def apply(x: te.Tensor, statistic: te.Tensor, weight: te.Tensor, bias: te.Tensor
     groups = int(statistic.shape[1])
     size = int(x.shape[-1]) // groups
 
-    def normalise(*index):  # type: ignore[no-untyped-def]
+    def normalise(*index):
         b, c = index[0], index[-1]
         value = x[index].astype("float32") - statistic[b, c // size, 0]
         value = value * (statistic[b, c // size, 1] * weight[c].astype("float32")) + bias[c].astype("float32")

@@ -48,7 +48,9 @@ def layer_norm(
                         square[lane] = T.float32(0)
                     for step in range(steps):
                         for lane in T.vectorized(lanes):
-                            total[lane] = total[lane] + (T.Cast("float32", x[row, step * lanes + lane]) - moment[2])
+                            total[lane] = total[lane] + (
+                                T.Cast("float32", x[row, step * lanes + lane]) - moment[2]
+                            )
                         for lane in T.vectorized(lanes):
                             square[lane] = square[lane] + (
                                 T.Cast("float32", x[row, step * lanes + lane]) - moment[2]
@@ -60,7 +62,8 @@ def layer_norm(
                         moment[1] = moment[1] + square[lane]
                     moment[0] = moment[0] / T.float32(channels)
                     moment[1] = T.float32(1) / T.sqrt(
-                        T.max(moment[1] / T.float32(channels) - moment[0] * moment[0], T.float32(0)) + T.float32(epsilon)
+                        T.max(moment[1] / T.float32(channels) - moment[0] * moment[0], T.float32(0))
+                        + T.float32(epsilon)
                     )
                     moment[0] = moment[0] + moment[2]
                     for step in range(steps):

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from tvm import te
 
+from ddimcache.kernels.tags import FAMILY
 from ddimcache.kernels.tiling import wide
-
-FAMILY = "ddimcache.family"
-"""Block annotation by which schedules find a kernel's reduction."""
 
 
 def panel_width(channels: int, widths: tuple[int, ...]) -> int:

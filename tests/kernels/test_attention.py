@@ -13,7 +13,13 @@ from tests.kit.kernel_run import run_kernel
 
 
 def run(
-    queries: int, tokens: int, heads: int, width: int, bias: bool = False, gain: float = 1.0, target: str = "llvm"
+    queries: int,
+    tokens: int,
+    heads: int,
+    width: int,
+    bias: bool = False,
+    gain: float = 1.0,
+    target: str = "llvm",
 ) -> None:
     random = np.random.default_rng(3)
     q, k, v = (

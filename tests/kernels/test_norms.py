@@ -41,7 +41,10 @@ def run_layer_norm(rows: int, channels: int, offset: float, target: str = "llvm"
 
 
 @given(
-    rows=st.integers(1, 70), size=st.integers(1, 20), groups=st.sampled_from([1, 2, 8]), offset=st.sampled_from([0.0, 5.0])
+    rows=st.integers(1, 70),
+    size=st.integers(1, 20),
+    groups=st.sampled_from([1, 2, 8]),
+    offset=st.sampled_from([0.0, 5.0]),
 )
 @settings(max_examples=6, deadline=None)
 def test_group_norm_of_any_shape(rows: int, size: int, groups: int, offset: float) -> None:

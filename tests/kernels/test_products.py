@@ -42,7 +42,9 @@ def run_matmul(rows: int, depth: int, channels: int, int8: bool, target: str, se
     check(out, plain_matmul(x, weight))
 
 
-def run_conv2d(shape: tuple[int, ...], channels: int, size: int, stride: int, int8: bool, target: str) -> None:
+def run_conv2d(
+    shape: tuple[int, ...], channels: int, size: int, stride: int, int8: bool, target: str
+) -> None:
     random = np.random.default_rng(1)
     x = random.standard_normal(shape).astype("float32")
     weight = random.standard_normal((channels, size, size, shape[-1])).astype("float32")
@@ -83,7 +85,9 @@ def test_conv2d_of_any_shape(
 
 
 @pytest.mark.opencl
-@pytest.mark.parametrize(("rows", "depth", "channels"), [(77, 64, 320), (1, 33, 5), (4099, 7, 48), (64, 40, 100)])
+@pytest.mark.parametrize(
+    ("rows", "depth", "channels"), [(77, 64, 320), (1, 33, 5), (4099, 7, 48), (64, 40, 100)]
+)
 @pytest.mark.parametrize("int8", [False, True])
 def test_matmul_on_opencl(rows: int, depth: int, channels: int, int8: bool) -> None:
     run_matmul(rows, depth, channels, int8, "opencl")
@@ -119,7 +123,7 @@ def test_packing_keeps_every_weight_at_its_place() -> None:
     weight = np.arange(5 * 3).reshape(5, 3)
     packed = matmul.pack(weight, 4)
     assert packed.shape == (2, 3, 4)
-    assert (packed[0].T == weight[:4]).all()
+    assert (weight[:4] == packed[0].T).all()
     assert (packed[1, :, 0] == weight[4]).all()
     assert not packed[1, :, 1:].any()
 

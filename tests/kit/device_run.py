@@ -1,4 +1,4 @@
-"""Runs a compiled bundle the way ``generate`` does, for comparison with the plain PyTorch of ``reference``."""
+"""Runs a compiled bundle the way ``generate`` does, to be compared with PyTorch in ``reference``."""
 
 from __future__ import annotations
 

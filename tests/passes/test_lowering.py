@@ -87,8 +87,12 @@ def test_packed_weights_are_the_rounded_ones() -> None:
     weights = store(**arrays)
     bundle = BundleWeights(weights, {"main": 1})
     bundle(LowerProducts(weights, PROFILE, "int8", {"main": 1})(Layers))
-    packed = next(weights.array(name) for name in bundle.names if name.startswith("linear") and "int8" in name)
-    scale = next(weights.array(name) for name in bundle.names if name.startswith("linear") and "scale" in name)
+    packed = next(
+        weights.array(name) for name in bundle.names if name.startswith("linear") and "int8" in name
+    )
+    scale = next(
+        weights.array(name) for name in bundle.names if name.startswith("linear") and "scale" in name
+    )
     ours = packed[0].T * scale[:, None]
     expected = dequantize(quantize(arrays["linear"]), channel_scale(arrays["linear"]))
     assert np.array_equal(ours, expected)
@@ -99,7 +103,9 @@ def test_leaves_products_of_two_activations_alone() -> None:
     @I.ir_module
     class Scores:
         @R.function
-        def main(q: R.Tensor((4, 6), "float32"), k: R.Tensor((6, 4), "float32")) -> R.Tensor((4, 4), "float32"):
+        def main(q: R.Tensor((4, 6), "float32"), k: R.Tensor((6, 4), "float32")) -> R.Tensor(
+            (4, 4), "float32"
+        ):
             with R.dataflow():
                 s = R.matmul(q, k)
                 R.output(s)
@@ -113,9 +119,9 @@ def test_grouped_convolutions_are_refused() -> None:
     @I.ir_module
     class Grouped:
         @R.function
-        def main(
-            x: R.Tensor((1, 6, 6, 4), "float32"), w: R.Tensor((4, 3, 3, 2), "float32")
-        ) -> R.Tensor((1, 4, 4, 4), "float32"):
+        def main(x: R.Tensor((1, 6, 6, 4), "float32"), w: R.Tensor((4, 3, 3, 2), "float32")) -> R.Tensor(
+            (1, 4, 4, 4), "float32"
+        ):
             with R.dataflow():
                 y = R.nn.conv2d(x, w, groups=2, data_layout="NHWC", kernel_layout="OHWI")
                 R.output(y)
@@ -151,7 +157,9 @@ def test_a_causal_mask_reaches_the_kernel() -> None:
     builder = relax.BlockBuilder()
     with builder.function("main", [query]):
         with builder.dataflow():
-            out = builder.emit_output(builder.emit(relax.op.nn.attention(query, query, query, causal_mask="TopLeft")))
+            out = builder.emit_output(
+                builder.emit(relax.op.nn.attention(query, query, query, causal_mask="TopLeft"))
+            )
         builder.emit_func_output(out)
     module = LowerAttention(PROFILE)(builder.get())
     call = next(

@@ -15,7 +15,9 @@ class TwoLevels:
     """The shape of a UNet: two skips, each joined again on the way up; channels are the last axis."""
 
     @R.function
-    def main(x: R.Tensor((1, 4, 4, 2), "float32"), w: R.Tensor((2,), "float32")) -> R.Tensor((1, 4, 4, 6), "float32"):
+    def main(x: R.Tensor((1, 4, 4, 2), "float32"), w: R.Tensor((2,), "float32")) -> R.Tensor(
+        (1, 4, 4, 6), "float32"
+    ):
         with R.dataflow():
             outer = R.multiply(x, w)
             inner = R.exp(outer)

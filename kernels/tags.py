@@ -1,0 +1,7 @@
+"""Names under which kernels tell schedules and reports what they are."""
+
+FAMILY = "ddimcache.family"
+"""Annotation of a block: the family whose schedule it gets."""
+
+WORK = "ddimcache.macs"
+"""Attribute of a kernel that is written by hand: multiply-accumulates of one launch."""

@@ -1,0 +1,71 @@
+"""Models of full size: compile time and memory, the arithmetic of a step, and its result."""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddimcache.runtime.bundle import open_bundle
+from ddimcache.runtime.devices import parse_device
+from ddimcache.runtime.session import Session
+from ddimcache.runtime.tokenizer import Tokenizer
+from tests.kit.family import stand_in
+from tests.kit.reference import SplitUNet, TorchPipeline, fake_quantise
+
+pytestmark = [pytest.mark.opencl, pytest.mark.full, pytest.mark.timeout(7200)]
+
+PROMPT = "a photograph of an astronaut riding a horse"
+GIB = 1 << 30
+
+
+def compile_in_a_process(model: Path, out: Path) -> tuple[float, int]:
+    """Seconds and peak bytes of ``ddimcache compile`` with int8 weights."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "ddimcache.cli", "compile", str(model), "-o", str(out)]
+    subprocess.run([*command, "--target", "opencl", "--weights", "int8", "--json"], check=True)
+    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("preset", ["sd15", "sd21"])
+def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
+    model = stand_in(preset, "float16")
+    seconds, peak = compile_in_a_process(model, tmp_path / "bundle")
+    print(f"{preset}: compiled in {seconds:.0f} s, {peak / GIB:.1f} GiB at most")
+    assert peak < 16 * GIB
+    bundle = open_bundle(tmp_path / "bundle")
+    if preset == "sd15":
+        assert bundle.manifest.macs_full == pytest.approx(401.6e9, rel=0.02)
+        assert bundle.manifest.macs_cached == pytest.approx(31.6e9, rel=0.02)
+
+    latents = np.random.default_rng(8).standard_normal(bundle.manifest.latents.shape).astype("float32")
+    session = Session(bundle, parse_device("opencl"))
+    session.encode(Tokenizer(bundle.tokenizer).encode(PROMPT))
+    session.start(latents.tobytes(), 50, 2, 1.0)
+    session.run(2)
+    ours = np.frombuffer(session.latents(), "float32").reshape(latents.shape)
+    print(json.dumps(session.timings()))
+    session.close()
+    gc.collect()
+
+    pipe = TorchPipeline.load(model)
+    fake_quantise(pipe.unet)
+    fake_quantise(pipe.text_encoder)
+    pipe.scheduler.set_timesteps(50)
+    first, second = pipe.scheduler.timesteps.tolist()[:2]
+    context, split = pipe.encode([PROMPT]), SplitUNet(pipe.unet, 0)
+    current = torch.from_numpy(latents)
+    noise, feature = split.full(current, first, context)
+    current = pipe.scheduler.step(noise, first, current, return_dict=False)[0]
+    noise = split.cached(current, second, context, feature)
+    current = pipe.scheduler.step(noise, second, current, return_dict=False)[0]
+    theirs = current.numpy()
+    assert np.abs(ours - theirs).max() < 1e-2 * np.abs(theirs).max()
