@@ -27,7 +27,7 @@ class _UNet(torch.nn.Module):
 def import_unet(
     unet: Any, batch: int, latent_height: int, latent_width: int, tokens: int, dtype: str
 ) -> ImportedComponent:
-    """``main(latents [B,C,h,w], timestep [1], context [B,L,D] dtype) -> noise [B,C,h,w]``, float32 but context.
+    """``main(latents [B,C,h,w], timestep [1], context [B,L,D]) -> noise [B,C,h,w]``, all float32 but context.
 
     ``unet`` is a diffusers ``UNet2DConditionModel``; it is converted to ``dtype`` in place.
     """
