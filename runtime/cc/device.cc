@@ -217,6 +217,44 @@ Queue& Device::queue() {
   return *queue_;
 }
 
+void Device::Synchronise() {
+  if (!opened_.load(std::memory_order_acquire)) return;
+  std::vector<Waiting> idle;
+  {
+    // Before the wait: what is handed in during it may be used by commands enqueued after it.
+    std::lock_guard lock(waiting_mutex_);
+    idle.swap(waiting_);
+    waiting_bytes_ = 0;
+  }
+  queue().Finish();
+  Release(idle);
+}
+
+void Device::ReleaseWhenIdle(cl_mem handle, size_t bytes) {
+  if (!queue().busy()) {
+    Release({{handle, bytes}});
+    return;
+  }
+  bool full = false;
+  {
+    std::lock_guard lock(waiting_mutex_);
+    waiting_.push_back({handle, bytes});
+    waiting_bytes_ += bytes;
+    full = waiting_.size() > kMostWaiting || waiting_bytes_ > kMostWaitingBytes;
+  }
+  if (full) Synchronise();
+}
+
+void Device::Release(const std::vector<Waiting>& idle) {
+  cl_int failure = kSuccess;
+  for (const Waiting& entry : idle) {
+    const cl_int code = api.clReleaseMemObject(entry.handle);
+    if (code != kSuccess) failure = code;
+    memory.Remove(entry.bytes);
+  }
+  Check(failure, "clReleaseMemObject", "on " + Describe());
+}
+
 std::string Device::Describe() const {
   return "device \"" + info.name + "\" (opencl:" + std::to_string(index) + ")";
 }

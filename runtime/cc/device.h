@@ -61,6 +61,15 @@ class Device {
   cl_context context();
   Queue& queue();
 
+  // Waits until everything enqueued so far has run, then releases what was waiting for that.
+  void Synchronise();
+
+  // Releases a buffer or image that running commands may still use. The specification lets the driver sort
+  // that out, but not every driver does, and to wait here would stall the host between two launches; so it is
+  // released at the next synchronisation, or at once when nothing runs or too much is waiting. It counts as
+  // live until then.
+  void ReleaseWhenIdle(cl_mem handle, size_t bytes);
+
   // `device "Adreno(TM) 740" (opencl:0)`, for messages.
   std::string Describe() const;
 
@@ -85,7 +94,20 @@ class Device {
   static int& Current();
 
  private:
+  static constexpr size_t kMostWaiting = 64;
+  static constexpr size_t kMostWaitingBytes = size_t{64} << 20;
+
+  struct Waiting {
+    cl_mem handle;
+    size_t bytes;
+  };
+
   void Open();
+  void Release(const std::vector<Waiting>& idle);
+
+  std::mutex waiting_mutex_;
+  std::vector<Waiting> waiting_;
+  size_t waiting_bytes_ = 0;
 
   std::mutex mutex_;
   std::atomic<bool> opened_{false};

@@ -195,7 +195,7 @@ void OpenClDeviceApi::CopyDataFromTo(DLTensor* from, DLTensor* to, TVMStreamHand
 }
 
 void OpenClDeviceApi::StreamSync(tvm::Device device, TVMStreamHandle) {
-  Device::At(device.device_id).queue().Finish();
+  Device::At(device.device_id).Synchronise();
 }
 
 void* OpenClDeviceApi::AllocWorkspace(tvm::Device device, size_t bytes, DLDataType) {

@@ -65,9 +65,16 @@ Memory* AllocateBuffer(Device& device, size_t bytes) {
                                 << device.Describe() << ": split the tensor or tile the operation";
   }
   cl_int code = kSuccess;
-  // OpenCL has no empty buffers; TVM has empty tensors.
-  cl_mem handle =
-      device.api.clCreateBuffer(device.context(), kMemReadWrite, bytes == 0 ? 1 : bytes, nullptr, &code);
+  const auto create = [&] {
+    // OpenCL has no empty buffers; TVM has empty tensors.
+    return device.api.clCreateBuffer(device.context(), kMemReadWrite, bytes == 0 ? 1 : bytes, nullptr, &code);
+  };
+  cl_mem handle = create();
+  if (code != kSuccess) {
+    // Buffers that wait to be released may be what is missing.
+    device.Synchronise();
+    handle = create();
+  }
   Check(code, "clCreateBuffer", "of " + std::to_string(bytes) + " bytes on " + device.Describe());
   auto memory = std::make_unique<Memory>();
   memory->handle = handle;
@@ -92,8 +99,14 @@ Memory* AllocateImage(Device& device, const ImageShape& shape) {
   const ImageDescription description{
       kMemObjectImage2dArray, shape.width, shape.height, 1, shape.layers, 0, 0, 0, 0, nullptr};
   cl_int code = kSuccess;
-  cl_mem handle =
-      device.api.clCreateImage(device.context(), kMemReadWrite, &format, &description, nullptr, &code);
+  const auto create = [&] {
+    return device.api.clCreateImage(device.context(), kMemReadWrite, &format, &description, nullptr, &code);
+  };
+  cl_mem handle = create();
+  if (code != kSuccess) {
+    device.Synchronise();
+    handle = create();
+  }
   Check(code, "clCreateImage", "of " + sides + " on " + device.Describe());
   auto memory = std::make_unique<Memory>();
   memory->handle = handle;
@@ -106,12 +119,12 @@ Memory* AllocateImage(Device& device, const ImageShape& shape) {
 
 void Free(Memory* memory) {
   Device& device = *memory->device;
-  device.queue().FinishIfBusy();
-  const cl_int code = device.api.clReleaseMemObject(memory->handle);
-  device.memory.Remove(memory->bytes);
+  const cl_mem handle = memory->handle;
+  const size_t bytes = memory->bytes;
+  // A tensor that is used after this finds the number gone, most of the time.
   memory->magic = 0;
   delete memory;
-  Check(code, "clReleaseMemObject", "on " + device.Describe());
+  device.ReleaseWhenIdle(handle, bytes);
 }
 
 void CopyToDevice(const void* source, Memory* target, size_t offset, size_t bytes) {

@@ -36,7 +36,7 @@ Memory* AllocateBuffer(Device& device, size_t bytes);
 // Throws RuntimeError naming the sides and the device's limits where it allows no image this large.
 Memory* AllocateImage(Device& device, const ImageShape& shape);
 
-// Waits for running commands first: the specification lets a driver delete late, but not every driver does.
+// Does not wait for running commands; see Device::ReleaseWhenIdle.
 void Free(Memory* memory);
 
 // Copies `bytes`; the ranges are checked against the memory, and copies from or to the host have finished on

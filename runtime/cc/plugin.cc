@@ -43,7 +43,9 @@ String LibraryJson() {
 }
 
 String MemoryJson(int device_id) {
-  const Device& device = Device::At(device_id);
+  Device& device = Device::At(device_id);
+  // Otherwise buffers that are only waiting to be released would be counted.
+  device.Synchronise();
   const MemoryCounters& memory = device.memory;
   return JsonObject()
       .Add("live_buffers", memory.live())
@@ -107,9 +109,11 @@ void Register() {
 }  // namespace
 }  // namespace ddimcache::opencl
 
-// Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the same
-// number, so that a library from before an edit is found out instead of misread.
-extern "C" __attribute__((visibility("default"))) int ddimcache_interface() { return 1; }
+// Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the
+// same number, so that a library from before an edit is found out instead of misread.
+extern "C" __attribute__((visibility("default"))) int ddimcache_interface() {
+  return 1;
+}
 
 // Registers everything, once. Returns null, or a message that stays valid until the next call.
 extern "C" __attribute__((visibility("default"))) const char* ddimcache_register() {

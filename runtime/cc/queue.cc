@@ -18,17 +18,14 @@ cl_command_queue Queue::Make(cl_bitfield properties) {
 }
 
 void Queue::FinishLocked() {
-  busy_.store(false, std::memory_order_release);
+  const uint64_t enqueued = enqueued_.load();
   Check(api_.clFinish(active_), "clFinish", "on " + device_text_);
+  finished_.store(enqueued);
 }
 
 void Queue::Finish() {
   std::shared_lock lock(swap_mutex_);
   FinishLocked();
-}
-
-void Queue::FinishIfBusy() {
-  if (busy_.load(std::memory_order_acquire)) Finish();
 }
 
 void Queue::Throttle(cl_event event) {

@@ -27,8 +27,8 @@ class Queue {
   // Waits until everything enqueued so far has run.
   void Finish();
 
-  // Finish, unless nothing was enqueued since the last time.
-  void FinishIfBusy();
+  // Whether commands were enqueued since the last Finish.
+  bool busy() const { return enqueued_.load() != finished_.load(); }
 
   // Profiling needs a queue that OpenCL made for it; these two swap queues when everything has run. Starting
   // twice forgets what the first start recorded.
@@ -63,7 +63,8 @@ class Queue {
 
   std::atomic<uint64_t> commands_{0};
   std::atomic<uint64_t> launches_{0};
-  std::atomic<bool> busy_{false};
+  // How many commands were enqueued, and how many of them were when the last Finish began.
+  std::atomic<uint64_t> enqueued_{0}, finished_{0};
   std::mutex throttle_mutex_;
   cl_event previous_ = nullptr;
 };
@@ -75,7 +76,7 @@ cl_int Queue::Submit(const std::string& label, Enqueue&& enqueue) {
   const bool throttle = command % kWaitInterval == 0;
   cl_event event = nullptr;
   const cl_int code = enqueue(active_, throttle || profiler_ != nullptr ? &event : nullptr);
-  busy_.store(true, std::memory_order_release);
+  enqueued_.fetch_add(1);
   if (code != kSuccess) return code;
   if (profiler_ != nullptr) {
     if (throttle) api_.clRetainEvent(event);

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddimcache.runtime import devices
+from tests.runtime.opencl import programs
 
 pytestmark = pytest.mark.opencl
 
@@ -123,6 +124,26 @@ def test_a_too_large_buffer_names_size_and_limit(device: tvm.runtime.Device) -> 
     ):
         tvm.runtime.empty((limit + 1,), "int8", device)
     assert devices.memory_use() == before
+
+
+def test_a_buffer_freed_under_a_running_kernel_is_released_later(device: tvm.runtime.Device) -> None:
+    source = """
+    __kernel void slow(__global float* out, __global const float* in, int rounds) {
+      float x = in[get_global_id(0)];
+      for (int i = 0; i < rounds; ++i) x = x * 0.5f + 1.0f;
+      out[get_global_id(0)] = x;
+    }
+    """
+    slow = programs.kernel(source, "slow", ["handle", "handle", "int32"])
+    base = devices.memory_use()
+    out = tvm.runtime.empty((64,), "float32", device)
+    for step in range(150):  # more than may wait to be released
+        temporary = tvm.runtime.tensor(np.full(64, step, "float32"), device)
+        slow(programs.handle(out), programs.handle(temporary), 10_000, 1, 64)
+        del temporary
+    np.testing.assert_allclose(out.numpy(), np.full(64, 2.0, "float32"))
+    use = devices.memory_use()
+    assert (use.live_buffers, use.current_bytes) == (base.live_buffers + 1, base.current_bytes + 256)
 
 
 def test_counters_follow_buffers_and_return(device: tvm.runtime.Device) -> None:
