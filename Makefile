@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PROMPT ?= a red fox in the snow
 OUT ?= out.png
-BENCH ?= kernels
+BENCH ?= unet
 
 BIN := $(VENV)/bin
 CXX_SOURCES := CMakeLists.txt $(wildcard runtime/cc/*.cc runtime/cc/*.h)
@@ -21,7 +21,7 @@ help:
 	@echo 'make test    run every tier of tests that this machine has; says which it left out'
 	@echo 'make full    run the tests on models of full size (long)'
 	@echo 'make lint    ruff, mypy, clang-format, and the C++ sources without warnings'
-	@echo 'make bench   measure: BENCH=kernels|unet|table1'
+	@echo 'make bench   time the UNet once its answer is right: BENCH="unet --model sd15"'
 	@echo 'make lab     build the Adreno lab (root, debootstrap; about 1.2 GB)'
 	@echo 'make clean   remove what was built, but not the lab'
 	@echo 'variables    PYTHON=$(PYTHON) VENV=$(VENV) PROMPT="$(PROMPT)" OUT=$(OUT)'

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from ddimcache import __version__
+from ddimcache.commands import bench, devices, doctor, generate, inspect, serve
 from ddimcache.commands import compile as compile_command
-from ddimcache.commands import devices, doctor, generate, inspect, serve
 from ddimcache.commands.terminal import say
 from ddimcache.errors import DdimcacheError
 
@@ -51,6 +51,7 @@ app.command("compile", epilog=compile_command.EXAMPLES)(compile_command.compile_
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
 app.command("devices", epilog=devices.EXAMPLES)(devices.devices)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 
 

@@ -1,0 +1,220 @@
+"""Times one full and one cached call of a bundle's UNet on a device of this machine, in turns with its peers.
+
+A cached call is given the feature that the full call has just left, so both must give what PyTorch gives for
+the whole UNet with the same rounded weights. No time is taken before they do.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddimcache.bench.torch_unet import TorchUnet
+from ddimcache.errors import BundleError, DeviceError
+from ddimcache.manifest import Manifest
+from ddimcache.runtime.bundle import Bundle
+from ddimcache.runtime.devices import DeviceSpec, list_devices
+from ddimcache.runtime.local_device import device_failures, open_device
+from ddimcache.runtime.progress import Progress
+from ddimcache.runtime.session import initial_latents
+
+LARGEST_ERROR = 1e-2
+"""Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed."""
+
+_SEED = 0
+_BLOCK_SECONDS = 0.1
+_MOST_CALLS = 100
+_SETTLING_SECONDS = 0.1
+"""Threads of PyTorch, TVM and PoCL keep spinning on their cores for milliseconds after their last work."""
+
+
+@dataclass(frozen=True)
+class UnetInputs:
+    """What both sides are given: latents [1, C, h, w] and context [1, L, D] float32, and the timestep."""
+
+    latents: NDArray[np.float32]
+    context: NDArray[np.float32]
+    timestep: int
+
+
+@dataclass(frozen=True)
+class UnetMeasurement:
+    """Medians in seconds of a full and a cached call and of each peer's full call, and the largest error."""
+
+    seconds_full: float
+    seconds_cached: float
+    error: float
+    peers: dict[str, float]
+
+
+class DeviceUnet:
+    """The UNet of a bundle on a local device.
+
+    Raises :class:`DeviceError` when the device is of another kind than the bundle or absent,
+    :class:`BundleError` when the library cannot be loaded here.
+    """
+
+    def __init__(self, bundle: Bundle, spec: DeviceSpec) -> None:
+        import tvm
+        from safetensors.numpy import load_file
+        from tvm.runtime.vm import VirtualMachine
+
+        component = bundle.manifest.components["unet"]
+        self._spec = spec
+        self._device = open_device(spec, bundle.manifest.device_kind)
+        path = bundle.path(component.library)
+        try:
+            machine = VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
+            self._full, self._cached = machine["full"], machine["cached"]
+        except (RuntimeError, AttributeError, OSError, ValueError) as error:
+            remedy = f"it was compiled for host {bundle.manifest.host}; see `ddimcache doctor`"
+            raise BundleError("cannot be loaded here", where=path, remedy=remedy) from error
+        weights = load_file(bundle.path(component.weights_file))
+        with device_failures(spec):
+            self._parameters = tvm.runtime.convert(
+                [tvm.runtime.tensor(weights[weight.name], self._device) for weight in component.weights]
+            )
+
+    def place(self, inputs: UnetInputs, manifest: Manifest) -> tuple[Any, ...]:
+        """Return latents, timestep and context on the device, in the bundle's dtypes."""
+        import tvm
+
+        arrays = (
+            inputs.latents,
+            np.asarray([inputs.timestep], np.float32),
+            inputs.context.astype(manifest.context.dtype),
+        )
+        with device_failures(self._spec):
+            return tuple(tvm.runtime.tensor(array, self._device) for array in arrays)
+
+    def full(self, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Run the whole UNet and wait for it; return noise [1, C, h, w] float32 and the feature."""
+        with device_failures(self._spec):
+            noise, feature = self._full(*inputs, self._parameters)
+            self._device.sync()
+        return noise, feature
+
+    def cached(self, inputs: tuple[Any, ...], feature: Any) -> Any:
+        """Run what lies outside the cut and wait for it; return noise [1, C, h, w] float32."""
+        with device_failures(self._spec):
+            noise = self._cached(*inputs, feature, self._parameters)
+            self._device.sync()
+        return noise
+
+
+def random_inputs(manifest: Manifest) -> UnetInputs:
+    """Return normal noise for latents and context, the same each time, and the middle timestep.
+
+    The context is rounded to the bundle's dtype, so that PyTorch is given the same numbers.
+    """
+    generator = np.random.Generator(np.random.PCG64(_SEED + 1))
+    context = generator.standard_normal(manifest.context.shape, dtype=np.float32)
+    rounded = context.astype(manifest.context.dtype).astype(np.float32)
+    latents = initial_latents(_SEED, manifest.latents)
+    return UnetInputs(latents, rounded, manifest.sampler.num_train_timesteps // 2)
+
+
+def core_count(spec: DeviceSpec) -> int:
+    """Return how many cores of this machine's CPU the device may use; for a GPU, how many there are."""
+    if spec.kind == "opencl":
+        device = list_devices()[spec.index]
+        if device.type == "cpu":
+            return device.compute_units
+    else:
+        import tvm
+
+        return int(tvm.runtime.num_threads())
+    return len(os.sched_getaffinity(0))
+
+
+def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Return the largest difference over the largest magnitude of ``theirs``; NaN where ours has one."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def measure(
+    bundle: Bundle,
+    spec: DeviceSpec,
+    model: Path,
+    *,
+    peers: tuple[str, ...],
+    repeats: int,
+    threads: int,
+    progress: Progress,
+) -> UnetMeasurement:
+    """Check the UNet of ``bundle``, compiled at batch 1, against PyTorch, then time it and peers in turns.
+
+    Parameters
+    ----------
+    bundle, spec : what runs, and the local device.
+    model : the diffusers folder that the bundle was compiled from.
+    peers : what to time as well: ``torch`` or nothing.
+    repeats : how often each kind is timed: one call, or a tenth of a second of calls where one is shorter.
+        Every kind is called twice before, which compiles kernels and finds that number.
+    threads : of PyTorch.
+
+    Raises :class:`DeviceError` when the largest error is above :data:`LARGEST_ERROR`, and as
+    :class:`DeviceUnet`.
+    """
+    inputs = random_inputs(bundle.manifest)
+    with progress.stage("bench", total=2 + repeats) as stage, TorchUnet(model, bundle, threads) as torch_unet:
+        expected = torch_unet(inputs.latents, inputs.timestep, inputs.context)
+        stage.advance(1, "PyTorch")
+        unet = DeviceUnet(bundle, spec)
+        placed = unet.place(inputs, bundle.manifest)
+        noise, feature = unet.full(placed)
+        answers = {"full": noise.numpy(), "cached": unet.cached(placed, feature).numpy()}
+        error = _checked(answers, expected, spec)
+        stage.advance(1, "check")
+        calls: dict[str, Callable[[], object]] = {"full": lambda: unet.full(placed)}
+        if "torch" in peers:
+            calls["torch"] = lambda: torch_unet(inputs.latents, inputs.timestep, inputs.context)
+        calls["cached"] = lambda: unet.cached(placed, feature)
+        counts = {name: _calls_a_block(call) for name, call in calls.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(repeats):
+            for name, call in calls.items():
+                seconds[name].append(_seconds_a_call(call, counts[name]))
+            stage.advance(1, "timed calls")
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return UnetMeasurement(medians["full"], medians["cached"], error, {peer: medians[peer] for peer in peers})
+
+
+def _calls_a_block(call: Callable[[], object]) -> int:
+    """Return how many calls are timed as one, so that short ones stand out of the noise."""
+    seconds = _seconds_a_call(call, 1)
+    return max(1, min(_MOST_CALLS, math.ceil(_BLOCK_SECONDS / max(seconds, 1e-9))))
+
+
+def _seconds_a_call(call: Callable[[], object], count: int) -> float:
+    time.sleep(_SETTLING_SECONDS)
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count
+
+
+def _checked(
+    answers: dict[str, NDArray[np.float32]], expected: NDArray[np.float32], spec: DeviceSpec
+) -> float:
+    largest = 0.0
+    for name, answer in answers.items():
+        error = relative_error(answer, expected)
+        if not error <= LARGEST_ERROR:  # a NaN is wrong as well
+            raise DeviceError(
+                f"the {name} UNet call is {error:.3g} of the largest number away from PyTorch, "
+                f"at most {LARGEST_ERROR:g} is right",
+                where=f"device {spec}",
+                remedy="no time was taken; try --device llvm, which tells a driver's fault from a kernel's",
+            )
+        largest = max(largest, error)
+    return largest
