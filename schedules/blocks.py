@@ -12,6 +12,11 @@ def extent(schedule: s_tir.Schedule, loop: Any) -> int:
     return int(schedule.get(loop).extent)
 
 
+def is_constant(schedule: s_tir.Schedule, loop: Any) -> bool:
+    """Whether the extent of a loop is a number."""
+    return isinstance(schedule.get(loop).extent, tirx.IntImm)
+
+
 def sblock_names(schedule: s_tir.Schedule) -> list[str]:
     """The names of the blocks of ``main``, in the order in which they run, without the root."""
     root = schedule.get_sblock("root")

@@ -18,7 +18,7 @@ from tvm import s_tir, tirx
 from ddimcache.compiler.target import TileTable
 from ddimcache.kernels.tags import FAMILY
 from ddimcache.kernels.tiling import largest_divisor, vector_lanes
-from ddimcache.schedules.blocks import extent, inline_all_but, sblock_names
+from ddimcache.schedules.blocks import extent, inline_all_but, is_constant, sblock_names
 
 
 def _rows(shape: list[int], limit: int) -> int:
@@ -105,7 +105,8 @@ def _vectorise_store(schedule: s_tir.Schedule, epilogue: Any, item: Any, vector:
     loops = schedule.get_loops(epilogue)
     position = [schedule.get(loop).loop_var.name for loop in loops].index(schedule.get(item).loop_var.name)
     inner = loops[position + 1 :]
-    if not inner:
+    if not inner or not all(is_constant(schedule, loop) for loop in inner):
+        # The last panel has columns too many: its tile is cut off, and stays a plain loop.
         return
     for loop in inner[:-1]:
         schedule.unroll(loop)

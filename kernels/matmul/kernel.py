@@ -13,17 +13,22 @@ import numpy as np
 from tvm import te
 
 from ddimcache.kernels.tags import FAMILY
-from ddimcache.kernels.tiling import wide
+from ddimcache.kernels.tiling import vector_lanes, wide
 
 
 def panel_width(channels: int, widths: tuple[int, ...]) -> int:
-    """Output channels in a panel: the first of ``widths`` that divides ``channels``, else the least.
+    """Output channels in a panel: the first of ``widths`` that divides ``channels``.
 
-    Fewer channels than the least width get a panel of the next power of two.
+    Without one, the divisor that makes the widest vectors; where even that is below 4 lanes, the least of
+    ``widths`` or the next power of two, with columns in the last panel that nobody reads.
     """
     for width in widths:
         if channels % width == 0:
             return width
+    divisors = [width for width in range(1, max(widths) + 1) if channels % width == 0]
+    best = max(divisors, key=lambda width: (vector_lanes(width, max(widths)), width))
+    if vector_lanes(best, max(widths)) >= 4:
+        return best
     return min(min(widths), 1 << (channels - 1).bit_length())
 
 

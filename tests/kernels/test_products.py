@@ -128,6 +128,8 @@ def test_packing_keeps_every_weight_at_its_place() -> None:
     assert not packed[1, :, 1:].any()
 
 
-@pytest.mark.parametrize(("channels", "width"), [(320, 32), (48, 48), (16, 16), (3, 4), (5, 8), (100, 16)])
+@pytest.mark.parametrize(
+    ("channels", "width"), [(320, 32), (48, 48), (16, 16), (40, 40), (3, 4), (5, 8), (100, 20), (50, 16)]
+)
 def test_panel_widths(channels: int, width: int) -> None:
     assert matmul.panel_width(channels, (32, 48, 16)) == width
