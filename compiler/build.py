@@ -90,10 +90,9 @@ def compile_pipeline(
     linker_for(options.host)
     folder = load_pipeline_folder(model_dir)
     sizes = _sizes(folder, options)
-    phase_count = 24
     with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
         builder = _Builder(folder, options, device, sizes, Path(scratch))
-        with progress.stage("compile", total=3 * (phase_count + 3)) as stage:
+        with progress.stage("compile", total=3 * (pipeline.PHASE_COUNT + 3) + 1) as stage:
             for component in builder.components():
                 builder.add(*component, stage)
         manifest = builder.manifest(sampler_constants(folder))

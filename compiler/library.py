@@ -19,6 +19,7 @@ from ddimcache.errors import CompileError
 from ddimcache.kernels.tags import FAMILY, WORK
 from ddimcache.manifest import ITEM_BYTES, KernelSpec
 
+_DEVICE_FUNCTION = re.compile(r"_kernel(_\d+)?$")
 _PROTOTYPE = re.compile(r"^__kernel void \w+\([^{;]*\);\n", re.MULTILINE)
 
 COMPILERS = {
@@ -161,7 +162,10 @@ def _sources(module: Any) -> dict[str, str]:
         if imported.kind == "opencl":
             for part in imported.inspect_source().split("// Function: ")[1:]:
                 name, _, text = part.partition("\n")
+                # Device functions are named after their kernel with this ending, and counted if it has many.
+                kernel = _DEVICE_FUNCTION.sub("", name.strip())
                 # The code generator puts a prototype of every kernel of the module before each one.
-                sources[name.strip()] = _PROTOTYPE.sub("", text).strip() + "\n"
+                source = _PROTOTYPE.sub("", text).strip() + "\n"
+                sources[kernel] = sources.get(kernel, "") + source
         sources.update(_sources(imported))
     return sources

@@ -35,6 +35,10 @@ CHANNELS_LAST = {
 """Channels are the contiguous axis: convolutions and linear layers then share a layout, and a vector."""
 
 
+PHASE_COUNT = 23
+"""Phases of a component; the UNet has one more."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What one component's compilation is asked for.
@@ -103,6 +107,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "drop dead code", relax.transform.DeadCodeElimination(list(inputs))
     yield "schedule", ApplySchedules(profile)
     yield "reshape in place", relax.transform.RewriteDataflowReshape()
+    yield "drop kernels of reshapes", relax.transform.DeadCodeElimination(list(inputs))
     yield "leave dataflow", relax.transform.ToNonDataflow()
     yield "drop purity", relax.transform.RemovePurityChecking()
     yield "call kernels", relax.transform.CallTIRRewrite()

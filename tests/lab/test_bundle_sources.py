@@ -48,7 +48,7 @@ def test_kernels_of_a_small_bundle_compile_for_the_phone(tmp_path: Path) -> None
     assert any("half" in source for source in sources.values())
     for name, source in sources.items():
         statistics = adreno_lab.compile_for_adreno(source)
-        assert [kernel.kernel for kernel in statistics] == [name]
+        assert {kernel.kernel for kernel in statistics} == {f"{name}_kernel"}
 
 
 @pytest.mark.lab
@@ -66,8 +66,8 @@ def test_every_kernel_of_a_step_of_sd15_compiles_for_the_phone(tmp_path: Path) -
     check_host(bundle.path(unet.library))
     assert unet.sources is not None
     sources = json.loads(bundle.path(unet.sources).read_text())
-    launched = {f"{kernel.name}_kernel" for kernel in unet.kernels if kernel.calls}
+    launched = {kernel.name for kernel in unet.kernels if kernel.calls}
     assert launched <= set(sources)
     for name in sorted(launched):
         statistics = adreno_lab.compile_for_adreno(sources[name])
-        assert [kernel.kernel for kernel in statistics] == [name]
+        assert all(kernel.kernel.startswith(f"{name}_kernel") for kernel in statistics)

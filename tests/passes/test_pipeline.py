@@ -1,0 +1,76 @@
+"""The whole list of phases over small components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tvm import relax, tirx
+
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+from ddimcache.compiler.frontend.text_encoder import import_text_encoder
+from ddimcache.compiler.frontend.unet import import_unet
+from ddimcache.compiler.target import profile
+from tests.kit.family import stand_in
+
+
+def request(component: str, target: str = "opencl", cut: int = 0) -> pipeline.Request:
+    folder = load_pipeline_folder(stand_in("tiny-sd15"))
+    device = profile(target)
+    if component == "text_encoder":
+        imported = import_text_encoder(folder.load_text_encoder(), folder.text_length, device.compute_dtype)
+        return pipeline.Request(imported, device, "int8", "encode")
+    height, width = folder.latent_size
+    imported = import_unet(folder.load_unet(), 1, height, width, folder.text_length, device.compute_dtype)
+    return pipeline.Request(imported, device, "int8", "main", cut)
+
+
+@pytest.mark.parametrize(("component", "extra"), [("text_encoder", 0), ("unet", 1)])
+def test_every_phase_is_reported_and_dumped(tmp_path: Path, component: str, extra: int) -> None:
+    compilation = pipeline.run(request(component), tmp_path)
+    assert len(compilation.reports) == pipeline.PHASE_COUNT + extra
+    assert len(list(tmp_path.glob(f"{component}-*.py"))) == pipeline.PHASE_COUNT + extra
+
+
+def test_no_operator_is_left_for_the_default_schedules() -> None:
+    compilation = pipeline.run(request("unet"))
+    reports = {report.phase: report for report in compilation.reports}
+    modules = list(load_pipeline_folder(stand_in("tiny-sd15")).load_unet().modules())
+    # Two attentions a transformer block, and two more in the block that a cached step at cut 0 keeps.
+    attentions = 2 * sum(type(module).__name__ == "BasicTransformerBlock" for module in modules) + 2
+    assert reports["lower attention"].note.startswith(f"{attentions} nn.attention -> {attentions} kernel")
+    assert "kernel group_norm_statistics" in reports["lower norms"].note
+    left = pipeline.operators(compilation.module)
+    assert not {name for name in left if name.startswith(("nn.", "matmul", "permute_dims"))}
+
+
+def test_every_kernel_is_launched() -> None:
+    module = pipeline.run(request("unet")).module
+    kernels = {
+        var.name_hint for var, function in module.functions_items() if isinstance(function, tirx.PrimFunc)
+    }
+    launched = set()
+    for _, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            for block in function.body.blocks:
+                for binding in block.bindings:
+                    call = binding.value
+                    if isinstance(call, relax.Call) and isinstance(call.op, relax.GlobalVar):
+                        launched.add(call.op.name_hint)
+    assert kernels == launched
+
+
+def test_full_and_cached_take_the_same_weights() -> None:
+    compilation = pipeline.run(request("unet"))
+    full, cached = (compilation.module[name].params[-1].ty for name in ("full", "cached"))
+    assert len(full.fields) == len(compilation.weight_names) == len(cached.fields)
+    assert compilation.macs["cached"] < compilation.macs["full"]
+    assert compilation.feature_shape is not None
+
+
+def test_int8_weights_leave_biases_and_norms_alone() -> None:
+    compilation = pipeline.run(request("unet"))
+    kinds = {name: compilation.store[name].dtype for name in compilation.weight_names}
+    assert all("weight" in name for name, dtype in kinds.items() if dtype == "int8")
+    assert {dtype for name, dtype in kinds.items() if name.endswith("_bias")} == {"float32"}
