@@ -120,9 +120,11 @@ def attention(
                                         T.min(first + lane, queries - 1),
                                     ]
                             if masked:
+                                # Added, not selected: OpenCL's select of vectors tests the sign bit of each
+                                # lane, and TVM gives it a comparison's 1.
                                 for lane in T.vectorized(lanes):
-                                    score[j, lane] = T.Select(
-                                        key_base * keys + j < tokens, score[j, lane], T.float32(LOWEST)
+                                    score[j, lane] = score[j, lane] + T.Select(
+                                        key_base * keys + j < tokens, T.float32(0), T.float32(LOWEST)
                                     )
                             for lane in T.vectorized(lanes):
                                 peak[lane] = T.max(peak[lane], score[j, lane])
