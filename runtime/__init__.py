@@ -1,1 +1,1 @@
-"""What runs next to the device: OpenCL plug-in, bundle reader, sampler, RPC. Imports nothing of the compiler."""
+"""What runs next to the device: OpenCL plug-in, bundle reader, sampler, RPC; nothing of the compiler."""
