@@ -1,6 +1,6 @@
 """Measures how often a pipeline's pictures show what their captions ask for.
 
-python -m ddimcache.models.shapes.evaluate --prompts 200 --steps 20 --guidance 5
+python -m ddimcache.models.shapes.evaluate --prompts 200 --steps 20 --guidance 2
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddimcache.models.shapes.run_folder import RunFolder
 _EXAMPLES = """
 Examples:
 
-  python -m ddimcache.models.shapes.evaluate --prompts 200 --steps 20 --guidance 5
+  python -m ddimcache.models.shapes.evaluate --prompts 200 --steps 20 --guidance 2
 
   python -m ddimcache.models.shapes.evaluate --held-out --json --grid /tmp/shapes-grid
 """
@@ -82,7 +82,7 @@ def main(
     model: Annotated[Path, typer.Option(help="The diffusers folder to measure.")] = WEIGHTS,
     prompts: Annotated[int, typer.Option(help="How many captions to paint.")] = 100,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 20,
-    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is without guidance.")] = 5.0,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 is without guidance.")] = 2.0,
     held_out: Annotated[
         bool, typer.Option("--held-out/--trained", help="Combinations kept out of training, or trained ones.")
     ] = True,
