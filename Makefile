@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
-PROMPT ?= a red fox in the snow
+PROMPT ?= a blue square left of a yellow circle on a black background
 OUT ?= out.png
 BENCH ?= unet
 

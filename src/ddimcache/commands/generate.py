@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+DEFAULT_GUIDANCE = 7.5
+EMBEDDED_GUIDANCE = 2.0
+"""The embedded model follows its captions without much guidance, and its shapes bend with more."""
+
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  ddimcache generate "a red circle above a blue square" -o out.png
+  ddimcache generate "a red circle above a blue square on a white background" -o out.png
 
-  ddimcache generate "a red circle" --model ./stable-diffusion-v1-5 --steps 20 --cache-interval 3 --seed 7
+  ddimcache generate "a red fox in the snow" --model ./stable-diffusion-v1-5 --steps 20 --cache-interval 3 --seed 7
 
-  ddimcache generate "a red circle" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
+  ddimcache generate "a red fox in the snow" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
 """
 
 
@@ -59,8 +63,11 @@ def generate(
         int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")
     ] = None,
     guidance: Annotated[
-        float, typer.Option(help="Scale of classifier-free guidance; 1 or below: none.")
-    ] = 7.5,
+        float | None,
+        typer.Option(
+            help="Scale of classifier-free guidance; 1 or below: none. Default: 7.5, for the embedded model 2."
+        ),
+    ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
     seed: Annotated[
         int | None,
@@ -92,6 +99,8 @@ def generate(
     from ddimcache.runtime.files import check_can_write
     from ddimcache.runtime.session import LARGEST_SEED, check_sampling
 
+    if guidance is None:
+        guidance = EMBEDDED_GUIDANCE if model is None else DEFAULT_GUIDANCE
     check_sampling(steps, cache_interval, guidance)
     _check_text(prompt, "PROMPT")
     _check_text(negative_prompt, "--negative-prompt")
