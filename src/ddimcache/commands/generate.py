@@ -32,7 +32,7 @@ EXAMPLES = """
 
   ddimcache generate "a red circle above a blue square on a white background" -o out.png
 
-  ddimcache generate "a red fox in the snow" --model ./stable-diffusion-v1-5 --steps 20 --cache-interval 3 --seed 7
+  ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 --steps 20 --cache-interval 3 --seed 7
 
   ddimcache generate "a red fox in the snow" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
 """
@@ -65,7 +65,7 @@ def generate(
     guidance: Annotated[
         float | None,
         typer.Option(
-            help="Scale of classifier-free guidance; 1 or below: none. Default: 7.5, for the embedded model 2."
+            help="Scale of classifier-free guidance; 1 or below: none. Default: 7.5; embedded model 2."
         ),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
