@@ -10,7 +10,6 @@ Operations against bytes, with R rows and P channels a step: R P multiply-adds o
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tvm import s_tir, tirx
@@ -22,15 +21,21 @@ from ddimcache.schedules.blocks import extent, inline_all_but, is_constant, sblo
 
 
 def _rows(shape: list[int], limit: int) -> int:
-    """Rows of a work-item: what divides the last spatial extent if that is enough, else their product."""
-    line, total = shape[-1], math.prod(shape)
-    for extent_ in (line, total):
-        divisor = largest_divisor(extent_, limit)
-        if divisor * 2 > limit or divisor == extent_:
-            return divisor
-    if total <= limit:
-        return total
-    return max(largest_divisor(line, limit), largest_divisor(total, limit))
+    """Rows of a work-item: whole trailing extents of ``shape``, times a divisor of the next one.
+
+    Such a tile is a box. A tile that began in one line and ended in the next would be stored as the box
+    around it, over results of other work-items.
+    """
+    rows = 1
+    for size in reversed(shape):
+        divisor = largest_divisor(size, limit // rows)
+        rows *= divisor
+        if divisor != size:
+            break
+    if rows * 2 <= limit < shape[-1]:
+        # A line without a good divisor, such as 11: a few more registers rather than half of them.
+        rows = max(rows, largest_divisor(shape[-1], limit + limit // 2))
+    return rows
 
 
 def schedule_product(function: tirx.PrimFunc, tiles: TileTable) -> tirx.PrimFunc | None:
