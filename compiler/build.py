@@ -108,6 +108,15 @@ def compile_pipeline(
 
 
 def _sizes(folder: PipelineFolder, options: CompileOptions) -> _Sizes:
+    config = folder.unet_config
+    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
+    # A skip connection for conv_in, for every layer of the down path and for every down-sampling.
+    cuts = 1 + (layers * levels if isinstance(layers, int) else sum(layers)) + levels - 1
+    if options.cut >= cuts:
+        raise UsageError(
+            f"this UNet has no cut {options.cut}; it has {cuts}, from 0 (the outermost) to {cuts - 1}",
+            where="--cut",
+        )
     height, width = folder.latent_size
     scale = folder.vae_scale
     if options.width:

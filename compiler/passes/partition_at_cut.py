@@ -30,10 +30,6 @@ def _bindings(function: relax.Function) -> list[relax.Binding]:
     return [binding for block in function.body.blocks for binding in block.bindings]
 
 
-def _definition(function: relax.Function) -> dict[relax.Var, relax.Expr]:
-    return {binding.var: binding.value for binding in _bindings(function)}
-
-
 def cut_points(function: relax.Function) -> list[relax.Call]:
     """The concatenations of skip connections, outermost first; cut k is entry k."""
     joins = []
@@ -97,34 +93,37 @@ class PartitionAtCut:
     def _cached(self, function: relax.Function, feature: relax.Var) -> relax.Function:
         builder = relax.BlockBuilder()
         fresh = relax.utils.copy_with_new_vars(function)
-        position = [binding.var for binding in _bindings(function)].index(feature)
-        copied_feature = _bindings(fresh)[position].var
-        parameter = relax.Var("feature", copied_feature.ty)
+        parameter = relax.Var("feature", feature.ty)
         parameters = [*fresh.params[: self.input_count], parameter, *fresh.params[self.input_count :]]
-        needed = _needed(fresh, copied_feature)
+        join = cut_points(fresh)[self.cut]
+        definitions = {binding.var: binding.value for binding in _bindings(fresh)}
+        for variable, value in definitions.items():
+            if value.same_as(join):
+                # Only here: without a middle block the innermost feature is its own skip connection.
+                fields = relax.Tuple([parameter, join.args[0][1]])
+                definitions[variable] = relax.Call(join.op, [fields], join.attrs, join.ty_args)
+        needed = _needed(definitions, fresh.body.body)
         with builder.function("cached", parameters):
             with builder.dataflow():
-                replaced: dict[relax.Var, relax.Var] = {copied_feature: parameter}
-                for binding in _bindings(fresh):
-                    if binding.var in needed and binding.var != copied_feature:
-                        replaced[binding.var] = builder.emit(substitute(binding.value, replaced))
+                replaced: dict[relax.Var, relax.Var] = {}
+                for variable, value in definitions.items():
+                    if variable in needed:
+                        replaced[variable] = builder.emit(substitute(value, replaced))
                 output = builder.emit_output(substitute(fresh.body.body, replaced))
             builder.emit_func_output(output)
         return _public(builder.get()["cached"], "cached")
 
 
-def _needed(function: relax.Function, stop: relax.Var) -> set[relax.Var]:
-    """The variables that the result depends on, not looking behind ``stop``."""
-    definitions = _definition(function)
+def _needed(definitions: dict[relax.Var, relax.Expr], result: relax.Expr) -> set[relax.Var]:
+    """The variables that ``result`` depends on."""
     needed: set[relax.Var] = set()
-    waiting = list(relax.analysis.free_vars(function.body.body))
+    waiting = list(relax.analysis.free_vars(result))
     while waiting:
         variable = waiting.pop()
-        if variable in needed:
-            continue
-        needed.add(variable)
-        if variable != stop and variable in definitions:
-            waiting.extend(relax.analysis.free_vars(definitions[variable]))
+        if variable not in needed:
+            needed.add(variable)
+            if variable in definitions:
+                waiting.extend(relax.analysis.free_vars(definitions[variable]))
     return needed
 
 

@@ -20,7 +20,10 @@ from ddimcache.kernels.tags import WORK
 from ddimcache.kernels.tiling import largest_divisor
 
 LOWEST = -3.0e38
-"""Score of a key that does not exist: finite, so that a difference of two is never NaN."""
+"""What a maximum starts from: finite, so that a difference of two is never NaN."""
+
+MISSING = -1.0e30
+"""What is added to the score of a key behind the last one: its exponential is 0 beside any real key's."""
 
 UNROLLED_WIDTH = 64
 """Head widths up to this one have their value loop unrolled, so that the sums stay in registers."""
@@ -120,11 +123,11 @@ def attention(
                                         T.min(first + lane, queries - 1),
                                     ]
                             if masked:
-                                # Added, not selected: OpenCL's select of vectors tests the sign bit of each
-                                # lane, and TVM gives it a comparison's 1.
+                                # Arithmetic, not a choice: OpenCL's select of vectors tests the sign bit of
+                                # each lane, and TVM gives it a comparison's 1.
                                 for lane in T.vectorized(lanes):
-                                    score[j, lane] = score[j, lane] + T.Select(
-                                        key_base * keys + j < tokens, T.float32(0), T.float32(LOWEST)
+                                    score[j, lane] = score[j, lane] + T.float32(MISSING) * T.Cast(
+                                        "float32", T.max(key_base * keys + j - (tokens - 1), 0)
                                     )
                             for lane in T.vectorized(lanes):
                                 peak[lane] = T.max(peak[lane], score[j, lane])

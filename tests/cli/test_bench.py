@@ -55,8 +55,10 @@ def bench(run, kept):
 def bundle(bench, kept) -> Path:
     """The bundle that ``--model sd15`` keeps."""
     assert bench("--model", "sd15", "--json").code == 0
-    [path] = [path for path in (kept / "bundles").iterdir() if path.is_dir()]
-    return path
+    return max(
+        (path for path in (kept / "bundles").iterdir() if path.is_dir()),
+        key=lambda path: path.stat().st_mtime,
+    )
 
 
 def test_help_has_examples(run):

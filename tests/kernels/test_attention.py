@@ -64,7 +64,14 @@ def test_scores_beyond_the_exponential_do_not_overflow() -> None:
 @pytest.mark.opencl
 @pytest.mark.parametrize(
     ("queries", "tokens", "heads", "width", "bias"),
-    [(77, 77, 2, 16, True), (64, 77, 2, 40, False), (5, 97, 1, 512, False), (256, 256, 1, 13, False)],
+    [
+        (77, 77, 2, 16, True),
+        (64, 77, 2, 40, False),
+        (5, 97, 1, 512, False),
+        (8, 17, 1, 12, False),
+        (9, 31, 2, 40, True),
+        (256, 256, 1, 13, False),
+    ],
 )
 def test_attention_on_opencl(queries: int, tokens: int, heads: int, width: int, bias: bool) -> None:
     run(queries, tokens, heads, width, bias, target="opencl")

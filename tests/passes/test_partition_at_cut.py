@@ -94,3 +94,19 @@ def test_leaves_concatenations_that_join_no_skip_out_of_the_count() -> None:
             return c
 
     assert cut_count(Embedding) == 0
+
+
+def test_a_feature_that_is_its_own_skip_is_replaced_once() -> None:
+    @I.ir_module
+    class NoMiddle:
+        @R.function
+        def main(x: R.Tensor((1, 4, 4, 2), "float32")) -> R.Tensor((1, 4, 4, 4), "float32"):
+            with R.dataflow():
+                down = R.exp(x)
+                up = R.concat((down, down), axis=3)
+                out = R.tanh(up)
+                R.output(out)
+            return out
+
+    module = PartitionAtCut(0, 1)(NoMiddle)
+    assert operators(module["cached"]) == ["exp", "concat", "tanh"]
