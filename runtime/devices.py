@@ -91,6 +91,18 @@ class MemoryUse:
 
 
 @dataclass(frozen=True)
+class ProgramCache:
+    """The cache of compiled programs, as this process sees it."""
+
+    folder: str | None
+    """None when it is turned off, or no home is known."""
+    hits: int
+    """Kernels that did not have to be compiled."""
+    misses: int
+    """Kernels that were looked for and had to be compiled."""
+
+
+@dataclass(frozen=True)
 class KernelTime:
     """What one kernel, or one kind of copy, took on the device in a profile."""
 
@@ -201,6 +213,15 @@ def memory_use(index: int = 0) -> MemoryUse:
 def reset_peak(index: int = 0) -> None:
     """Let ``peak_bytes`` of :func:`memory_use` start again at the current bytes."""
     _call("reset_peak", index)
+
+
+def program_cache() -> ProgramCache:
+    """Where compiled programs are kept, and how often this process found one, on all devices together.
+
+    Raises:
+        RuntimeError: the plug-in is not loaded.
+    """
+    return ProgramCache(**json.loads(_call("program_cache")))
 
 
 def launches(index: int = 0) -> int:

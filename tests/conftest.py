@@ -12,6 +12,10 @@ from collections.abc import Callable
 import adreno_lab
 import pytest
 
+# Tests compile many kernels just once: to keep them would fill the cache and take time. The tests of the
+# cache itself turn it on.
+os.environ.setdefault("DDIMCACHE_PROGRAM_CACHE", "0")
+
 
 def _opencl_missing() -> str | None:
     from ddimcache.runtime import devices

@@ -67,6 +67,7 @@ DeviceInfo ReadInfo(const Api& api, cl_platform_id platform, cl_device_id device
   info.name = DeviceText(api, device, kDeviceName);
   info.vendor = DeviceText(api, device, kDeviceVendor);
   info.platform = PlatformText(api, platform, kPlatformName);
+  info.platform_version = PlatformText(api, platform, kPlatformVersion);
   info.driver_version = DeviceText(api, device, kDriverVersion);
   info.version = DeviceText(api, device, kDeviceVersion);
   info.type = TypeName(DeviceValue<cl_bitfield>(api, device, kDeviceType));

@@ -15,7 +15,7 @@ namespace ddimcache::opencl {
 
 // What a device says about itself. Sizes in bytes, images in pixels.
 struct DeviceInfo {
-  std::string name, vendor, platform, driver_version, version, type;
+  std::string name, vendor, platform, platform_version, driver_version, version, type;
   std::vector<std::string> extensions;
   bool images = false;
   uint64_t max_alloc_bytes = 0;

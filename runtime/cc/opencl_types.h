@@ -107,6 +107,8 @@ constexpr cl_uint kChannelHalfFloat = 0x10DD;
 constexpr cl_uint kChannelFloat = 0x10DE;
 constexpr cl_uint kMemObjectImage2dArray = 0x10F3;
 
+constexpr cl_uint kProgramBinarySizes = 0x1165;
+constexpr cl_uint kProgramBinaries = 0x1166;
 constexpr cl_uint kProgramBuildLog = 0x1183;
 constexpr cl_uint kKernelNumArgs = 0x1191;
 constexpr cl_uint kKernelWorkGroupSize = 0x11B0;
@@ -155,6 +157,9 @@ constexpr cl_uint kProfilingCommandEnd = 0x1283;
     (cl_command_queue, cl_mem, cl_mem, size_t, const size_t*, const size_t*, cl_uint, const cl_event*,      \
      cl_event*))                                                                                            \
   X(clCreateProgramWithSource, cl_program, (cl_context, cl_uint, const char**, const size_t*, cl_int*))     \
+  X(clCreateProgramWithBinary, cl_program,                                                                  \
+    (cl_context, cl_uint, const cl_device_id*, const size_t*, const unsigned char**, cl_int*, cl_int*))     \
+  X(clGetProgramInfo, cl_int, (cl_program, cl_uint, size_t, void*, size_t*))                                \
   X(clBuildProgram, cl_int,                                                                                 \
     (cl_program, cl_uint, const cl_device_id*, const char*, void(DDIMCACHE_CL_CALL*)(cl_program, void*),    \
      void*))                                                                                                \

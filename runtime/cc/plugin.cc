@@ -13,6 +13,7 @@
 #include "device_api.h"
 #include "json.h"
 #include "module.h"
+#include "program_cache.h"
 
 namespace ddimcache::opencl {
 namespace {
@@ -95,6 +96,7 @@ void Register() {
       .def("ddimcache.opencl.library", LibraryJson)
       .def("ddimcache.opencl.devices", DevicesJson)
       .def("ddimcache.opencl.memory", MemoryJson)
+      .def("ddimcache.opencl.program_cache", [] { return String(ProgramCacheJson()); })
       .def("ddimcache.opencl.reset_peak", [](int device_id) { Device::At(device_id).memory.ResetPeak(); })
       .def("ddimcache.opencl.launches",
            [](int device_id) { return static_cast<int64_t>(Device::At(device_id).queue().launches()); })
