@@ -55,10 +55,8 @@ def bench(run, kept):
 def bundle(bench, kept) -> Path:
     """The bundle that ``--model sd15`` keeps."""
     assert bench("--model", "sd15", "--json").code == 0
-    return max(
-        (path for path in (kept / "bundles").iterdir() if path.is_dir()),
-        key=lambda path: path.stat().st_mtime,
-    )
+    kept_bundles = [path for path in (kept / "bundles").iterdir() if path.is_dir()]
+    return next(path for path in kept_bundles if open_bundle(path, sums=False).manifest.weights == "int8")
 
 
 def test_help_has_examples(run):
