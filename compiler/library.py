@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
+from tvm.s_tir import SBlock
 from tvm.support import cc
 
 from ddimcache.compiler.passes.simplify import op_name
@@ -119,9 +121,6 @@ def _work(function: tirx.PrimFunc) -> int:
             extents = [int(variable.dom.extent) for variable in block.iter_vars]
             reduces = any(variable.iter_type == tirx.IterVar.CommReduce for variable in block.iter_vars)
             found[0] = max(found[0], math.prod(extents) if reduces else 0)
-
-    import tvm_ffi
-    from tvm.s_tir import SBlock
 
     tvm_ffi.structural_walk(function.body, [(SBlock, visit)], order="post")
     return found[0]

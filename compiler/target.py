@@ -8,14 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ddimcache.compiler.options import HOSTS
 from ddimcache.errors import UsageError
-
-HOST_TRIPLES = {
-    "x86_64-linux-gnu": "x86_64-linux-gnu",
-    "aarch64-linux-gnu": "aarch64-linux-gnu",
-    "aarch64-linux-android": "aarch64-linux-android",
-}
-"""Host names that ``--host`` takes, with the LLVM triple of each."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +53,15 @@ class DeviceProfile:
     tiles: TileTable
 
     def tvm_target(self, host: str = "x86_64-linux-gnu") -> Any:
-        """The TVM target whose host part runs on ``host`` (a key of ``HOST_TRIPLES``).
+        """The TVM target whose host part runs on ``host`` (one of ``HOSTS``, which are LLVM triples).
 
         Raises :class:`UsageError` for a host that is not supported.
         """
         import tvm
 
-        if host not in HOST_TRIPLES:
-            raise UsageError(f"host '{host}' is not supported; use one of {', '.join(sorted(HOST_TRIPLES))}")
-        host_target: dict[str, Any] = {"kind": "llvm", "mtriple": HOST_TRIPLES[host]}
+        if host not in HOSTS:
+            raise UsageError(f"host '{host}' is not supported; use one of {', '.join(HOSTS)}")
+        host_target: dict[str, Any] = {"kind": "llvm", "mtriple": host}
         if self.kind == "llvm":
             if host.startswith("x86_64"):
                 host_target["mcpu"] = "x86-64-v3"

@@ -19,6 +19,9 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from ddimcache.errors import FrontendError
 
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+"""The dtypes in which a component can be traced, by the name that a device profile gives them."""
+
 MASKED = -1.0e30
 """What a boolean attention mask adds to the score of a key that must not be seen."""
 
@@ -153,14 +156,14 @@ def import_component(
     try:
         with torch.no_grad():
             program = torch.export.export(module, inputs)
-    except Exception as error:
+    except Exception as error:  # whatever PyTorch's tracer raises is about this model
         raise FrontendError(f"{name}: torch.export cannot trace it: {error}") from error
     _drop_dead_nodes(program)
     try:
         relax_module = _Importer().from_exported_program(program, True, True, False, _CONVERTERS)
     except FrontendError:
         raise
-    except Exception as error:
+    except Exception as error:  # TVM's importer raises AssertionError, KeyError and others of its own
         raise FrontendError(f"{name}: an operator has no Relax counterpart: {error}") from error
     signature = program.graph_signature.inputs_to_parameters
     parameters = dict(program.named_parameters())

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from ddimcache.compiler.frontend.importer import ImportedComponent, import_component
-from ddimcache.compiler.frontend.unet import _DTYPES
+from ddimcache.compiler.frontend.importer import TORCH_DTYPES, ImportedComponent, import_component
 
 
 class _TextEncoder(torch.nn.Module):
@@ -25,7 +24,7 @@ def import_text_encoder(encoder: Any, tokens: int, dtype: str) -> ImportedCompon
     SD 2.x uses the penultimate layer of its 24; its folders hold the first 23 only, so that the last
     hidden state of what is there is the right one for both families.
     """
-    torch.nn.Module.to(encoder, _DTYPES[dtype])
+    torch.nn.Module.to(encoder, TORCH_DTYPES[dtype])
     return import_component(
         "text_encoder", _TextEncoder(encoder), (torch.zeros(1, tokens, dtype=torch.int32),)
     )

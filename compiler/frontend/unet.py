@@ -6,9 +6,7 @@ from typing import Any
 
 import torch
 
-from ddimcache.compiler.frontend.importer import ImportedComponent, import_component
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+from ddimcache.compiler.frontend.importer import TORCH_DTYPES, ImportedComponent, import_component
 
 
 class _UNet(torch.nn.Module):
@@ -31,7 +29,7 @@ def import_unet(
 
     ``unet`` is a diffusers ``UNet2DConditionModel``; it is converted to ``dtype`` in place.
     """
-    torch_dtype = _DTYPES[dtype]
+    torch_dtype = TORCH_DTYPES[dtype]
     torch.nn.Module.to(unet, torch_dtype)
     config = unet.config
     inputs = (

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from ddimcache.compiler.frontend.importer import ImportedComponent, import_component
-from ddimcache.compiler.frontend.unet import _DTYPES
+from ddimcache.compiler.frontend.importer import TORCH_DTYPES, ImportedComponent, import_component
 
 
 class _Decoder(torch.nn.Module):
@@ -34,7 +33,7 @@ def import_vae_decoder(
     vae: Any, batch: int, latent_height: int, latent_width: int, dtype: str
 ) -> ImportedComponent:
     """``main(latents [B,C,h,w] float32) -> image [B, 8h, 8w, 3] uint8`` for diffusers' ``AutoencoderKL``."""
-    torch_dtype = _DTYPES[dtype]
+    torch_dtype = TORCH_DTYPES[dtype]
     torch.nn.Module.to(vae, torch_dtype)
     latents = torch.zeros(batch, vae.config.latent_channels, latent_height, latent_width)
     return import_component("vae_decoder", _Decoder(vae, torch_dtype), (latents,))
