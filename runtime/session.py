@@ -36,7 +36,7 @@ def initial_latents(seed: int, spec: TensorSpec) -> NDArray[np.float32]:
     return generator.standard_normal(spec.shape, dtype=np.float32)
 
 
-class _LoadedComponent:
+class LoadedComponent:
     """A library of the bundle with its weights on the device."""
 
     def __init__(self, bundle: Bundle, name: str, device: Any) -> None:
@@ -116,7 +116,7 @@ class Session:
         self.bundle = bundle
         self._spec = device
         self._device = open_device(device, bundle.manifest.device_kind)
-        self._loaded: dict[str, _LoadedComponent] = {}
+        self._loaded: dict[str, LoadedComponent] = {}
         self._contexts: dict[bool, Any] = {}
         self._steps: list[Step] = []
         self._first_of_kind: dict[bool, int] = {}
@@ -299,16 +299,16 @@ class Session:
             unet.kernel("step")(self._latents, noise, self._spare, *tail)
         self._latents, self._spare = self._spare, self._latents
 
-    def _predict(self, unet: _LoadedComponent, step: Step, *, negative: bool) -> Any:
+    def _predict(self, unet: LoadedComponent, step: Step, *, negative: bool) -> Any:
         context = self._contexts[negative]
         if step.is_full:
             noise, self._features[negative] = unet.call("full", self._latents, self._timestep, context)
             return noise
         return unet.call("cached", self._latents, self._timestep, context, self._features[negative])
 
-    def _component(self, name: str) -> _LoadedComponent:
+    def _component(self, name: str) -> LoadedComponent:
         if name not in self._loaded:
-            self._loaded[name] = _LoadedComponent(self.bundle, name, self._device)
+            self._loaded[name] = LoadedComponent(self.bundle, name, self._device)
         return self._loaded[name]
 
     def _upload(self, array: NDArray[Any]) -> Any:

@@ -101,13 +101,13 @@ def test_guidance_decides_how_often_the_unet_runs(
     member: tuple, monkeypatch: pytest.MonkeyPatch, guidance: float, calls_a_step: int
 ) -> None:
     calls: Counter[str] = Counter()
-    call = session._LoadedComponent.call
+    call = session.LoadedComponent.call
 
-    def counting(component: session._LoadedComponent, function: str, *arguments: object) -> object:
+    def counting(component: session.LoadedComponent, function: str, *arguments: object) -> object:
         calls[function] += 1
         return call(component, function, *arguments)
 
-    monkeypatch.setattr(session._LoadedComponent, "call", counting)
+    monkeypatch.setattr(session.LoadedComponent, "call", counting)
     bundle = member[0]
     run(bundle, PROMPT, noise(bundle, 1), steps=5, guidance=guidance, cache_interval=3)
     assert (calls["full"], calls["cached"]) == (2 * calls_a_step, 3 * calls_a_step)

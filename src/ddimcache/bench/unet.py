@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddimcache.bench.torch_unet import TorchUnet
-from ddimcache.errors import BundleError, DeviceError
+from ddimcache.errors import DeviceError
 from ddimcache.manifest import Manifest
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.devices import DeviceSpec, list_devices
 from ddimcache.runtime.local_device import device_failures, open_device
 from ddimcache.runtime.progress import Progress
-from ddimcache.runtime.session import initial_latents
+from ddimcache.runtime.session import LoadedComponent, initial_latents
 
 LARGEST_ERROR = 1e-2
 """Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed."""
@@ -64,25 +64,10 @@ class DeviceUnet:
     """
 
     def __init__(self, bundle: Bundle, spec: DeviceSpec) -> None:
-        import tvm
-        from safetensors.numpy import load_file
-        from tvm.runtime.vm import VirtualMachine
-
-        component = bundle.manifest.components["unet"]
         self._spec = spec
         self._device = open_device(spec, bundle.manifest.device_kind)
-        path = bundle.path(component.library)
-        try:
-            machine = VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
-            self._full, self._cached = machine["full"], machine["cached"]
-        except (RuntimeError, AttributeError, OSError, ValueError) as error:
-            remedy = f"it was compiled for host {bundle.manifest.host}; see `ddimcache doctor`"
-            raise BundleError("cannot be loaded here", where=path, remedy=remedy) from error
-        weights = load_file(bundle.path(component.weights_file))
         with device_failures(spec):
-            self._parameters = tvm.runtime.convert(
-                [tvm.runtime.tensor(weights[weight.name], self._device) for weight in component.weights]
-            )
+            self._component = LoadedComponent(bundle, "unet", self._device)
 
     def place(self, inputs: UnetInputs, manifest: Manifest) -> tuple[Any, ...]:
         """Return latents, timestep and context on the device, in the bundle's dtypes."""
@@ -99,14 +84,14 @@ class DeviceUnet:
     def full(self, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
         """Run the whole UNet and wait for it; return noise [1, C, h, w] float32 and the feature."""
         with device_failures(self._spec):
-            noise, feature = self._full(*inputs, self._parameters)
+            noise, feature = self._component.call("full", *inputs)
             self._device.sync()
         return noise, feature
 
     def cached(self, inputs: tuple[Any, ...], feature: Any) -> Any:
         """Run what lies outside the cut and wait for it; return noise [1, C, h, w] float32."""
         with device_failures(self._spec):
-            noise = self._cached(*inputs, feature, self._parameters)
+            noise = self._component.call("cached", *inputs, feature)
             self._device.sync()
         return noise
 
