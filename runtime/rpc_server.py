@@ -4,53 +4,44 @@ TVM's RPC gives whoever is let in everything that this process may do: it has no
 code that it is sent. So the server listens on loopback unless told otherwise in so many words, has no default
 key, and compares keys in constant time; the key crosses the network unencrypted.
 
-The parent process accepts and shakes hands and never touches a device; a client gets a forked child, so a
-client that vanishes or a driver that crashes ends that child and nothing else.
+The parent process accepts and shakes hands, waits for nobody, and never touches a device; a client gets a
+forked child. The parent ends the child of a client that is gone, that keeps silent for too long, or that
+does not read its answers, so that the device is free for the next one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import ipaddress
-import json
 import logging
-import os
 import select
-import signal
 import socket
-import struct
-import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ddimcache import __version__
-from ddimcache.errors import DdimcacheError, DeviceError, UsageError
+from ddimcache.errors import DeviceError, UsageError
 from ddimcache.runtime.devices import DeviceSpec
-from ddimcache.runtime.local_device import device_name, host_triple, open_device
-from ddimcache.runtime.rpc_protocol import (
-    LONGEST_KEY,
-    PROBE,
-    PROTOCOL,
-    ServerInfo,
-    set_keepalive,
-    tvm_version,
-)
-from ddimcache.runtime.rpc_session_calls import SessionCalls
+from ddimcache.runtime.local_device import host_triple
+from ddimcache.runtime.rpc_child import Client, try_device
+from ddimcache.runtime.rpc_handshake import Handshake
+from ddimcache.runtime.rpc_protocol import PROTOCOL, ServerInfo, tvm_version
 from ddimcache.runtime.rpc_store import Store
 
 logger = logging.getLogger(__name__)
 
-_HANDSHAKE_SECONDS = 5
-_ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_MOST_HANDSHAKES = 64
+_LEAVING_SECONDS = 1.0
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
-def is_loopback(host: str) -> bool:
+def is_loopback(host: str, option: str = "--host") -> bool:
     """Whether every address of a host name stays on this machine; raises :class:`UsageError` for no host."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"{host!r} is no address of a machine", where="--host") from error
+        raise UsageError(f"{host!r} is no address of a machine", where=option) from error
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
 
 
@@ -71,6 +62,36 @@ def check_key(key: str) -> None:
         )
 
 
+def listen(host: str, port: int, *, beyond_loopback: bool, danger: str) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one.
+
+    Raises :class:`UsageError` for a bad address, or one that other machines reach where that is not allowed
+    (``danger`` says what they could do then), :class:`DeviceError` when the port is taken.
+    """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"{port} is outside 0 … 65535", where="--port")
+    if not is_loopback(host) and not beyond_loopback:
+        raise UsageError(
+            f"{host} can be reached from other machines, and {danger}",
+            where="--host",
+            remedy="listen on 127.0.0.1 and forward the port (`adb forward`, `ssh -L`), or add "
+            "--allow-other-machines on a network you trust",
+        )
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        remedy = "choose another --port, 0 for any that is free"
+        raise DeviceError(
+            f"cannot listen: {error.strerror}", where=f"{host}:{port}", remedy=remedy
+        ) from error
+    return listener
+
+
 class Server:
     """Listens; :meth:`serve` answers until it is interrupted.
 
@@ -79,8 +100,10 @@ class Server:
     host, port : where to listen; port 0 takes a free one, which :attr:`port` then says.
     key : what a client must know.
     device : a local device, tried once in a child process before anybody may connect.
-    store : folder for what clients send.
+    store : folder for what clients send; it is this server's alone while it runs.
     beyond_loopback : allow a host that other machines reach.
+    store_bytes : how large the store may become; None: as large as the disk.
+    idle_seconds : after this time without a call, a client is sent away.
 
     Raises :class:`UsageError` for a bad address, key or folder, :class:`DeviceError` when the device does not
     open or the port is taken.
@@ -95,78 +118,158 @@ class Server:
         store: Path,
         *,
         beyond_loopback: bool = False,
+        store_bytes: int | None = None,
+        idle_seconds: float = 600.0,
     ) -> None:
         check_key(key)
-        if not 0 <= port <= 65535:
-            raise UsageError(f"{port} is outside 0 … 65535", where="--port")
-        if not is_loopback(host) and not beyond_loopback:
-            raise UsageError(
-                f"{host} can be reached from other machines, and TVM's RPC lets whoever knows the key run "
-                "any code here, over an unencrypted connection",
-                where="--host",
-                remedy="listen on 127.0.0.1 and forward the port (`adb forward`, `ssh -L`), or add "
-                "--allow-other-machines on a network you trust",
-            )
+        if not idle_seconds > 0:
+            raise UsageError(f"{idle_seconds:g} is no time", where="--idle-seconds")
+        danger = "TVM's RPC lets whoever knows the key run any code here, over an unencrypted connection"
+        self._listener = listen(host, port, beyond_loopback=beyond_loopback, danger=danger)
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
         self._key = key
         self._device = device
-        self._store = Store(store)
-        self._child: int | None = None
-        self._device_name = _try_device(device)
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._idle_seconds = idle_seconds
+        self._client: Client | None = None
+        self._handshakes: dict[int, Handshake] = {}
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
         try:
-            self._listener.bind((host, port))
-            self._listener.listen(8)
-        except OSError as error:
+            self._store = Store(store, store_bytes)
+            self._store.claim()
+            self._device_name = try_device(device)
+        except BaseException:
             self._listener.close()
-            remedy = "choose another --port, 0 for any that is free"
-            raise DeviceError(
-                f"cannot listen: {error.strerror}", where=f"{host}:{port}", remedy=remedy
-            ) from error
-        self.port: int = self._listener.getsockname()[1]
+            raise
 
     def serve(self) -> None:
         """Answer clients until the process is interrupted or terminated; the client at work is ended then."""
+        self._watch(self._listener.fileno(), select.POLLIN, self._accept)
         try:
             while True:
-                ready, _, _ = select.select([self._listener], [], [], 1.0)
-                self._reap()
-                if ready:
-                    connection, address = self._listener.accept()
-                    with connection:
-                        self._welcome(connection, f"{address[0]}:{address[1]}")
+                ready = [(handle, self._handlers[handle]) for handle, _ in self._wait()]
+                for handle, handler in ready:
+                    # An earlier one of the same round may have ended what this one was about.
+                    if self._handlers.get(handle) is handler:
+                        handler()
+                self._end_what_is_late()
         finally:
             self._listener.close()
-            if self._child is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._child, signal.SIGKILL)
-                os.waitpid(self._child, 0)
+            for handshake in list(self._handshakes.values()):
+                self._drop(handshake)
+            if self._client is not None:
+                self._client.kill()
+                self._client.finish()
 
-    def _welcome(self, connection: socket.socket, address: str) -> None:
+    def _watch(self, handle: int, events: int, handler: Callable[[], None]) -> None:
+        self._poll.register(handle, events)
+        self._handlers[handle] = handler
+
+    def _forget(self, handle: int) -> None:
+        if self._handlers.pop(handle, None) is not None:
+            self._poll.unregister(handle)
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """Wait for the next event or deadline."""
+        now = time.monotonic()
+        times = [handshake.deadline - now for handshake in self._handshakes.values()]
+        if self._client is not None:
+            times.append(self._idle_seconds - self._client.idle_seconds())
+            if self._client.left_at is not None:
+                times.append(self._client.left_at + _LEAVING_SECONDS - now)
+        return self._poll.poll(max(0.02, min(times, default=60.0)) * 1000)
+
+    def _accept(self) -> None:
+        try:
+            connection, address = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:  # too many open files: those that are open will end
+            logger.warning("cannot accept: %s", error)
+            time.sleep(0.1)
+            return
+        if len(self._handshakes) >= _MOST_HANDSHAKES:
+            self._drop(next(iter(self._handshakes.values())), "too many shake hands at once")
+        handshake = Handshake(connection, f"{address[0]}:{address[1]}")
+        self._handshakes[connection.fileno()] = handshake
+        self._watch(connection.fileno(), select.POLLIN, lambda: self._shake_hands(handshake))
+
+    def _drop(self, handshake: Handshake, reason: str | None = None) -> None:
+        if reason is not None:
+            logger.info("%s: no handshake: %s", handshake.address, reason)
+        self._forget(handshake.connection.fileno())
+        self._handshakes.pop(handshake.connection.fileno())
+        handshake.connection.close()
+
+    def _shake_hands(self, handshake: Handshake) -> None:
+        try:
+            words = handshake.read()
+            if words is not None:
+                self._welcome(handshake, *words)
+                self._drop(handshake)
+        except (OSError, UnicodeError) as error:
+            self._drop(handshake, str(error))
+
+    def _welcome(self, handshake: Handshake, key: str, is_probe: bool) -> None:
         from tvm.rpc import base
 
-        connection.settimeout(_HANDSHAKE_SECONDS)
-        try:
-            key, options = _read_handshake(connection, base.RPC_MAGIC)
-            if not hmac.compare_digest(key.encode(), f"client:{self._key}".encode()):
-                connection.sendall(struct.pack("<i", base.RPC_CODE_MISMATCH))
-                logger.warning("%s: refused, the key is wrong", address)
-                return
-            probe = PROBE in options
-            if self._child is not None and not probe:
-                connection.sendall(struct.pack("<i", base.RPC_CODE_DUPLICATE))
-                logger.warning("%s: refused, another client is at work", address)
-                return
-            greeting = self._info().greeting().encode()
-            connection.sendall(struct.pack("<ii", base.RPC_MAGIC, len(greeting)) + greeting)
-        except (OSError, struct.error, UnicodeError) as error:
-            logger.info("%s: no handshake: %s", address, error)
+        if not hmac.compare_digest(key.encode(), f"client:{self._key}".encode()):
+            logger.warning("%s: refused, the key is wrong", handshake.address)
+            handshake.answer(base.RPC_CODE_MISMATCH)
+        elif is_probe:
+            handshake.answer(base.RPC_CODE_SUCCESS, self._info().greeting().encode())
+        elif self._client is not None:
+            logger.warning("%s: refused, another client is at work", handshake.address)
+            handshake.answer(base.RPC_CODE_DUPLICATE)
+        else:
+            handshake.answer(base.RPC_CODE_SUCCESS, self._info().greeting().encode())
+            self._begin(handshake)
+
+    def _begin(self, handshake: Handshake) -> None:
+        # The child closes what is the parent's: otherwise those who leave would not be seen to have left.
+        others = [handle for handle in self._handlers if handle != handshake.connection.fileno()]
+        client = Client.start(handshake.connection, handshake.address, self._store, self._device, others)
+        self._client = client
+        logger.info("%s: connected, process %d", client.address, client.process)
+        self._watch(client.pipe, select.POLLIN, self._hear)
+        self._watch(client.connection.fileno(), _GONE & ~select.POLLERR, self._note_that_it_left)
+
+    def _hear(self) -> None:
+        assert self._client is not None
+        if not self._client.read_pipe():
+            self._reap()
+
+    def _note_that_it_left(self) -> None:
+        """Give the client's process a moment to see for itself that nobody waits for its answer."""
+        assert self._client is not None
+        self._client.left_at = time.monotonic()
+        self._forget(self._client.connection.fileno())
+
+    def _reap(self) -> None:
+        client = self._client
+        assert client is not None
+        self._forget(client.pipe)
+        self._forget(client.connection.fileno())
+        self._client = None
+        code = client.finish()
+        logger.info("process %d: client gone%s", client.process, f", exit code {code}" if code else "")
+
+    def _end_what_is_late(self) -> None:
+        now = time.monotonic()
+        for handshake in [each for each in self._handshakes.values() if each.deadline <= now]:
+            self._drop(handshake, "not finished in time")
+        client = self._client
+        if client is None:
             return
-        if not probe:
-            with _signals_held():
-                self._child = self._fork(connection)
-            logger.info("%s: connected, process %d", address, self._child)
+        if client.left_at is not None and client.left_at + _LEAVING_SECONDS <= now:
+            logger.info("process %d: ended, its client has left", client.process)
+        elif client.idle_seconds() >= self._idle_seconds:
+            logger.warning("%s: sent away after %g s without a call", client.address, self._idle_seconds)
+        else:
+            return
+        client.kill()
+        self._reap()
 
     def _info(self) -> ServerInfo:
         return ServerInfo(
@@ -177,108 +280,5 @@ class Server:
             device_name=self._device_name,
             kind=self._device.kind,
             host=host_triple(),
-            busy=self._child is not None,
+            busy=self._client is not None,
         )
-
-    def _fork(self, connection: socket.socket) -> int:
-        def work() -> None:
-            from tvm.rpc import _ffi_api
-
-            self._listener.close()
-            connection.settimeout(None)
-            set_keepalive(connection)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            SessionCalls(self._store, self._device).register()
-            _ffi_api.ServerLoop(connection.detach())
-
-        return _in_child(work)
-
-    def _reap(self) -> None:
-        if self._child is None:
-            return
-        ended, status = os.waitpid(self._child, os.WNOHANG)
-        if ended:
-            code = os.waitstatus_to_exitcode(status)
-            logger.info("process %d: client gone%s", ended, f", exit code {code}" if code else "")
-            self._child = None
-
-
-def _read_handshake(connection: socket.socket, magic: int) -> tuple[str, list[str]]:
-    """Return key and options of a client; raises OSError for one that speaks another protocol."""
-    found, length = struct.unpack("<ii", _receive(connection, 8))
-    if found != magic or not 0 <= length <= LONGEST_KEY:
-        raise OSError("not a client of TVM's RPC")
-    words = _receive(connection, length).decode().split()
-    return (words[0], words[1:]) if words else ("", [])
-
-
-def _receive(connection: socket.socket, count: int) -> bytes:
-    content = b""
-    while len(content) < count:
-        piece = connection.recv(count - len(content))
-        if not piece:
-            raise OSError("the connection was closed")
-        content += piece
-    return content
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold interrupts back: Python drops one that comes while it forks, and the child is ours to end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _in_child(work: Callable[[], None]) -> int:
-    """Run ``work`` in a forked process that never returns from here, and return its id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING_SIGNALS)
-        work()
-        code = 0
-    except BaseException as error:
-        print(f"ddimcache serve, process {os.getpid()}: {error}", file=sys.stderr)
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _try_device(device: DeviceSpec) -> str:
-    """Open the device in a child and return its name: what a driver starts survives no fork.
-
-    Raises :class:`DeviceError` when it does not open.
-    """
-    import tvm  # noqa: F401  (before forking, so that the children have it)
-
-    read_end, write_end = os.pipe()
-
-    def work() -> None:
-        try:
-            open_device(device, device.kind)
-            answer = ("name", device_name(device), "")
-        except DdimcacheError as error:
-            answer = ("error", error.what, error.remedy or "")
-        os.write(write_end, json.dumps(answer).encode())
-
-    with _signals_held():
-        child = _in_child(work)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as stream:
-        answer = stream.read()
-    os.waitpid(child, 0)
-    if not answer:
-        raise DeviceError("opening it crashed", where=f"device {device}", remedy="see `ddimcache doctor`")
-    kind, text, remedy = json.loads(answer)
-    if kind == "error":
-        raise DeviceError(text, where=f"device {device}", remedy=remedy or None)
-    return str(text)

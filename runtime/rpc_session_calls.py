@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from ddimcache.errors import DdimcacheError, DeviceError, RemoteError, UsageError
+from ddimcache.manifest import Count
 from ddimcache.records import Record, RecordProblem, from_json
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.rpc_protocol import PREFIX, error_reply, pack, unpack
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Piece:
     sha256: str
-    offset: int
+    offset: Count
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,15 @@ class SessionCalls:
             "close": (_Nothing, self._close),
         }
 
-    def register(self) -> None:
-        """Register every method as a global function that TVM's RPC can reach."""
+    def register(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Register every method as a global function that TVM's RPC can reach.
+
+        ``around`` is entered while a call is answered.
+        """
         import tvm_ffi
 
         for name in self._methods:
-            tvm_ffi.register_global_func(PREFIX + name, self._function(name), override=True)
+            tvm_ffi.register_global_func(PREFIX + name, self._function(name, around), override=True)
 
     def answer(self, name: str, message: bytes) -> bytes:
         """Run one method on a message and return the reply; errors are in the reply, none is raised."""
@@ -96,8 +101,14 @@ class SessionCalls:
             text = f"failed inside: {type(error).__name__}: {error}"
             return error_reply(DeviceError(text, where=f"server's {name}", remedy="its log has the trace"))
 
-    def _function(self, name: str) -> Callable[[bytes], bytes]:
-        return lambda message: self.answer(name, bytes(message))
+    def _function(
+        self, name: str, around: Callable[[], AbstractContextManager[None]]
+    ) -> Callable[[bytes], bytes]:
+        def function(message: bytes) -> bytes:
+            with around():
+                return self.answer(name, bytes(message))
+
+        return function
 
     def _opened(self) -> Session:
         if self._session is None:
@@ -134,6 +145,7 @@ class SessionCalls:
         if self._session is not None:
             self._session.close()
             self._session = None
+        self._store.release()
         return None, b""
 
 

@@ -12,9 +12,9 @@ KEY = "a-key.of~tests"
 class RunningServer:
     """``ddimcache serve`` in a process of its own."""
 
-    def __init__(self, store, device="llvm"):
+    def __init__(self, store, device="llvm", options=()):
         command = [sys.executable, "-m", "ddimcache.cli", "serve", "--port", "0", "--device", device]
-        command += ["--store", str(store), "--json"]
+        command += ["--store", str(store), "--json", *options]
         self.store = store
         self.process = subprocess.Popen(
             command,

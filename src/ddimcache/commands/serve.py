@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ddimcache.commands.terminal import print_json, say
+from ddimcache.commands.terminal import parse_bytes, print_json, say
 from ddimcache.errors import UsageError
 
 KEY_VARIABLE = "DDIMCACHE_KEY"
@@ -48,6 +48,17 @@ def serve(
             "here, and the key crosses the network unencrypted.",
         ),
     ] = False,
+    store_bytes: Annotated[
+        str | None,
+        typer.Option(
+            help="How large the store may become; what was not used for longest goes first. Default: all of "
+            "the disk but a little.",
+            metavar="16G",
+        ),
+    ] = None,
+    idle_seconds: Annotated[
+        float, typer.Option(help="Send a client away after this time without a call.")
+    ] = 600.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output when it listens.")
     ] = False,
@@ -68,12 +79,21 @@ def serve(
     if store is None:
         raise UsageError("is missing", where="--store", remedy="name a folder with room for the bundles")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    server = Server(host, port, key, local_device(device), store, beyond_loopback=allow_other_machines)
-    signal.signal(signal.SIGTERM, _interrupt)
-    if as_json:
-        print_json({"host": host, "port": server.port, "device": device, "store": str(store.absolute())})
-    say(f"listening on {host}:{server.port} with device {device}; stop with Ctrl-C")
+    server = Server(
+        host,
+        port,
+        key,
+        local_device(device),
+        store,
+        beyond_loopback=allow_other_machines,
+        store_bytes=parse_bytes(store_bytes, "--store-bytes"),
+        idle_seconds=idle_seconds,
+    )
     try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        if as_json:
+            print_json({"host": host, "port": server.port, "device": device, "store": str(store.absolute())})
+        say(f"listening on {host}:{server.port} with device {device}; stop with Ctrl-C")
         server.serve()
     except KeyboardInterrupt:
         say("stopped")
