@@ -20,7 +20,13 @@ cl_command_queue Queue::Make(cl_bitfield properties) {
 void Queue::FinishLocked() {
   const uint64_t enqueued = enqueued_.load();
   Check(api_.clFinish(active_), "clFinish", "on " + device_text_);
-  finished_.store(enqueued);
+  NoteFinished(enqueued);
+}
+
+void Queue::NoteFinished(uint64_t count) {
+  uint64_t known = finished_.load();
+  while (known < count && !finished_.compare_exchange_weak(known, count)) {
+  }
 }
 
 void Queue::Finish() {
@@ -28,16 +34,18 @@ void Queue::Finish() {
   FinishLocked();
 }
 
-void Queue::Throttle(cl_event event) {
+void Queue::Throttle(cl_event event, uint64_t enqueued_before) {
   cl_event wait_for = nullptr;
+  uint64_t run_before = 0;
   {
     std::lock_guard lock(throttle_mutex_);
     wait_for = std::exchange(previous_, event);
+    run_before = std::exchange(enqueued_before_previous_, enqueued_before);
   }
   api_.clFlush(active_);
   if (wait_for == nullptr) return;
   // A failed command is reported by the next synchronisation; here only the bound matters.
-  api_.clWaitForEvents(1, &wait_for);
+  if (api_.clWaitForEvents(1, &wait_for) == kSuccess) NoteFinished(run_before);
   api_.clReleaseEvent(wait_for);
 }
 

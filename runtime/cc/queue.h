@@ -27,8 +27,14 @@ class Queue {
   // Waits until everything enqueued so far has run.
   void Finish();
 
-  // Whether commands were enqueued since the last Finish.
-  bool busy() const { return enqueued_.load() != finished_.load(); }
+  // Commands are counted when their enqueueing has returned. The queue is in order, so whoever is done with
+  // something at a count of n may give it away once n are known to have run; this needs no event and no wait.
+  uint64_t enqueued() const { return enqueued_.load(); }
+  uint64_t finished() const { return finished_.load(); }
+  bool busy() const { return enqueued() != finished(); }
+
+  // The first `count` commands have run: told by whoever saw it, such as a copy that blocked.
+  void NoteFinished(uint64_t count);
 
   // Profiling needs a queue that OpenCL made for it; these two swap queues when everything has run. Starting
   // twice forgets what the first start recorded.
@@ -48,7 +54,7 @@ class Queue {
 
   cl_command_queue Make(cl_bitfield properties);
   void FinishLocked();
-  void Throttle(cl_event event);
+  void Throttle(cl_event event, uint64_t enqueued_before);
 
   const Api& api_;
   cl_context context_;
@@ -63,10 +69,11 @@ class Queue {
 
   std::atomic<uint64_t> commands_{0};
   std::atomic<uint64_t> launches_{0};
-  // How many commands were enqueued, and how many of them were when the last Finish began.
+  // How many commands were enqueued, and how many of the first are known to have run.
   std::atomic<uint64_t> enqueued_{0}, finished_{0};
   std::mutex throttle_mutex_;
   cl_event previous_ = nullptr;
+  uint64_t enqueued_before_previous_ = 0;
 };
 
 template <typename Enqueue>
@@ -74,6 +81,7 @@ cl_int Queue::Submit(const std::string& label, Enqueue&& enqueue) {
   std::shared_lock lock(swap_mutex_);
   const uint64_t command = commands_.fetch_add(1, std::memory_order_relaxed) + 1;
   const bool throttle = command % kWaitInterval == 0;
+  const uint64_t enqueued_before = throttle ? enqueued_.load() : 0;
   cl_event event = nullptr;
   const cl_int code = enqueue(active_, throttle || profiler_ != nullptr ? &event : nullptr);
   enqueued_.fetch_add(1);
@@ -83,7 +91,7 @@ cl_int Queue::Submit(const std::string& label, Enqueue&& enqueue) {
     profiler_->Record(label, event);
   }
   if (throttle) {
-    Throttle(event);
+    Throttle(event, enqueued_before);
   } else if (command % kFlushInterval == 0) {
     return api_.clFlush(active_);
   }
