@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -78,14 +80,40 @@ class DeviceSpec:
         return self.kind if self.index == 0 else f"{self.kind}:{self.index}"
 
 
+MEMORY_KINDS = ("weights", "activations", "workspace", "images", "other")
+"""What memory on a device is for; see :func:`memory_kind`."""
+
+
+@dataclass(frozen=True)
+class KindUse:
+    """Buffers and images of one kind that are in use."""
+
+    buffers: int
+    current_bytes: int
+    peak_bytes: int
+    """Most bytes of this kind at one time since the process started or :func:`reset_peak`."""
+
+
 @dataclass(frozen=True)
 class MemoryUse:
     """Buffers, images and programs of this process on one device."""
 
     live_buffers: int
+    """Buffers and images that the driver made and has not got back."""
     current_bytes: int
+    """Their bytes: the sum over ``kinds``, ``idle_bytes`` and ``waiting_bytes``."""
     peak_bytes: int
-    """Most bytes at one time since the process started or :func:`reset_peak`."""
+    """Most ``current_bytes`` at one time since the process started or :func:`reset_peak`."""
+    kinds: dict[str, KindUse]
+    """What is in use, by each of :data:`MEMORY_KINDS`."""
+    idle_bytes: int
+    """Freed, and kept to be given out again; see :func:`release_idle`."""
+    waiting_bytes: int
+    """Freed under commands that had not run, and not released yet."""
+    idle_limit_bytes: int
+    """The most that is kept idle; an eighth of the device's memory, or what :func:`set_idle_limit` set."""
+    budget_bytes: int
+    """The most that ``current_bytes`` may be; 0 where :func:`set_memory_budget` set none."""
     live_programs: int
     """Compiled kernels that are still loaded."""
 
@@ -148,7 +176,7 @@ def parse_device(text: str) -> DeviceSpec:
     return DeviceSpec(match["kind"], index)
 
 
-def _call(name: str, *arguments: int) -> Any:
+def _call(name: str, *arguments: int | str) -> Any:
     """Call a global function of the plug-in.
 
     Raises:
@@ -200,19 +228,75 @@ def opencl_library() -> str | None:
     return None if library is None else str(library)
 
 
-def memory_use(index: int = 0) -> MemoryUse:
+def memory_use(index: int = 0, *, wait: bool = True) -> MemoryUse:
     """Buffers of this process on device ``opencl:<index>``.
+
+    With ``wait`` everything enqueued has run first, so that nothing is only waiting to be released.
 
     Raises:
         ValueError: there is no such device.
         RuntimeError: the plug-in is not loaded, or no device can be used.
     """
-    return MemoryUse(**json.loads(_call("memory", index)))
+    if wait:
+        _call("synchronise", index)
+    values = json.loads(_call("memory", index))
+    kinds = {name: KindUse(**use) for name, use in values.pop("kinds").items()}
+    return MemoryUse(kinds=kinds, **values)
 
 
 def reset_peak(index: int = 0) -> None:
-    """Let ``peak_bytes`` of :func:`memory_use` start again at the current bytes."""
+    """Let every ``peak_bytes`` of :func:`memory_use` start again at the current bytes."""
     _call("reset_peak", index)
+
+
+def set_memory_budget(index: int, most_bytes: int) -> None:
+    """Let no allocation on the device take this process above ``most_bytes``; 0 lifts the bound.
+
+    An allocation that would exceed it first releases idle memory, then raises ``RuntimeError`` with the size
+    asked for, what is in use by kind, and the budget. What is in use already stays.
+
+    Raises:
+        ValueError: ``most_bytes`` is below zero, or there is no such device.
+    """
+    _call("set_memory_budget", index, most_bytes)
+
+
+def set_idle_limit(index: int, most_bytes: int) -> None:
+    """Let freed memory of at most ``most_bytes`` be kept for reuse; 0 keeps none.
+
+    Raises:
+        ValueError: ``most_bytes`` is below zero, or there is no such device.
+    """
+    _call("set_idle_limit", index, most_bytes)
+
+
+def release_idle(index: int = 0) -> None:
+    """Give all idle memory back to the driver, without waiting for running commands that still use it."""
+    _call("release_idle", index)
+
+
+@contextmanager
+def memory_kind(kind: str) -> Iterator[None]:
+    """Count what this thread allocates inside as ``kind``, one of :data:`MEMORY_KINDS`.
+
+    Without it, storage of the Relax VM is ``activations``, scratch of kernels ``workspace``, images are
+    ``images`` and the rest is ``other``. Does nothing where the plug-in is not loaded.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if kind not in MEMORY_KINDS:
+        raise ValueError(f"there is no kind of memory {kind!r}; there are {', '.join(MEMORY_KINDS)}")
+    import tvm  # noqa: F401  importing it loads the plug-in
+
+    if plugin.problem() is not None:
+        yield
+        return
+    before = _call("memory_kind", kind)
+    try:
+        yield
+    finally:
+        _call("memory_kind", before)
 
 
 def program_cache() -> ProgramCache:

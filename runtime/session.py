@@ -19,7 +19,7 @@ from ddimcache.errors import BundleError, DeviceError, UsageError
 from ddimcache.manifest import NO_CLIP, Component, Manifest, TensorSpec
 from ddimcache.records import to_json
 from ddimcache.runtime.bundle import Bundle
-from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.devices import DeviceSpec, memory_kind
 from ddimcache.runtime.local_device import device_failures, open_device, peak_bytes
 from ddimcache.runtime.sampler import Step, schedule
 
@@ -47,7 +47,8 @@ class LoadedComponent:
         library_path = bundle.path(component.library)
         try:
             self.library = tvm.runtime.load_module(str(library_path))
-            self._machine = VirtualMachine(self.library, device)
+            with memory_kind("weights"):  # constants of the library
+                self._machine = VirtualMachine(self.library, device)
             self._functions = {function: self._machine[function] for function in component.functions}
         except (RuntimeError, AttributeError, OSError, ValueError, TypeError) as error:
             host = bundle.manifest.host
@@ -57,9 +58,9 @@ class LoadedComponent:
                 remedy=f"it was compiled for host {host} and device {bundle.manifest.device_kind}; see "
                 "`ddimcache doctor`",
             ) from error
-        self._parameters = tvm.runtime.convert(
-            [tvm.runtime.tensor(array, device) for array in _read_weights(bundle, component)]
-        )
+        with memory_kind("weights"):
+            arrays = _read_weights(bundle, component)
+            self._parameters = tvm.runtime.convert([tvm.runtime.tensor(array, device) for array in arrays])
 
     def call(self, function: str, *arguments: Any) -> Any:
         """Run a function of the component with its weights."""

@@ -4,20 +4,18 @@
 #include <tvm/runtime/memory/memory_manager.h>
 
 #include <atomic>
-#include <map>
-#include <mutex>
 #include <string>
-#include <vector>
 
 #include "memory.h"
 
 namespace ddimcache::opencl {
 
-// Like TVM's own allocators (naive: straight to the device; pooled: freed buffers are kept and given out
-// again at the same size), and in addition knows image scopes, which TVM's refuse.
+// Like TVM's own allocators (naive: straight to the device; pooled: kept for reuse, by the device's
+// MemoryPool with everything else), and in addition knows image scopes, which TVM's refuse.
 class OpenClAllocator final : public tvm::runtime::memory::Allocator {
  public:
-  explicit OpenClAllocator(tvm::runtime::memory::AllocatorType type) : Allocator(type) {}
+  OpenClAllocator(tvm::Device device, tvm::runtime::memory::AllocatorType type)
+      : Allocator(type), device_(device) {}
 
   using Allocator::Alloc;
   tvm::runtime::memory::Buffer Alloc(tvm::Device device, size_t bytes, size_t alignment,
@@ -32,19 +30,19 @@ class OpenClAllocator final : public tvm::runtime::memory::Allocator {
   void FreeView(tvm::Device device, void* data) final;
 
   void Free(const tvm::runtime::memory::Buffer& buffer) final;
+  // Releases what is idle on the device.
   void Clear() final;
+  // Bytes that this allocator gave out and has not got back.
   size_t UsedMemory() const final { return used_; }
 
  private:
   static constexpr size_t kPageBytes = 4096;
 
+  bool is_pooled() const { return type() == tvm::runtime::memory::kPooled; }
   bool AllowMemoryScope(const std::string& scope) const final;
-  void Keep(Memory* memory);
+  tvm::runtime::memory::Buffer GiveOut(tvm::Device device, Memory* memory);
 
-  std::mutex mutex_;
-  // Idle buffers by size, and idle images.
-  std::multimap<size_t, Memory*> buffers_;
-  std::vector<Memory*> images_;
+  const tvm::Device device_;
   std::atomic<size_t> used_{0};
 };
 

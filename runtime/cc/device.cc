@@ -181,19 +181,6 @@ std::string DeviceInfo::ToJson(int index) const {
       .Finish();
 }
 
-void MemoryCounters::Add(uint64_t bytes) {
-  live_.fetch_add(1);
-  const uint64_t now = current_.fetch_add(bytes) + bytes;
-  uint64_t peak = peak_.load();
-  while (peak < now && !peak_.compare_exchange_weak(peak, now)) {
-  }
-}
-
-void MemoryCounters::Remove(uint64_t bytes) {
-  live_.fetch_sub(1);
-  current_.fetch_sub(bytes);
-}
-
 void Device::Open() {
   if (opened_.load(std::memory_order_acquire)) return;
   std::lock_guard lock(mutex_);
@@ -220,40 +207,10 @@ Queue& Device::queue() {
 
 void Device::Synchronise() {
   if (!opened_.load(std::memory_order_acquire)) return;
-  std::vector<Waiting> idle;
-  {
-    // Before the wait: what is handed in during it may be used by commands enqueued after it.
-    std::lock_guard lock(waiting_mutex_);
-    idle.swap(waiting_);
-    waiting_bytes_ = 0;
-  }
+  // Before the wait: what is given back during it may be used by commands enqueued after it.
+  const uint64_t enqueued = queue().enqueued();
   queue().Finish();
-  Release(idle);
-}
-
-void Device::ReleaseWhenIdle(cl_mem handle, size_t bytes) {
-  if (!queue().busy()) {
-    Release({{handle, bytes}});
-    return;
-  }
-  bool full = false;
-  {
-    std::lock_guard lock(waiting_mutex_);
-    waiting_.push_back({handle, bytes});
-    waiting_bytes_ += bytes;
-    full = waiting_.size() > kMostWaiting || waiting_bytes_ > kMostWaitingBytes;
-  }
-  if (full) Synchronise();
-}
-
-void Device::Release(const std::vector<Waiting>& idle) {
-  cl_int failure = kSuccess;
-  for (const Waiting& entry : idle) {
-    const cl_int code = api.clReleaseMemObject(entry.handle);
-    if (code != kSuccess) failure = code;
-    memory.Remove(entry.bytes);
-  }
-  Check(failure, "clReleaseMemObject", "on " + Describe());
+  memory.ReleaseWaiting(enqueued);
 }
 
 std::string Device::Describe() const {

@@ -1,4 +1,4 @@
-// OpenCL devices: the ordered list of what is there, and per device its context, queue and counters.
+// OpenCL devices: the ordered list of what is there, and per device its context, queue and memory.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "memory_pool.h"
 #include "opencl_api.h"
 #include "queue.h"
 
@@ -37,38 +38,18 @@ struct DeviceInfo {
   std::string ToJson(int index) const;
 };
 
-// Bytes that live on a device. All counters may be read while other threads change them.
-class MemoryCounters {
- public:
-  void Add(uint64_t bytes);
-  void Remove(uint64_t bytes);
-  void ResetPeak() { peak_ = current_.load(); }
-  uint64_t live() const { return live_; }
-  uint64_t current() const { return current_; }
-  uint64_t peak() const { return peak_; }
-
- private:
-  std::atomic<uint64_t> live_{0}, current_{0}, peak_{0};
-};
-
 class Device {
  public:
   Device(const Api& api, int index, cl_device_id id, cl_platform_id platform, DeviceInfo info)
-      : api(api), index(index), id(id), platform(platform), info(std::move(info)) {}
+      : api(api), index(index), id(id), platform(platform), info(std::move(info)), memory(*this) {}
 
   // Created at first use, so that listing devices costs no context (on a phone a context costs memory).
   // Throws RuntimeError when the driver refuses.
   cl_context context();
   Queue& queue();
 
-  // Waits until everything enqueued so far has run, then releases what was waiting for that.
+  // Waits until everything enqueued so far has run, then releases the memory that was waiting for that.
   void Synchronise();
-
-  // Releases a buffer or image that running commands may still use. The specification lets the driver sort
-  // that out, but not every driver does, and to wait here would stall the host between two launches; so it is
-  // released at the next synchronisation, or at once when nothing runs or too much is waiting. It counts as
-  // live until then.
-  void ReleaseWhenIdle(cl_mem handle, size_t bytes);
 
   // `device "Adreno(TM) 740" (opencl:0)`, for messages.
   std::string Describe() const;
@@ -78,7 +59,7 @@ class Device {
   const cl_device_id id;
   const cl_platform_id platform;
   const DeviceInfo info;
-  MemoryCounters memory;
+  MemoryPool memory;
   // Compiled programs that have not been released.
   std::atomic<uint64_t> live_programs{0};
 
@@ -94,20 +75,7 @@ class Device {
   static int& Current();
 
  private:
-  static constexpr size_t kMostWaiting = 64;
-  static constexpr size_t kMostWaitingBytes = size_t{64} << 20;
-
-  struct Waiting {
-    cl_mem handle;
-    size_t bytes;
-  };
-
   void Open();
-  void Release(const std::vector<Waiting>& idle);
-
-  std::mutex waiting_mutex_;
-  std::vector<Waiting> waiting_;
-  size_t waiting_bytes_ = 0;
 
   std::mutex mutex_;
   std::atomic<bool> opened_{false};

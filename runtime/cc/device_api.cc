@@ -9,35 +9,12 @@ namespace ddimcache::opencl {
 
 using tvm::runtime::DeviceAttrKind;
 
-Memory* WorkspacePool::Allocate(Device& device, size_t bytes) {
-  const size_t rounded = (bytes + kGranularity - 1) / kGranularity * kGranularity;
-  {
-    std::lock_guard lock(mutex_);
-    auto& idle = idle_[&device];
-    // A buffer up to twice the size is reused; a larger one is kept for whoever needs it.
-    auto best = idle.lower_bound(rounded);
-    if (best != idle.end() && best->first / 2 <= rounded) {
-      Memory* memory = best->second;
-      idle.erase(best);
-      return memory;
-    }
-  }
-  return AllocateBuffer(device, rounded);
-}
+namespace {
 
-void WorkspacePool::Free(Memory* memory) {
-  Memory* surplus = nullptr;
-  {
-    std::lock_guard lock(mutex_);
-    auto& idle = idle_[memory->device];
-    idle.emplace(memory->bytes, memory);
-    if (idle.size() > kMaximumIdle) {
-      surplus = idle.begin()->second;
-      idle.erase(idle.begin());
-    }
-  }
-  if (surplus != nullptr) opencl::Free(surplus);
-}
+// Kernels ask for scratch of slightly different sizes; whole pages let them share.
+constexpr size_t kWorkspaceGranularity = 4096;
+
+}  // namespace
 
 OpenClDeviceApi* OpenClDeviceApi::Global() {
   static auto* const api = new OpenClDeviceApi();
@@ -104,8 +81,10 @@ void OpenClDeviceApi::GetAttr(tvm::Device device, DeviceAttrKind kind, tvm::ffi:
       break;
     case tvm::runtime::kAvailableGlobalMemory: {
       // OpenCL cannot say what others use; this is what our own buffers leave.
-      const uint64_t used = Device::At(device.device_id).memory.current();
-      *result = static_cast<int64_t>(used < info.global_mem_bytes ? info.global_mem_bytes - used : 0);
+      const MemoryUse use = Device::At(device.device_id).memory.Use();
+      const uint64_t all =
+          use.budget != 0 ? std::min(use.budget, info.global_mem_bytes) : info.global_mem_bytes;
+      *result = static_cast<int64_t>(use.current < all ? all - use.current : 0);
       break;
     }
     case tvm::runtime::kImagePitchAlignment:
@@ -199,11 +178,12 @@ void OpenClDeviceApi::StreamSync(tvm::Device device, TVMStreamHandle) {
 }
 
 void* OpenClDeviceApi::AllocWorkspace(tvm::Device device, size_t bytes, DLDataType) {
-  return workspace_.Allocate(Device::At(device.device_id), bytes);
+  const size_t rounded = (bytes + kWorkspaceGranularity - 1) / kWorkspaceGranularity * kWorkspaceGranularity;
+  return AllocateBuffer(Device::At(device.device_id), rounded, {MemoryKind::kWorkspace, true});
 }
 
 void OpenClDeviceApi::FreeWorkspace(tvm::Device, void* handle) {
-  workspace_.Free(Memory::FromHandle(handle, "FreeWorkspace"));
+  Free(Memory::FromHandle(handle, "FreeWorkspace"));
 }
 
 }  // namespace ddimcache::opencl

@@ -3,30 +3,11 @@
 
 #include <tvm/runtime/device_api.h>
 
-#include <map>
-#include <mutex>
-#include <unordered_map>
-#include <vector>
+#include <string>
 
 #include "memory.h"
 
 namespace ddimcache::opencl {
-
-// Scratch buffers that kernels ask for again and again, kept for reuse. A buffer can be handed out again as
-// soon as the host gives it back, because the queue is in order: whoever gets it enqueues later.
-class WorkspacePool {
- public:
-  Memory* Allocate(Device& device, size_t bytes);
-  void Free(Memory* memory);
-
- private:
-  // More idle buffers than this on one device, and the smallest goes back to the driver.
-  static constexpr size_t kMaximumIdle = 8;
-  static constexpr size_t kGranularity = 4096;
-
-  std::mutex mutex_;
-  std::unordered_map<const Device*, std::multimap<size_t, Memory*>> idle_;
-};
 
 class OpenClDeviceApi final : public tvm::runtime::DeviceAPI {
  public:
@@ -52,9 +33,6 @@ class OpenClDeviceApi final : public tvm::runtime::DeviceAPI {
 
   // The one instance, never freed.
   static OpenClDeviceApi* Global();
-
- private:
-  WorkspacePool workspace_;
 };
 
 }  // namespace ddimcache::opencl

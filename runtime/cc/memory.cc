@@ -33,6 +33,53 @@ void Copy(Device& device, const char* label, const char* call, size_t bytes, Enq
   }
 }
 
+// As above for a copy that blocks: when it has run, so has everything before it.
+template <typename Enqueue>
+void BlockingCopy(Device& device, const char* label, const char* call, size_t bytes, Enqueue enqueue) {
+  Queue& queue = device.queue();
+  const uint64_t before = queue.enqueued();
+  Copy(device, label, call, bytes, enqueue);
+  // With other threads at work, the next one counted need not be this copy.
+  queue.NoteFinished(queue.enqueued() == before + 1 ? before + 1 : before);
+}
+
+// `create(&code)` asks the driver; `size` describes what was asked for.
+template <typename Create>
+Memory* Allocate(Device& device, size_t bytes, const ImageShape& image, Allocation allocation,
+                 const char* call, const std::string& size, Create create) {
+  const MemoryKind kind = MemoryKindScope::Current().value_or(allocation.kind);
+  auto memory = std::make_unique<Memory>();
+  memory->device = &device;
+  memory->bytes = bytes;
+  memory->image = image;
+  memory->kind = kind;
+  memory->pooled = allocation.pooled;
+  if (const auto block = device.memory.Take(bytes, image, kind, allocation.pooled)) {
+    memory->handle = block->handle;
+    memory->bytes = block->bytes;
+    return memory.release();
+  }
+  device.memory.Reserve(kind, bytes, image.width != 0 ? "image" : "buffer");
+  cl_int code = kSuccess;
+  memory->handle = create(&code);
+  if (code != kSuccess) {
+    // What is idle, or waits for running commands, may be what is missing.
+    device.memory.ReleaseIdle();
+    try {
+      device.Synchronise();
+    } catch (...) {
+      device.memory.Cancel(kind, bytes);
+      throw;
+    }
+    memory->handle = create(&code);
+  }
+  if (code != kSuccess) {
+    device.memory.Cancel(kind, bytes);
+    ThrowError(code, call, "of " + size + " for " + MemoryKindName(kind) + " on " + device.Describe());
+  }
+  return memory.release();
+}
+
 struct Region {
   size_t sides[3];
   explicit Region(const ImageShape& image) : sides{image.width, image.height, image.layers} {}
@@ -57,34 +104,22 @@ Memory* Memory::FromHandle(void* handle, const char* use) {
   return memory;
 }
 
-Memory* AllocateBuffer(Device& device, size_t bytes) {
+Memory* AllocateBuffer(Device& device, size_t bytes, Allocation allocation) {
   const uint64_t limit = device.info.max_alloc_bytes;
   if (limit != 0 && bytes > limit) {
     TVM_FFI_THROW(RuntimeError) << "OpenCL allocation of " << bytes << " bytes exceeds the limit of " << limit
                                 << " bytes for one buffer (CL_DEVICE_MAX_MEM_ALLOC_SIZE) on "
                                 << device.Describe() << ": split the tensor or tile the operation";
   }
-  cl_int code = kSuccess;
-  const auto create = [&] {
-    // OpenCL has no empty buffers; TVM has empty tensors.
-    return device.api.clCreateBuffer(device.context(), kMemReadWrite, bytes == 0 ? 1 : bytes, nullptr, &code);
-  };
-  cl_mem handle = create();
-  if (code != kSuccess) {
-    // Buffers that wait to be released may be what is missing.
-    device.Synchronise();
-    handle = create();
-  }
-  Check(code, "clCreateBuffer", "of " + std::to_string(bytes) + " bytes on " + device.Describe());
-  auto memory = std::make_unique<Memory>();
-  memory->handle = handle;
-  memory->device = &device;
-  memory->bytes = bytes;
-  device.memory.Add(bytes);
-  return memory.release();
+  return Allocate(device, bytes, {}, allocation, "clCreateBuffer", std::to_string(bytes) + " bytes",
+                  [&](cl_int* code) {
+                    // OpenCL has no empty buffers; TVM has empty tensors.
+                    return device.api.clCreateBuffer(device.context(), kMemReadWrite, bytes == 0 ? 1 : bytes,
+                                                     nullptr, code);
+                  });
 }
 
-Memory* AllocateImage(Device& device, const ImageShape& shape) {
+Memory* AllocateImage(Device& device, const ImageShape& shape, bool pooled) {
   const DeviceInfo& info = device.info;
   const std::string sides = std::to_string(shape.width) + "x" + std::to_string(shape.height) + " pixels in " +
                             std::to_string(shape.layers) + " layers";
@@ -98,33 +133,21 @@ Memory* AllocateImage(Device& device, const ImageShape& shape) {
   const ImageFormat format{kChannelOrderRgba, shape.channel_type};
   const ImageDescription description{
       kMemObjectImage2dArray, shape.width, shape.height, 1, shape.layers, 0, 0, 0, 0, nullptr};
-  cl_int code = kSuccess;
-  const auto create = [&] {
-    return device.api.clCreateImage(device.context(), kMemReadWrite, &format, &description, nullptr, &code);
-  };
-  cl_mem handle = create();
-  if (code != kSuccess) {
-    device.Synchronise();
-    handle = create();
-  }
-  Check(code, "clCreateImage", "of " + sides + " on " + device.Describe());
-  auto memory = std::make_unique<Memory>();
-  memory->handle = handle;
-  memory->device = &device;
-  memory->bytes = shape.bytes();
-  memory->image = shape;
-  device.memory.Add(memory->bytes);
-  return memory.release();
+  return Allocate(device, shape.bytes(), shape, {MemoryKind::kImages, pooled}, "clCreateImage", sides,
+                  [&](cl_int* code) {
+                    return device.api.clCreateImage(device.context(), kMemReadWrite, &format, &description,
+                                                    nullptr, code);
+                  });
 }
 
 void Free(Memory* memory) {
+  const Block block{memory->handle, memory->bytes, memory->image, memory->kind, 0};
   Device& device = *memory->device;
-  const cl_mem handle = memory->handle;
-  const size_t bytes = memory->bytes;
+  const bool keep = memory->pooled && memory->kind != MemoryKind::kWeights;
   // A tensor that is used after this finds the number gone, most of the time.
   memory->magic = 0;
   delete memory;
-  device.ReleaseWhenIdle(handle, bytes);
+  device.memory.GiveBack(block, keep);
 }
 
 void CopyToDevice(const void* source, Memory* target, size_t offset, size_t bytes) {
@@ -133,18 +156,18 @@ void CopyToDevice(const void* source, Memory* target, size_t offset, size_t byte
   Device& device = *target->device;
   if (target->is_image()) {
     const Region region(target->image);
-    Copy(device, "copy host to image", "clEnqueueWriteImage", bytes,
-         [&](cl_command_queue queue, cl_event* event) {
-           return device.api.clEnqueueWriteImage(queue, target->handle, kBlocking, kOrigin, region.sides, 0,
-                                                 0, source, 0, nullptr, event);
-         });
+    BlockingCopy(device, "copy host to image", "clEnqueueWriteImage", bytes,
+                 [&](cl_command_queue queue, cl_event* event) {
+                   return device.api.clEnqueueWriteImage(queue, target->handle, kBlocking, kOrigin,
+                                                         region.sides, 0, 0, source, 0, nullptr, event);
+                 });
     return;
   }
-  Copy(device, "copy host to device", "clEnqueueWriteBuffer", bytes,
-       [&](cl_command_queue queue, cl_event* event) {
-         return device.api.clEnqueueWriteBuffer(queue, target->handle, kBlocking, offset, bytes, source, 0,
-                                                nullptr, event);
-       });
+  BlockingCopy(device, "copy host to device", "clEnqueueWriteBuffer", bytes,
+               [&](cl_command_queue queue, cl_event* event) {
+                 return device.api.clEnqueueWriteBuffer(queue, target->handle, kBlocking, offset, bytes,
+                                                        source, 0, nullptr, event);
+               });
 }
 
 void CopyToHost(Memory* source, size_t offset, void* target, size_t bytes) {
@@ -153,18 +176,18 @@ void CopyToHost(Memory* source, size_t offset, void* target, size_t bytes) {
   Device& device = *source->device;
   if (source->is_image()) {
     const Region region(source->image);
-    Copy(device, "copy image to host", "clEnqueueReadImage", bytes,
-         [&](cl_command_queue queue, cl_event* event) {
-           return device.api.clEnqueueReadImage(queue, source->handle, kBlocking, kOrigin, region.sides, 0, 0,
-                                                target, 0, nullptr, event);
-         });
+    BlockingCopy(device, "copy image to host", "clEnqueueReadImage", bytes,
+                 [&](cl_command_queue queue, cl_event* event) {
+                   return device.api.clEnqueueReadImage(queue, source->handle, kBlocking, kOrigin,
+                                                        region.sides, 0, 0, target, 0, nullptr, event);
+                 });
     return;
   }
-  Copy(device, "copy device to host", "clEnqueueReadBuffer", bytes,
-       [&](cl_command_queue queue, cl_event* event) {
-         return device.api.clEnqueueReadBuffer(queue, source->handle, kBlocking, offset, bytes, target, 0,
-                                               nullptr, event);
-       });
+  BlockingCopy(device, "copy device to host", "clEnqueueReadBuffer", bytes,
+               [&](cl_command_queue queue, cl_event* event) {
+                 return device.api.clEnqueueReadBuffer(queue, source->handle, kBlocking, offset, bytes,
+                                                       target, 0, nullptr, event);
+               });
 }
 
 void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t target_offset, size_t bytes) {

@@ -20,6 +20,9 @@ struct Memory {
   size_t bytes = 0;
   // All zero for a buffer.
   ImageShape image;
+  MemoryKind kind = MemoryKind::kOther;
+  // Whether it is kept for reuse when it is freed.
+  bool pooled = false;
   // Made for one tensor on top of a storage that keeps its own memory.
   bool is_view = false;
 
@@ -30,13 +33,23 @@ struct Memory {
   static Memory* FromHandle(void* handle, const char* use);
 };
 
-// `bytes` may be 0. Throws RuntimeError naming size and limit where the device allows no buffer this large.
-Memory* AllocateBuffer(Device& device, size_t bytes);
+// How memory is allocated.
+struct Allocation {
+  // The kind where no MemoryKindScope says another.
+  MemoryKind kind = MemoryKind::kOther;
+  // Kept for reuse when it is freed; a buffer may then be larger than asked for, by a quarter at most.
+  // Weights never are: they are large and come back only when their component is loaded again.
+  bool pooled = false;
+};
 
-// Throws RuntimeError naming the sides and the device's limits where it allows no image this large.
-Memory* AllocateImage(Device& device, const ImageShape& shape);
+// `bytes` may be 0. Throws RuntimeError naming size and limit where the device allows no buffer this large,
+// or the budget of the device no more memory.
+Memory* AllocateBuffer(Device& device, size_t bytes, Allocation allocation = {});
 
-// Does not wait for running commands; see Device::ReleaseWhenIdle.
+// As above, naming the sides and the device's limits. Counts as images.
+Memory* AllocateImage(Device& device, const ImageShape& shape, bool pooled = false);
+
+// Does not wait for running commands; see MemoryPool::GiveBack.
 void Free(Memory* memory);
 
 // Copies `bytes`; the ranges are checked against the memory, and copies from or to the host have finished on

@@ -45,15 +45,38 @@ String LibraryJson() {
 
 String MemoryJson(int device_id) {
   Device& device = Device::At(device_id);
-  // Otherwise buffers that are only waiting to be released would be counted.
-  device.Synchronise();
-  const MemoryCounters& memory = device.memory;
+  const MemoryUse use = device.memory.Use();
+  JsonObject kinds;
+  for (size_t i = 0; i < kMemoryKindCount; ++i) {
+    const MemoryUse::Kind& kind = use.kinds[i];
+    kinds.AddRaw(MemoryKindName(static_cast<MemoryKind>(i)), JsonObject()
+                                                                 .Add("buffers", kind.blocks)
+                                                                 .Add("current_bytes", kind.current)
+                                                                 .Add("peak_bytes", kind.peak)
+                                                                 .Finish());
+  }
   return JsonObject()
-      .Add("live_buffers", memory.live())
-      .Add("current_bytes", memory.current())
-      .Add("peak_bytes", memory.peak())
+      .Add("live_buffers", use.blocks)
+      .Add("current_bytes", use.current)
+      .Add("peak_bytes", use.peak)
+      .AddRaw("kinds", kinds.Finish())
+      .Add("idle_bytes", use.idle)
+      .Add("waiting_bytes", use.waiting)
+      .Add("idle_limit_bytes", use.idle_limit)
+      .Add("budget_bytes", use.budget)
       .Add("live_programs", device.live_programs.load())
       .Finish();
+}
+
+uint64_t CheckedBytes(int64_t bytes, const char* what) {
+  if (bytes < 0) TVM_FFI_THROW(ValueError) << what << " of " << bytes << " bytes is below zero";
+  return static_cast<uint64_t>(bytes);
+}
+
+// Returns the kind that was set before; the empty text stands for none.
+String SetMemoryKind(String kind) {
+  const auto before = MemoryKindScope::Set(ParseMemoryKind(kind));
+  return before ? MemoryKindName(*before) : "";
 }
 
 // Scratch images inside kernels' host code: device type, device, type code, type bits, scope, dimensions (3),
@@ -76,9 +99,9 @@ int FreeScratchImage(int, int, String, void* handle) {
   return 0;
 }
 
-void* MakeAllocator(tvm::Device, int type) {
+void* MakeAllocator(tvm::Device device, int type) {
   using namespace tvm::runtime::memory;
-  return static_cast<Allocator*>(new OpenClAllocator(static_cast<AllocatorType>(type)));
+  return static_cast<Allocator*>(new OpenClAllocator(device, static_cast<AllocatorType>(type)));
 }
 
 void Register() {
@@ -97,7 +120,18 @@ void Register() {
       .def("ddimcache.opencl.devices", DevicesJson)
       .def("ddimcache.opencl.memory", MemoryJson)
       .def("ddimcache.opencl.program_cache", [] { return String(ProgramCacheJson()); })
+      .def("ddimcache.opencl.synchronise", [](int device_id) { Device::At(device_id).Synchronise(); })
       .def("ddimcache.opencl.reset_peak", [](int device_id) { Device::At(device_id).memory.ResetPeak(); })
+      .def("ddimcache.opencl.memory_kind", SetMemoryKind)
+      .def("ddimcache.opencl.set_memory_budget",
+           [](int device_id, int64_t bytes) {
+             Device::At(device_id).memory.SetBudget(CheckedBytes(bytes, "a memory budget"));
+           })
+      .def("ddimcache.opencl.set_idle_limit",
+           [](int device_id, int64_t bytes) {
+             Device::At(device_id).memory.SetIdleLimit(CheckedBytes(bytes, "a limit of idle memory"));
+           })
+      .def("ddimcache.opencl.release_idle", [](int device_id) { Device::At(device_id).memory.ReleaseIdle(); })
       .def("ddimcache.opencl.launches",
            [](int device_id) { return static_cast<int64_t>(Device::At(device_id).queue().launches()); })
       .def("ddimcache.opencl.profile_start",
@@ -114,7 +148,7 @@ void Register() {
 // Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the
 // same number, so that a library from before an edit is found out instead of misread.
 extern "C" __attribute__((visibility("default"))) int ddimcache_interface() {
-  return 1;
+  return 2;
 }
 
 // Registers everything, once. Returns null, or a message that stays valid until the next call.

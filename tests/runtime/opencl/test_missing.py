@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ddimcache.runtime import plugin
+
 PROGRAM = """
 import tvm
 from ddimcache.runtime import devices, plugin
@@ -86,4 +88,4 @@ def test_a_plugin_from_before_an_edit(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
     output = run(DDIMCACHE_PLUGIN=str(library))
     assert "exist False" in output
-    assert f"{library} has interface 0, but 1 is needed: run `pip install -e .`" in output
+    assert f"{library} has interface 0, but {plugin.INTERFACE} is needed: run `pip install -e .`" in output
