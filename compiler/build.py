@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tvm
 from safetensors.numpy import save_file
 
 from ddimcache.compiler import pipeline
@@ -23,12 +24,14 @@ from ddimcache.compiler.frontend.text_encoder import import_text_encoder
 from ddimcache.compiler.frontend.tokenizer import write_tokenizer
 from ddimcache.compiler.frontend.unet import import_unet
 from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
-from ddimcache.compiler.library import LibraryFacts, build_library, linker_for
+from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs, linker_for
 from ddimcache.compiler.options import CompileOptions
+from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
 from ddimcache.compiler.target import DeviceProfile, profile
 from ddimcache.errors import CompileError, UsageError
 from ddimcache.kernels.sampler import kernel as sampler_kernels
+from ddimcache.launches import LaunchLists
 from ddimcache.manifest import (
     FORMAT_VERSION,
     Component,
@@ -39,7 +42,7 @@ from ddimcache.manifest import (
     SamplerConstants,
     TensorSpec,
 )
-from ddimcache.records import from_json
+from ddimcache.records import from_json, to_json
 from ddimcache.runtime.progress import Progress, Stage
 from ddimcache.schedules.threads_to_loops import threads_to_loops
 
@@ -181,8 +184,15 @@ class _Builder:
         compilation = pipeline.run(request, dump, lambda phase: stage.advance(1, f"{name}: {phase}"))
         self.macs.update(compilation.macs)
         module = compilation.module
+        paths = weight_paths(compilation.weight_names, component.weight_paths)
+        launches = list_launches(module, list(compilation.inputs), paths, kernel_macs, name).functions
         if name == "unet":
-            module = self._with_sampler(module)
+            sampler = self._sampler()
+            names = [variable.name_hint for variable in sampler.get_global_vars()]
+            launches |= list_launches(sampler, names, [], kernel_macs, "sampler").functions
+            module.update(sampler)
+        text = json.dumps(to_json(LaunchLists(launches)), separators=(",", ":"))
+        self.files[f"{name}.launches.json"] = text.encode()
         stage.advance(0, f"{name}: build kernels")
         path = self.scratch / f"{name}.so"
         facts = build_library(module, self.device, self.options.host, list(compilation.inputs), path)
@@ -194,7 +204,8 @@ class _Builder:
                 PassReport(report.phase, name, report.changes, report.seconds, report.note)  # type: ignore[arg-type]
             )
 
-    def _with_sampler(self, module: Any) -> Any:
+    def _sampler(self) -> Any:
+        """A module with the kernels that the loop runs beside the UNet."""
         latents = self.sizes.latents.shape
         assert len(latents) == 4
         kernels = {
@@ -202,11 +213,11 @@ class _Builder:
             "step": sampler_kernels.step(latents),
             "guide_and_step": sampler_kernels.guide_and_step(latents),
         }
-        for name, kernel in kernels.items():
-            if self.device.kind == "llvm":
-                kernel = threads_to_loops(kernel)
-            module[name] = kernel.with_attr("global_symbol", name)
-        return module
+        if self.device.kind == "llvm":
+            kernels = {name: threads_to_loops(kernel) for name, kernel in kernels.items()}
+        return tvm.IRModule(
+            {name: kernel.with_attr("global_symbol", name) for name, kernel in kernels.items()}
+        )
 
     def _keep(self, name: str, library: Path, compilation: pipeline.Compilation, facts: LibraryFacts) -> None:
         weights = {weight: compilation.store.array(weight) for weight in compilation.weight_names}
@@ -229,6 +240,7 @@ class _Builder:
             weights_file=f"{name}.safetensors",
             weights=specs,
             functions=self._functions(name),
+            launches=f"{name}.launches.json",
             kernels=facts.kernels,
             activation_bytes=facts.activation_bytes,
             sources=sources,

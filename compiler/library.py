@@ -106,11 +106,11 @@ def _kernels(module: tvm.IRModule, functions: list[str]) -> tuple[KernelSpec, ..
         if isinstance(function, tirx.PrimFunc):
             name = variable.name_hint
             made = {entry: counts[name] for entry, counts in calls.items() if name in counts}
-            kernels.append(KernelSpec(name=name, calls=made, macs=_work(function)))
+            kernels.append(KernelSpec(name=name, calls=made, macs=kernel_macs(function)))
     return tuple(sorted(kernels, key=lambda kernel: kernel.name))
 
 
-def _work(function: tirx.PrimFunc) -> int:
+def kernel_macs(function: tirx.PrimFunc) -> int:
     """Multiply-accumulates of one launch, padding of panels included."""
     if WORK in function.attrs:
         return int(function.attrs[WORK])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ddimcache.errors import BundleError
+from ddimcache.launches import LaunchLists
 from ddimcache.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, file_entry
 from ddimcache.records import JsonValue, RecordProblem, from_json, loads
 
@@ -46,6 +48,34 @@ class Bundle:
             return from_json(_Sources, {"sources": loads(self.path(name).read_bytes())}).sources
         except RecordProblem as error:
             raise BundleError(f"not a JSON object of texts: {error}", where=self.path(name)) from error
+
+    def launches(self, component: str) -> LaunchLists:
+        """Return the launches of a component's functions.
+
+        Raises :class:`BundleError` when the file is no such list or contradicts the manifest's counts.
+        """
+        entry = self.manifest.components[component]
+        path = self.path(entry.launches)
+        try:
+            lists = from_json(LaunchLists, loads(path.read_bytes()))
+        except RecordProblem as error:
+            raise BundleError(str(error), where=path, remedy=_COMPILE_AGAIN) from error
+        for function in entry.functions:
+            expected = {
+                kernel.name: kernel.calls[function] for kernel in entry.kernels if function in kernel.calls
+            }
+            found = Counter(launch.kernel for launch in lists.functions.get(function, ()))
+            if found != expected:
+                [name, *_] = sorted(
+                    name for name in {*found, *expected} if found[name] != expected.get(name, 0)
+                )
+                raise BundleError(
+                    f"function {function!r} launches {name} {found[name]} times, the manifest says "
+                    f"{expected.get(name, 0)}",
+                    where=path,
+                    remedy=_COMPILE_AGAIN,
+                )
+        return lists
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,15 @@ class ImportedComponent:
     """A component as Relax: ``module`` has one function, ``main(inputs..., weights...)``.
 
     ``input_count`` parameters are inputs; every later parameter is a weight whose tensor is
-    ``weights[parameter name]``.
+    ``weights[parameter name]``, and ``weight_paths[parameter name]`` what PyTorch calls it in the model,
+    ``conv_in.weight``.
     """
 
     name: str
     module: tvm.IRModule
     input_count: int
     weights: dict[str, torch.Tensor]
+    weight_paths: dict[str, str]
 
 
 class _Importer(ExportedProgramImporter):
@@ -170,4 +172,8 @@ def import_component(
     weights = {variable: parameters[target].detach() for variable, target in signature.items()}
     function = relax_module["main"].without_attr("params")
     relax_module = tvm.IRModule({"main": function})
-    return ImportedComponent(name, relax_module, len(inputs), weights)
+    # What wraps a network for tracing is no layer of the model.
+    children = [child for child, _ in module.named_children()]
+    wrapper = f"{children[0]}." if len(children) == 1 else ""
+    paths = {variable: target.removeprefix(wrapper) for variable, target in signature.items()}
+    return ImportedComponent(name, relax_module, len(inputs), weights, paths)

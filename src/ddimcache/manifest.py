@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 NO_CLIP = 3.4e38
 """The ``clip`` of a step that clamps nothing: float32's range, to the sampler's kernels."""
@@ -89,14 +89,16 @@ class KernelSpec:
 class Component:
     """One library of the bundle, and the tensors that its functions take as the packed tuple ``params``.
 
-    ``weights`` is in the order of that tuple. ``sources`` names a JSON file of the bundle that maps kernel
-    names to their source texts; None where the target leaves none.
+    ``weights`` is in the order of that tuple. ``launches`` names a JSON file of the bundle with the
+    component's :class:`~ddimcache.launches.LaunchLists`. ``sources`` names one that maps kernel names to
+    their source texts; None where the target leaves none.
     """
 
     library: FileName
     weights_file: FileName
     weights: tuple[NamedTensor, ...]
     functions: dict[str, FunctionSpec]
+    launches: FileName
     kernels: tuple[KernelSpec, ...] = ()
     activation_bytes: Count = 0
     sources: FileName | None = None
@@ -237,7 +239,7 @@ class Manifest:
         if MANIFEST_NAME in self.files:
             return f"files: {MANIFEST_NAME} cannot hold its own sum"
         for name, component in self.components.items():
-            for file in (component.library, component.weights_file, component.sources):
+            for file in (component.library, component.weights_file, component.launches, component.sources):
                 if file is not None and file not in self.files:
                     return f"components.{name}: {file} is not in the list of files"
         for name in self.files:

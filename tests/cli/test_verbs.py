@@ -134,6 +134,20 @@ class TestInspect:
         for words in ("unet_main", "FuseNothing", "left everything alone", "full 1, cached 1", "0 of 0 … 2"):
             assert words in done.out
 
+    def test_layers(self, run, fake_bundle):
+        work = run("inspect", fake_bundle, "--layers", "--json").json["layers"]
+        assert [(entry["component"], entry["function"]) for entry in work] == [
+            ("text_encoder", "encode"),
+            ("unet", "full"),
+            ("unet", "cached"),
+            ("vae_decoder", "decode"),
+        ]
+        assert set(work[0]) == {"component", "function", "layer", "launches", "macs", "flops", "bytes"}
+        assert (work[0]["layer"], work[0]["launches"], work[0]["bytes"]) == ("conv_in", 1, 3072)
+        kernels = run("inspect", fake_bundle, "--json").json["kernels"]
+        assert kernels[1]["layers"] == ["conv_in"]
+        assert "conv_in" in run("inspect", fake_bundle, "--layers").out
+
     def test_source(self, run, fake_bundle):
         assert run("inspect", fake_bundle, "--source", "unet_main").out == "void unet_main();\n"
 

@@ -20,6 +20,7 @@ from ddimcache.runtime import session
 from ddimcache.runtime.bundle import Bundle
 from tests.kit.device_run import compile_to, distance, psnr, run
 from tests.kit.family import family_members, single_thread, stand_in
+from tests.kit.launches import check_launches
 from tests.kit.reference import SplitUNet, TorchPipeline, fake_quantise, sample
 
 pytestmark = pytest.mark.host
@@ -94,6 +95,11 @@ def test_chosen_cuts_are_the_ends_and_one_between() -> None:
 def test_the_bundle_knows_how_many_cuts_there_are(member: tuple) -> None:
     bundle, pipe, cut = member
     assert (bundle.manifest.cut, bundle.manifest.cuts) == (cut, SplitUNet(pipe.unet, 0).skips)
+
+
+def test_every_launch_has_a_layer(member: tuple) -> None:
+    bundle, pipe, _ = member
+    check_launches(bundle, pipe)
 
 
 @pytest.mark.parametrize(("guidance", "calls_a_step"), [(0.0, 1), (1.0, 1), (1.5, 2)])

@@ -19,6 +19,7 @@ from ddimcache.runtime.devices import parse_device
 from ddimcache.runtime.session import Session
 from ddimcache.runtime.tokenizer import Tokenizer
 from tests.kit.family import stand_in
+from tests.kit.launches import check_launches
 from tests.kit.reference import SplitUNet, TorchPipeline, fake_quantise
 
 pytestmark = [pytest.mark.opencl, pytest.mark.full, pytest.mark.timeout(7200)]
@@ -57,6 +58,7 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
     gc.collect()
 
     pipe = TorchPipeline.load(model)
+    print("launches", json.dumps(check_launches(bundle, pipe)))
     fake_quantise(pipe.unet)
     fake_quantise(pipe.text_encoder)
     pipe.scheduler.set_timesteps(50)

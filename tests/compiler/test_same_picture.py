@@ -10,6 +10,7 @@ import pytest
 from ddimcache.runtime.bundle import Bundle
 from tests.kit.device_run import compile_to, distance, psnr, run
 from tests.kit.family import stand_in
+from tests.kit.launches import check_launches
 from tests.kit.reference import TorchPipeline, diffusers_pipeline, sample
 
 SHAPES = Path(__file__).parents[2] / "models" / "shapes" / "weights"
@@ -64,6 +65,15 @@ def test_the_cache_is_the_published_one(
     assert ours.timings["cached_steps"] == theirs.cached_steps
     assert distance(ours.latents, theirs.latents.numpy()) < 1e-3
     assert psnr(ours.images[0], theirs.image) > 45
+
+
+@pytest.mark.opencl
+def test_every_launch_has_a_layer(shapes: Bundle, shapes_reference: TorchPipeline) -> None:
+    counts = check_launches(shapes, shapes_reference)
+    assert counts["cached"] < counts["full"]
+    attention = "up_blocks.3.attentions.2.transformer_blocks.0.attn2"
+    cached = [launch for launch in shapes.launches("unet").functions["cached"] if launch.layer == attention]
+    assert [launch.kernel.rstrip("0123456789") for launch in cached] == ["attention"]
 
 
 @pytest.mark.opencl

@@ -13,7 +13,9 @@ import numpy as np
 from safetensors.numpy import save as save_safetensors
 
 from ddimcache.compiler.bundle import write_bundle
+from ddimcache.launches import Launch, LaunchLists
 from ddimcache.manifest import (
+    FORMAT_VERSION,
     Component,
     FunctionSpec,
     KernelSpec,
@@ -23,6 +25,7 @@ from ddimcache.manifest import (
     SamplerConstants,
     TensorSpec,
 )
+from ddimcache.records import to_json
 
 SIDE, CHANNELS, SCALE = 8, 4, 8
 LENGTH, WIDTH, VOCABULARY = 77, 6, 64
@@ -224,6 +227,13 @@ def libraries(folder: Path, target: str = "llvm", batch: int = 1) -> dict[str, P
     return paths
 
 
+def launches(component: str) -> LaunchLists:
+    """Return the launches that the manifest speaks of, one a function."""
+    functions = {"text_encoder": ("encode",), "unet": ("full", "cached"), "vae_decoder": ("decode",)}
+    launch = Launch(f"{component}_main", "conv_in", 64, 128, 1024, 2048, (2, SIDE), "float32")
+    return LaunchLists(dict.fromkeys(functions[component], (launch,)))
+
+
 def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
     """Return the manifest of the fake, without files."""
     latents = TensorSpec((batch, CHANNELS, SIDE, SIDE), "float32")
@@ -248,6 +258,7 @@ def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
                 for key, array in weights(target)[name].items()
             ),
             functions=functions[name],
+            launches=f"{name}.launches.json",
             kernels=(KernelSpec(f"{name}_main", dict.fromkeys(functions[name], 1), 64),),
             activation_bytes=1024,
             sources=f"{name}.kernels.json",
@@ -255,7 +266,7 @@ def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
         for name in functions
     }
     return Manifest(
-        format_version=1,
+        format_version=FORMAT_VERSION,
         model="fake",
         model_fingerprint="0" * 64,
         target=target,
@@ -315,6 +326,7 @@ def build_fake_bundle(folder: Path, scratch: Path, target: str = "llvm", batch: 
     for name, path in libraries(scratch, target, batch).items():
         files[path.name] = path
         files[f"{name}.safetensors"] = save_safetensors(weights(target)[name])
+        files[f"{name}.launches.json"] = json.dumps(to_json(launches(name))).encode()
         files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
     write_bundle(folder, manifest(target, batch), files)
     return folder

@@ -56,6 +56,38 @@ def test_good_bundle_opens(fake_bundle):
     assert len(bundle.identity) == 64
 
 
+def alter_launches(bundle: Path, change) -> None:
+    """Alter the UNet's list of launches as a JSON value, with the sum that goes with it."""
+    path = bundle / "unet.launches.json"
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+    edit(bundle, put("files", path.name, to_json(file_entry(path))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("functions", "full", []), "function 'full' launches unet_main 0 times, the manifest says 1"),
+        (put("functions", "full", 0, "kernel", "more"), "function 'full' launches more 1 times, the manif"),
+        (remove("functions", "cached"), "function 'cached' launches unet_main 0 times"),
+        (put("functions", "full", 0, "layer", "</script>"), "functions.full[0].layer: '</script>' is not a"),
+        (put("functions", "full", 0, "flops", -1), "functions.full[0].flops: is -1, below the least allowed"),
+        (put("surprise", 1), "unknown key 'surprise'"),
+    ],
+)
+def test_launches_that_are_wrong(own_bundle, change, message):
+    alter_launches(own_bundle, change)
+    with pytest.raises(BundleError) as caught:
+        open_bundle(own_bundle).launches("unet")
+    assert "unet.launches.json: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_launches(fake_bundle):
+    assert open_bundle(fake_bundle).launches("unet") == fake.launches("unet")
+
+
 def test_manifest_survives_json(fake_bundle):
     manifest = open_bundle(fake_bundle).manifest
     assert from_json(Manifest, json.loads(json.dumps(to_json(manifest)))) == manifest
@@ -64,7 +96,7 @@ def test_manifest_survives_json(fake_bundle):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("format_version", 2), "format_version is 2, this runtime reads 1"),
+        (put("format_version", 1), "format_version is 1, this runtime reads 2"),
         (put("format_version", True), "format_version is True"),
         (remove("format_version"), "no format_version"),
         (put("surprise", 1), "unknown key 'surprise'"),
@@ -199,7 +231,7 @@ GOOD = to_json(
                 *(
                     f"{component}.{end}"
                     for component in ("text_encoder", "unet", "vae_decoder")
-                    for end in ("so", "safetensors", "kernels.json")
+                    for end in ("so", "safetensors", "launches.json", "kernels.json")
                 ),
             )
         },

@@ -21,6 +21,8 @@ EXAMPLES = """
 
   ddimcache inspect sd15.bundle --source conv2d_f16_winograd4_8x4_texture
 
+  ddimcache inspect sd15.bundle --layers
+
   ddimcache inspect sd15.bundle --json | jq .macs_cached
 """
 
@@ -31,6 +33,9 @@ def inspect_bundle(
         str | None,
         typer.Option(help="Print the device source of this kernel and nothing else.", metavar="KERNEL"),
     ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Print the work of every layer of the model and nothing else.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
@@ -46,6 +51,10 @@ def inspect_bundle(
         text = _find_source(opened, source)
         print_json({"kernel": source, "source": text}) if as_json else print(text)
         return
+    if layers:
+        work = layer_work(opened)
+        print_json({"layers": work}) if as_json else _report_layers(work)
+        return
     facts = describe(opened)
     if as_json:
         print_json(facts)
@@ -60,12 +69,14 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     kernels = []
     for component, entry in manifest.components.items():
         sources = bundle.kernel_sources(component)
+        layers = _layers_of_kernels(bundle, component)
         kernels += [
             {
                 "name": kernel.name,
                 "component": component,
                 "calls": kernel.calls,
                 "macs": kernel.macs,
+                "layers": layers.get(kernel.name, []),
                 "source": kernel.name in sources,
             }
             for kernel in entry.kernels
@@ -99,6 +110,52 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "built_with": manifest.built_with,
         "identity": bundle.identity,
     }
+
+
+def layer_work(bundle: Bundle) -> list[dict[str, Any]]:
+    """Return the work of every layer in each function, in the order in which layers are first launched.
+
+    ``launches``, ``macs``, ``flops`` and ``bytes`` (read and written) are of one call of the function.
+    """
+    work: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for component in bundle.manifest.components:
+        for function, launches in bundle.launches(component).functions.items():
+            for launch in launches:
+                key = {"component": component, "function": function, "layer": launch.layer}
+                nothing = {**key, "launches": 0, "macs": 0, "flops": 0, "bytes": 0}
+                entry = work.setdefault((component, function, launch.layer), nothing)
+                entry["launches"] += 1
+                entry["macs"] += launch.macs
+                entry["flops"] += launch.flops
+                entry["bytes"] += launch.bytes_read + launch.bytes_written
+    return list(work.values())
+
+
+def _layers_of_kernels(bundle: Bundle, component: str) -> dict[str, list[str]]:
+    """The layers that each kernel of a component computes, each once, in the order of their launches."""
+    layers: dict[str, dict[str, None]] = {}
+    for launches in bundle.launches(component).functions.values():
+        for launch in launches:
+            layers.setdefault(launch.kernel, {})[launch.layer] = None
+    return {kernel: list(found) for kernel, found in layers.items()}
+
+
+def _report_layers(work: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            entry["component"],
+            entry["function"],
+            entry["layer"],
+            str(entry["launches"]),
+            f"{entry['macs'] / 1e6:.4g}",
+            f"{entry['flops'] / 1e6:.4g}",
+            f"{entry['bytes'] / 1e6:.4g}",
+        )
+        for entry in work
+    ]
+    heading = ("component", "function", "layer", "launches", "MMAC", "MFLOP", "MB")
+    print_table(rows, heading, right=(3, 4, 5, 6))
+    say("\nof one call of the function; MB counts each argument of a launch once")
 
 
 def _find_source(bundle: Bundle, name: str) -> str:
@@ -154,15 +211,22 @@ def _report(facts: dict[str, Any]) -> None:
             ", ".join(f"{function} {count}" for function, count in kernel["calls"].items()),
             f"{kernel['macs'] / 1e6:.4g}",
             "yes" if kernel["source"] else "no",
+            _layers_text(kernel["layers"]),
         )
         for kernel in facts["kernels"]
     ]
     if rows:
-        print_table(rows, ("kernel", "component", "calls", "MMAC a call", "source"), right=(3,))
+        heading = ("kernel", "component", "calls", "MMAC a call", "source", "layers")
+        print_table(rows, heading, right=(3,))
         print()
     passes = [
         (entry["name"], entry["component"], str(entry["changes"]), entry["note"]) for entry in facts["passes"]
     ]
     if passes:
         print_table(passes, ("pass", "component", "changes", "what it did"), right=(2,))
-    say("\nnext: --source KERNEL prints a kernel, --json all of this for scripts")
+    say("\nnext: --layers shows the work by layer, --source KERNEL a kernel, --json all of this for scripts")
+
+
+def _layers_text(layers: list[str]) -> str:
+    """The layer of a kernel, and how many more it computes."""
+    return " ".join([*layers[:1], *([f"and {len(layers) - 1} more"] if len(layers) > 1 else [])])

@@ -1,0 +1,48 @@
+"""The list of launches of a component, as data: what the compiler writes and a profile is read by.
+
+A compiled function launches the same kernels in the same order every time, so the compiler can say of each
+launch what it computes and which layer of the model it came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ddimcache.manifest import Count, Size
+from ddimcache.records import Limits
+
+KernelName = Annotated[
+    str, Limits(maximum=500, pattern=r"[A-Za-z_][A-Za-z0-9_]*", meaning="the name of a kernel")
+]
+LayerPath = Annotated[
+    str, Limits(maximum=500, pattern=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", meaning="a dotted path of layers")
+]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel.
+
+    ``layer`` is the module of the model that it computes, as PyTorch names it inside the component
+    (``down_blocks.0.resnets.1.conv1``), or the innermost module around all that it computes.
+    ``macs`` are the multiply-accumulates of its products, ``flops`` all floating-point operations.
+    ``bytes_read`` and ``bytes_written`` count each argument once and whole. ``shape`` and ``dtype`` are those
+    of the first output.
+    """
+
+    kernel: KernelName
+    layer: LayerPath
+    macs: Count
+    flops: Count
+    bytes_read: Count
+    bytes_written: Count
+    shape: tuple[Size, ...]
+    dtype: Annotated[str, Limits(pattern=r"[a-z]+[0-9]*", meaning="a scalar type")]
+
+
+@dataclass(frozen=True)
+class LaunchLists:
+    """The launches of every function of a component, in the order in which they are made."""
+
+    functions: dict[str, tuple[Launch, ...]]

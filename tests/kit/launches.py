@@ -1,0 +1,42 @@
+"""Holds the list of launches of a bundle against the PyTorch model that it was compiled from."""
+
+from __future__ import annotations
+
+from ddimcache.runtime.bundle import Bundle
+from tests.kit.reference import TorchPipeline
+
+UNUSED = ("encoder", "quant_conv")
+"""Parts of the autoencoder that only training and image-to-image use."""
+
+
+def check_launches(bundle: Bundle, pipe: TorchPipeline) -> dict[str, int]:
+    """Checks that every launch has a layer of the model, and every layer with weights a launch.
+
+    Returns the number of launches by function.
+    """
+    networks = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "vae_decoder": pipe.vae}
+    counts = {}
+    for component, network in networks.items():
+        layers = {name for name, _ in network.named_modules() if name}
+        unused = UNUSED if component == "vae_decoder" else ()
+        weighted = {
+            name
+            for name, module in network.named_modules()
+            if list(module.parameters(recurse=False)) and name.partition(".")[0] not in unused
+        }
+        seen = set()
+        for function, launches in bundle.launches(component).functions.items():
+            found = {launch.layer for launch in launches}
+            assert found <= layers or found == {"sampler"}, sorted(found - layers)
+            seen |= found
+            counts[function] = len(launches)
+            for launch in launches:
+                assert launch.flops >= 2 * launch.macs, launch
+                assert launch.bytes_written > 0, launch
+        assert weighted <= seen, sorted(weighted - seen)
+    unet = bundle.launches("unet").functions
+    manifest = bundle.manifest
+    for function, macs in (("full", manifest.macs_full), ("cached", manifest.macs_cached)):
+        # Panels are padded, so that launches multiply at least what the model does.
+        assert macs <= sum(launch.macs for launch in unet[function]) < 4 * macs + 100_000, function
+    return counts
