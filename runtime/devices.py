@@ -176,7 +176,7 @@ def parse_device(text: str) -> DeviceSpec:
     return DeviceSpec(match["kind"], index)
 
 
-def _call(name: str, *arguments: int | str) -> Any:
+def call_plugin(name: str, *arguments: Any) -> Any:
     """Call a global function of the plug-in.
 
     Raises:
@@ -198,7 +198,7 @@ def list_devices() -> list[DeviceInfo]:
     """
     known = [field.name for field in fields(DeviceInfo)]
     devices = []
-    for entry in json.loads(_call("devices")):
+    for entry in json.loads(call_plugin("devices")):
         values = {name: entry[name] for name in known}
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         devices.append(DeviceInfo(**{**values, **lists}))
@@ -210,7 +210,7 @@ def describe_missing() -> str | None:
     try:
         if list_devices():
             return None
-        state = json.loads(_call("library"))
+        state = json.loads(call_plugin("library"))
     except RuntimeError as error:
         return str(error)
     if state["library"] is None:
@@ -224,7 +224,7 @@ def opencl_library() -> str | None:
     Raises:
         RuntimeError: the plug-in is not loaded.
     """
-    library = json.loads(_call("library"))["library"]
+    library = json.loads(call_plugin("library"))["library"]
     return None if library is None else str(library)
 
 
@@ -238,15 +238,15 @@ def memory_use(index: int = 0, *, wait: bool = True) -> MemoryUse:
         RuntimeError: the plug-in is not loaded, or no device can be used.
     """
     if wait:
-        _call("synchronise", index)
-    values = json.loads(_call("memory", index))
+        call_plugin("synchronise", index)
+    values = json.loads(call_plugin("memory", index))
     kinds = {name: KindUse(**use) for name, use in values.pop("kinds").items()}
     return MemoryUse(kinds=kinds, **values)
 
 
 def reset_peak(index: int = 0) -> None:
     """Let every ``peak_bytes`` of :func:`memory_use` start again at the current bytes."""
-    _call("reset_peak", index)
+    call_plugin("reset_peak", index)
 
 
 def set_memory_budget(index: int, most_bytes: int) -> None:
@@ -258,7 +258,7 @@ def set_memory_budget(index: int, most_bytes: int) -> None:
     Raises:
         ValueError: ``most_bytes`` is below zero, or there is no such device.
     """
-    _call("set_memory_budget", index, most_bytes)
+    call_plugin("set_memory_budget", index, most_bytes)
 
 
 def set_idle_limit(index: int, most_bytes: int) -> None:
@@ -267,12 +267,12 @@ def set_idle_limit(index: int, most_bytes: int) -> None:
     Raises:
         ValueError: ``most_bytes`` is below zero, or there is no such device.
     """
-    _call("set_idle_limit", index, most_bytes)
+    call_plugin("set_idle_limit", index, most_bytes)
 
 
 def release_idle(index: int = 0) -> None:
     """Give all idle memory back to the driver, without waiting for running commands that still use it."""
-    _call("release_idle", index)
+    call_plugin("release_idle", index)
 
 
 @contextmanager
@@ -292,11 +292,11 @@ def memory_kind(kind: str) -> Iterator[None]:
     if plugin.problem() is not None:
         yield
         return
-    before = _call("memory_kind", kind)
+    before = call_plugin("memory_kind", kind)
     try:
         yield
     finally:
-        _call("memory_kind", before)
+        call_plugin("memory_kind", before)
 
 
 def program_cache() -> ProgramCache:
@@ -305,24 +305,24 @@ def program_cache() -> ProgramCache:
     Raises:
         RuntimeError: the plug-in is not loaded.
     """
-    return ProgramCache(**json.loads(_call("program_cache")))
+    return ProgramCache(**json.loads(call_plugin("program_cache")))
 
 
 def launches(index: int = 0) -> int:
     """How many kernels this process has launched on device ``opencl:<index>``."""
-    return int(_call("launches", index))
+    return int(call_plugin("launches", index))
 
 
 def profile_start(index: int = 0) -> None:
     """Start to time every command on the device; forgets a profile that was already running."""
-    _call("profile_start", index)
+    call_plugin("profile_start", index)
 
 
 def profile_stop(index: int = 0) -> list[KernelTime]:
     """Stop timing and return the times by kernel, longest total first; empty when none was started."""
-    return [KernelTime(**entry) for entry in json.loads(_call("profile_stop", index))]
+    return [KernelTime(**entry) for entry in json.loads(call_plugin("profile_stop", index))]
 
 
 def profile_stop_timeline(index: int = 0) -> list[Command]:
     """Stop timing and return every command in the order in which it was enqueued."""
-    return [Command(**entry) for entry in json.loads(_call("profile_stop_timeline", index))]
+    return [Command(**entry) for entry in json.loads(call_plugin("profile_stop_timeline", index))]

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "json.h"
+#include "replay.h"
 
 namespace ddimcache::opencl {
 namespace {
@@ -181,6 +182,17 @@ std::string DeviceInfo::ToJson(int index) const {
       .Finish();
 }
 
+Device::Device(const Api& api, int index, cl_device_id id, cl_platform_id platform, DeviceInfo info)
+    : api(api),
+      index(index),
+      id(id),
+      platform(platform),
+      info(std::move(info)),
+      memory(*this),
+      replay_(std::make_unique<ReplaySelection>(*this)) {}
+
+Device::~Device() = default;
+
 void Device::Open() {
   if (opened_.load(std::memory_order_acquire)) return;
   std::lock_guard lock(mutex_);
@@ -203,6 +215,10 @@ cl_context Device::context() {
 Queue& Device::queue() {
   Open();
   return *queue_;
+}
+
+ReplaySelection& Device::replay() {
+  return *replay_;
 }
 
 void Device::Synchronise() {

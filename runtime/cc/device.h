@@ -14,6 +14,8 @@
 
 namespace ddimcache::opencl {
 
+class ReplaySelection;
+
 // What a device says about itself. Sizes in bytes, images in pixels.
 struct DeviceInfo {
   std::string name, vendor, platform, platform_version, driver_version, version, type;
@@ -40,13 +42,16 @@ struct DeviceInfo {
 
 class Device {
  public:
-  Device(const Api& api, int index, cl_device_id id, cl_platform_id platform, DeviceInfo info)
-      : api(api), index(index), id(id), platform(platform), info(std::move(info)), memory(*this) {}
+  Device(const Api& api, int index, cl_device_id id, cl_platform_id platform, DeviceInfo info);
+  ~Device();
 
   // Created at first use, so that listing devices costs no context (on a phone a context costs memory).
   // Throws RuntimeError when the driver refuses.
   cl_context context();
   Queue& queue();
+
+  // How recordings are replayed here.
+  ReplaySelection& replay();
 
   // Waits until everything enqueued so far has run, then releases the memory that was waiting for that.
   void Synchronise();
@@ -81,6 +86,7 @@ class Device {
   std::atomic<bool> opened_{false};
   cl_context context_ = nullptr;
   std::unique_ptr<Queue> queue_;
+  const std::unique_ptr<ReplaySelection> replay_;
 };
 
 }  // namespace ddimcache::opencl

@@ -4,22 +4,17 @@
 #include <tvm/ffi/function.h>
 
 #include <map>
+#include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
+#include "argument.h"
 #include "device.h"
 #include "function_info.h"
 
 namespace ddimcache::opencl {
-
-// How one value of a TVM call is passed to OpenCL.
-enum class ArgumentKind { kBuffer, kInteger, kHalf, kFloat, kDouble };
-
-struct Argument {
-  ArgumentKind kind;
-  uint32_t bytes;
-};
 
 // Where the launch extents sit behind the arguments.
 struct LaunchLayout {
@@ -31,6 +26,8 @@ struct LaunchLayout {
   static LaunchLayout Parse(const FunctionInfoObj& info);
 };
 
+class Recording;
+
 class Kernel {
  public:
   // Throws ValueError for argument types that no OpenCL kernel can take.
@@ -39,7 +36,8 @@ class Kernel {
   Kernel(const Kernel&) = delete;
   Kernel& operator=(const Kernel&) = delete;
 
-  // Enqueues on the calling thread's current device, compiling for it first where that has not happened.
+  // Enqueues on the calling thread's current device, compiling for it first where that has not happened. Adds
+  // the launch to the recording that the thread makes instead, where it makes one.
   void Launch(tvm::ffi::PackedArgs arguments);
 
   // Compiles for `device` if need be, and returns {"kernel", "work_group_size", "local_bytes",
@@ -47,24 +45,54 @@ class Kernel {
   std::string Describe(Device& device);
 
  private:
+  // The kernel on one device. Its kernel objects take turns: arguments are state, so each launch has one for
+  // itself until it is enqueued. There are as many as threads ever launched at once.
   struct Built {
+    std::mutex mutex;
     cl_program program = nullptr;
-    cl_kernel kernel = nullptr;
     size_t work_group_size = 0;
+    std::vector<cl_kernel> idle;
   };
 
-  Built& Build(Device& device);
-  void SetArguments(Device& device, cl_kernel kernel, tvm::ffi::PackedArgs arguments) const;
-  void CheckWorkGroup(const Device& device, const Built& built, const size_t* local) const;
+  // Takes a kernel object, compiling first where that has not happened, and gives it back at the end.
+  class Lease {
+   public:
+    Lease(const Kernel& owner, Device& device, Built& built);
+    ~Lease();
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    cl_kernel kernel() const { return kernel_; }
+
+   private:
+    Built& built_;
+    cl_kernel kernel_ = nullptr;
+  };
+
+  // What a launch was called with.
+  struct Extents {
+    size_t global[3], local[3];
+    bool empty;
+  };
+
+  Built& On(Device& device);
+  // Compiles, once; `built.mutex` is held.
+  void Build(Device& device, Built& built) const;
+  cl_kernel MakeKernel(const Device& device, cl_program program) const;
+  Extents ReadExtents(tvm::ffi::PackedArgs arguments) const;
+  // `memory`, where given, gets the buffers.
+  void SetArguments(const Device& device, cl_kernel kernel, tvm::ffi::PackedArgs arguments,
+                    std::vector<cl_mem>* memory) const;
+  void CheckWorkGroup(const Device& device, size_t kernel_limit, const size_t* local) const;
+  void Record(Recording& recording, Device& device, cl_program program, const Extents& extents,
+              tvm::ffi::PackedArgs arguments) const;
   std::string Subject(const Device& device) const;
 
-  const std::string name_;
+  const std::shared_ptr<const KernelSignature> signature_;
   const std::string source_;
-  std::vector<Argument> arguments_;
-  LaunchLayout layout_;
+  const LaunchLayout layout_;
 
-  // clSetKernelArg and the enqueue that uses the arguments must not interleave between threads.
-  std::mutex mutex_;
+  // Guards the map alone; an entry stays where it is.
+  std::shared_mutex mutex_;
   std::map<Device*, Built> built_;
 };
 

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "recording.h"
+
 namespace ddimcache::opencl {
 namespace {
 
@@ -24,9 +26,10 @@ void CheckRange(const Memory* memory, size_t offset, size_t bytes, const char* w
   }
 }
 
-// Enqueues one copy and throws, naming call and size, when it fails.
+// Enqueues one copy from or to the host and throws, naming call and size, when it fails.
 template <typename Enqueue>
 void Copy(Device& device, const char* label, const char* call, size_t bytes, Enqueue enqueue) {
+  RefuseWhileRecording("a copy of " + std::to_string(bytes) + " bytes from or to the host");
   const cl_int code = device.queue().Submit(label, enqueue);
   if (code != kSuccess) {
     ThrowError(code, call, "of a copy of " + std::to_string(bytes) + " bytes on " + device.Describe());
@@ -78,6 +81,18 @@ Memory* Allocate(Device& device, size_t bytes, const ImageShape& image, Allocati
     ThrowError(code, call, "of " + size + " for " + MemoryKindName(kind) + " on " + device.Describe());
   }
   return memory.release();
+}
+
+// As Copy between `memory` on the device, or adds it to the recording that this thread makes: so `enqueue`
+// holds everything by value.
+template <typename Enqueue>
+void CopyThere(Device& device, const char* label, const char* call, size_t bytes,
+               std::initializer_list<cl_mem> memory, Enqueue enqueue) {
+  if (Recording* recording = Recording::Current()) {
+    recording->AddCopy(device, {label, call, bytes, enqueue}, {memory.begin(), memory.size()});
+    return;
+  }
+  Copy(device, label, call, bytes, enqueue);
 }
 
 struct Region {
@@ -214,33 +229,31 @@ void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t t
   }
   Device& device = *source->device;
   const Api& api = device.api;
+  const cl_mem from = source->handle, to = target->handle;
   if (both_images) {
-    const Region region(source->image);
-    Copy(device, "copy image to image", "clEnqueueCopyImage", bytes,
-         [&](cl_command_queue queue, cl_event* event) {
-           return api.clEnqueueCopyImage(queue, source->handle, target->handle, kOrigin, kOrigin,
-                                         region.sides, 0, nullptr, event);
-         });
+    CopyThere(device, "copy image to image", "clEnqueueCopyImage", bytes, {from, to},
+              [=, &api, region = Region(source->image)](cl_command_queue queue, cl_event* event) {
+                return api.clEnqueueCopyImage(queue, from, to, kOrigin, kOrigin, region.sides, 0, nullptr,
+                                              event);
+              });
   } else if (source->is_image()) {
-    const Region region(source->image);
-    Copy(device, "copy image to buffer", "clEnqueueCopyImageToBuffer", bytes,
-         [&](cl_command_queue queue, cl_event* event) {
-           return api.clEnqueueCopyImageToBuffer(queue, source->handle, target->handle, kOrigin, region.sides,
-                                                 target_offset, 0, nullptr, event);
-         });
+    CopyThere(device, "copy image to buffer", "clEnqueueCopyImageToBuffer", bytes, {from, to},
+              [=, &api, region = Region(source->image)](cl_command_queue queue, cl_event* event) {
+                return api.clEnqueueCopyImageToBuffer(queue, from, to, kOrigin, region.sides, target_offset,
+                                                      0, nullptr, event);
+              });
   } else if (target->is_image()) {
-    const Region region(target->image);
-    Copy(device, "copy buffer to image", "clEnqueueCopyBufferToImage", bytes,
-         [&](cl_command_queue queue, cl_event* event) {
-           return api.clEnqueueCopyBufferToImage(queue, source->handle, target->handle, source_offset,
-                                                 kOrigin, region.sides, 0, nullptr, event);
-         });
+    CopyThere(device, "copy buffer to image", "clEnqueueCopyBufferToImage", bytes, {from, to},
+              [=, &api, region = Region(target->image)](cl_command_queue queue, cl_event* event) {
+                return api.clEnqueueCopyBufferToImage(queue, from, to, source_offset, kOrigin, region.sides,
+                                                      0, nullptr, event);
+              });
   } else {
-    Copy(device, "copy device to device", "clEnqueueCopyBuffer", bytes,
-         [&](cl_command_queue queue, cl_event* event) {
-           return api.clEnqueueCopyBuffer(queue, source->handle, target->handle, source_offset, target_offset,
-                                          bytes, 0, nullptr, event);
-         });
+    CopyThere(device, "copy device to device", "clEnqueueCopyBuffer", bytes, {from, to},
+              [=, &api](cl_command_queue queue, cl_event* event) {
+                return api.clEnqueueCopyBuffer(queue, from, to, source_offset, target_offset, bytes, 0,
+                                               nullptr, event);
+              });
   }
 }
 

@@ -41,10 +41,13 @@ SymbolLookup IndirectLookup(void* library) {
 
 // Fills `api` from an opened library; returns the first missing name, or null when all are there.
 const char* Resolve(void* library, Api* api) {
-  SymbolLookup lookup = IndirectLookup(library);
-#define DDIMCACHE_RESOLVE(name, result, parameters)                    \
-  api->name = reinterpret_cast<result(DDIMCACHE_CL_CALL*) parameters>( \
-      lookup != nullptr ? lookup(#name) : dlsym(library, #name));      \
+  if (SymbolLookup indirect = IndirectLookup(library); indirect != nullptr) {
+    api->lookup = indirect;
+  } else {
+    api->lookup = [library](const char* name) { return dlsym(library, name); };
+  }
+#define DDIMCACHE_RESOLVE(name, result, parameters)                                        \
+  api->name = reinterpret_cast<result(DDIMCACHE_CL_CALL*) parameters>(api->lookup(#name)); \
   if (api->name == nullptr) return #name;
   DDIMCACHE_CL_FUNCTIONS(DDIMCACHE_RESOLVE)
 #undef DDIMCACHE_RESOLVE
@@ -196,6 +199,15 @@ const Api& Api::Get() {
   const Opened& opened = Library();
   if (!opened.found) TVM_FFI_THROW(RuntimeError) << "OpenCL is not usable: " << opened.reason;
   return opened.api;
+}
+
+void* Api::FindOptional(cl_platform_id platform, const char* name) const {
+  // The driver's own answer comes first: a loader may export the name and know nothing of this platform.
+  using Query = void*(DDIMCACHE_CL_CALL*)(cl_platform_id, const char*);
+  if (auto query = reinterpret_cast<Query>(lookup("clGetExtensionFunctionAddressForPlatform"))) {
+    if (void* found = query(platform, name)) return found;
+  }
+  return lookup(name);
 }
 
 std::string ErrorName(cl_int code) {

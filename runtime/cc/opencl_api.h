@@ -1,6 +1,7 @@
 // The OpenCL library, opened by name at run time, and the names of its error codes.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "opencl_types.h"
@@ -14,12 +15,18 @@ struct Api {
 #undef DDIMCACHE_DECLARE
   std::string library;
 
+  // An entry point that not every library has, or null: of an extension, or of OpenCL 2.0 and later.
+  void* FindOptional(cl_platform_id platform, const char* name) const;
+
   // Opens the library once for the process. Returns null when there is none; `reason`, where given, then says
   // which names were tried, what the loader answered and what to install.
   static const Api* Find(std::string* reason = nullptr);
 
   // As Find, but throws RuntimeError with the reason.
   static const Api& Get();
+
+  // Looks a name up in the opened library.
+  std::function<void*(const char*)> lookup;
 };
 
 // "CL_INVALID_WORK_GROUP_SIZE (-54)"; codes that no specification names give "CL_UNKNOWN_ERROR (n)".

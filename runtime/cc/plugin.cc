@@ -14,6 +14,7 @@
 #include "json.h"
 #include "module.h"
 #include "program_cache.h"
+#include "recording_object.h"
 
 namespace ddimcache::opencl {
 namespace {
@@ -105,6 +106,7 @@ void* MakeAllocator(tvm::Device device, int type) {
 }
 
 void Register() {
+  RegisterRecordings();
   namespace reflection = tvm::ffi::reflection;
   reflection::GlobalDef()
       .def("device_api.opencl", [] { return static_cast<void*>(OpenClDeviceApi::Global()); })
@@ -148,7 +150,7 @@ void Register() {
 // Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the
 // same number, so that a library from before an edit is found out instead of misread.
 extern "C" __attribute__((visibility("default"))) int ddimcache_interface() {
-  return 2;
+  return 3;
 }
 
 // Registers everything, once. Returns null, or a message that stays valid until the next call.

@@ -1,8 +1,17 @@
 #include "queue.h"
 
+#include <tvm/ffi/error.h>
+
 #include <utility>
 
 namespace ddimcache::opencl {
+
+void RefuseWhileRecording(const std::string& what) {
+  if (!recording_now) return;
+  TVM_FFI_THROW(RuntimeError) << what
+                              << " cannot be recorded: only launches and copies on one device can. Do it "
+                                 "before the recording is made, or after it was replayed";
+}
 
 Queue::Queue(const Api& api, cl_context context, cl_device_id device, std::string device_text)
     : api_(api), context_(context), device_(device), device_text_(std::move(device_text)) {
@@ -32,6 +41,15 @@ void Queue::NoteFinished(uint64_t count) {
 void Queue::Finish() {
   std::shared_lock lock(swap_mutex_);
   FinishLocked();
+}
+
+cl_int Queue::Keep(Bound bound, cl_event event) {
+  if (bound.wait) {
+    Throttle(event, bound.enqueued_before);
+  } else if (bound.flush) {
+    return api_.clFlush(active_);
+  }
+  return kSuccess;
 }
 
 void Queue::Throttle(cl_event event, uint64_t enqueued_before) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 
@@ -13,6 +14,13 @@
 
 namespace ddimcache::opencl {
 
+// Whether the calling thread makes a recording (recording.h).
+inline thread_local bool recording_now = false;
+
+// Throws RuntimeError while the calling thread makes a recording (recording.h), which `what` cannot be part
+// of.
+void RefuseWhileRecording(const std::string& what);
+
 class Queue {
  public:
   // Throws RuntimeError when the driver refuses to make the queue.
@@ -20,9 +28,18 @@ class Queue {
 
   // Calls `enqueue(cl_command_queue, cl_event*)`, which enqueues exactly one command and passes the event
   // pointer (often null) on to OpenCL. `label` names the command in a profile. Returns the command's error
-  // code; does not throw for it, because the caller knows better what the command was.
+  // code; does not throw for it, because the caller knows better what the command was. Throws RuntimeError
+  // while the calling thread makes a recording.
   template <typename Enqueue>
   cl_int Submit(const std::string& label, Enqueue&& enqueue);
+
+  // Calls `enqueue(cl_event*)`, which enqueues `commands` commands at once on the queue that plain()
+  // returned. Does not call it and returns nothing while a profile runs, which times commands one by one.
+  template <typename Enqueue>
+  std::optional<cl_int> SubmitMany(uint64_t commands, Enqueue&& enqueue);
+
+  // The queue that is in use while no profile runs; for preparing what SubmitMany enqueues.
+  cl_command_queue plain() const { return plain_; }
 
   // Waits until everything enqueued so far has run.
   void Finish();
@@ -42,7 +59,7 @@ class Queue {
   Profile ProfileStop();
 
   uint64_t launches() const { return launches_; }
-  void CountLaunch() { launches_.fetch_add(1, std::memory_order_relaxed); }
+  void CountLaunches(uint64_t count) { launches_.fetch_add(count, std::memory_order_relaxed); }
 
  private:
   // Without a flush some drivers hold commands back; without a wait some keep every one of a long run in
@@ -52,8 +69,17 @@ class Queue {
   static constexpr uint64_t kFlushInterval = 32;
   static constexpr uint64_t kWaitInterval = 256;
 
+  // What the bound asks for after a number of commands, and how many were enqueued before them.
+  struct Bound {
+    bool flush, wait;
+    uint64_t enqueued_before;
+  };
+  Bound Count(uint64_t commands);
+
   cl_command_queue Make(cl_bitfield properties);
   void FinishLocked();
+  // Keeps the bound; `event` is given where it asks for a wait.
+  cl_int Keep(Bound bound, cl_event event);
   void Throttle(cl_event event, uint64_t enqueued_before);
 
   const Api& api_;
@@ -76,26 +102,38 @@ class Queue {
   uint64_t enqueued_before_previous_ = 0;
 };
 
+inline Queue::Bound Queue::Count(uint64_t commands) {
+  const uint64_t before = commands_.fetch_add(commands, std::memory_order_relaxed), after = before + commands;
+  return {before / kFlushInterval != after / kFlushInterval, before / kWaitInterval != after / kWaitInterval,
+          enqueued_.load()};
+}
+
 template <typename Enqueue>
 cl_int Queue::Submit(const std::string& label, Enqueue&& enqueue) {
+  if (recording_now) [[unlikely]]
+    RefuseWhileRecording("the command \"" + label + "\"");
   std::shared_lock lock(swap_mutex_);
-  const uint64_t command = commands_.fetch_add(1, std::memory_order_relaxed) + 1;
-  const bool throttle = command % kWaitInterval == 0;
-  const uint64_t enqueued_before = throttle ? enqueued_.load() : 0;
+  const Bound bound = Count(1);
   cl_event event = nullptr;
-  const cl_int code = enqueue(active_, throttle || profiler_ != nullptr ? &event : nullptr);
+  const cl_int code = enqueue(active_, bound.wait || profiler_ != nullptr ? &event : nullptr);
   enqueued_.fetch_add(1);
   if (code != kSuccess) return code;
   if (profiler_ != nullptr) {
-    if (throttle) api_.clRetainEvent(event);
+    if (bound.wait) api_.clRetainEvent(event);
     profiler_->Record(label, event);
   }
-  if (throttle) {
-    Throttle(event, enqueued_before);
-  } else if (command % kFlushInterval == 0) {
-    return api_.clFlush(active_);
-  }
-  return kSuccess;
+  return Keep(bound, event);
+}
+
+template <typename Enqueue>
+std::optional<cl_int> Queue::SubmitMany(uint64_t commands, Enqueue&& enqueue) {
+  std::shared_lock lock(swap_mutex_);
+  if (profiler_ != nullptr) return std::nullopt;
+  const Bound bound = Count(commands);
+  cl_event event = nullptr;
+  const cl_int code = enqueue(bound.wait ? &event : nullptr);
+  enqueued_.fetch_add(1);
+  return code == kSuccess ? Keep(bound, event) : code;
 }
 
 }  // namespace ddimcache::opencl
