@@ -30,7 +30,7 @@ class OpenClModule final : public tvm::ffi::ModuleObj {
   tvm::ffi::String InspectSource(const tvm::ffi::String& format) const final;
 
  private:
-  const ModuleContent content_;
+  ModuleContent content_;
   std::map<std::string, std::unique_ptr<Kernel>> kernels_;
 };
 

@@ -31,26 +31,42 @@ std::string_view DeclaredKernel(std::string_view line) {
                                         : line.substr(kPrefix.size(), open - kPrefix.size());
 }
 
+// Name of the function that this line announces, or empty.
+std::string_view AnnouncedFunction(std::string_view line) {
+  if (!line.starts_with(kMarker)) return {};
+  line.remove_prefix(kMarker.size());
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.remove_suffix(1);
+  return line;
+}
+
 }  // namespace
+
+std::string WithoutDeclarations(const std::string& source, const std::vector<std::string>& names) {
+  const std::set<std::string_view> known(names.begin(), names.end());
+  std::set<std::string_view> defined;
+  ForEachLine(source, [&](std::string_view line) {
+    const std::string_view name = AnnouncedFunction(line);
+    if (known.count(name) != 0) defined.insert(name);
+  });
+  std::string kept;
+  ForEachLine(source, [&](std::string_view line) {
+    const std::string_view declared = DeclaredKernel(line);
+    if (declared.empty() || defined.count(declared) == 0) kept.append(line);
+  });
+  return kept;
+}
 
 std::map<std::string, std::string> SplitSource(const std::string& source,
                                                const std::vector<std::string>& names) {
-  const std::set<std::string_view> known(names.begin(), names.end());
   std::string preamble;
   std::map<std::string, std::string> parts;
   std::string* target = &preamble;
-  std::string current;
   ForEachLine(source, [&](std::string_view line) {
     if (line.starts_with(kMarker)) {
-      std::string_view name = line.substr(kMarker.size());
-      while (!name.empty() && (name.back() == '\n' || name.back() == '\r')) name.remove_suffix(1);
-      current = std::string(name);
-      target = &parts[current];
-      return;
+      target = &parts[std::string(AnnouncedFunction(line))];
+    } else {
+      target->append(line);
     }
-    const std::string_view declared = DeclaredKernel(line);
-    if (!current.empty() && !declared.empty() && declared != current && known.count(declared) != 0) return;
-    target->append(line);
   });
   std::map<std::string, std::string> sources;
   for (const std::string& name : names) {
