@@ -24,7 +24,8 @@ from ddimcache.compiler.frontend.text_encoder import import_text_encoder
 from ddimcache.compiler.frontend.tokenizer import write_tokenizer
 from ddimcache.compiler.frontend.unet import import_unet
 from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
-from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs, linker_for
+from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs
+from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
@@ -90,7 +91,7 @@ def compile_pipeline(
         raise UsageError("tuning records cannot be read yet", where="--tune-log", remedy="leave it out")
     check_destination(out_dir)
     device = profile(options.target)
-    linker_for(options.host)
+    find_linker(options.host)
     folder = load_pipeline_folder(model_dir)
     sizes = _sizes(folder, options)
     with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import tvm
 import tvm_ffi
 from tvm import relax, tirx
 from tvm.s_tir import SBlock
-from tvm.support import cc
 
+from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import CompileError
@@ -23,13 +22,6 @@ from ddimcache.manifest import ITEM_BYTES, KernelSpec
 
 _DEVICE_FUNCTION = re.compile(r"_kernel(_\d+)?$")
 _PROTOTYPE = re.compile(r"^__kernel void \w+\([^{;]*\);\n", re.MULTILINE)
-
-COMPILERS = {
-    "x86_64-linux-gnu": ("x86_64-linux-gnu-g++", "g++", "clang++"),
-    "aarch64-linux-gnu": ("aarch64-linux-gnu-g++",),
-    "aarch64-linux-android": ("aarch64-linux-android26-clang++", "aarch64-linux-android-clang++"),
-}
-"""Compilers that link a library for a host, best first."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +33,6 @@ class LibraryFacts:
     activation_bytes: int
 
 
-def linker_for(host: str) -> str:
-    """The compiler that links for ``host``; raises :class:`CompileError` naming what to install."""
-    for name in COMPILERS[host]:
-        if path := shutil.which(name):
-            return path
-    wanted = {
-        "x86_64-linux-gnu": "install g++",
-        "aarch64-linux-gnu": "install g++-aarch64-linux-gnu",
-        "aarch64-linux-android": "put the NDK's toolchains/llvm/prebuilt/linux-x86_64/bin on the PATH",
-    }
-    names = " or ".join(COMPILERS[host])
-    raise CompileError(
-        f"no linker for this host: {names} is not on the PATH", where=host, remedy=wanted[host]
-    )
-
-
 def build_library(
     module: tvm.IRModule, profile: DeviceProfile, host: str, functions: list[str], path: Path
 ) -> LibraryFacts:
@@ -65,7 +41,7 @@ def build_library(
     ``functions`` names the Relax functions. Raises :class:`CompileError` when a kernel breaks a limit of the
     device or no linker is there.
     """
-    linker = linker_for(host)
+    linker = find_linker(host)
     check_limits(module, profile)
     kernels = _kernels(module, functions)
     planned = max(_planned_bytes(module[name]) for name in functions)
@@ -81,12 +57,8 @@ def build_library(
         ):
             module = phase(module)
         executable = relax.build(module, target=target, relax_pipeline=None)
-    executable.export_library(str(path), fcompile=cc.cross_compiler(linker, get_target_triple=_triple(host)))
+    executable.export_library(str(path), fcompile=linker.compile_function())
     return LibraryFacts(kernels, _sources(executable.mod), planned)
-
-
-def _triple(host: str) -> Any:
-    return lambda: host
 
 
 def _launches(function: relax.Function) -> dict[str, int]:

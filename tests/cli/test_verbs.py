@@ -11,6 +11,7 @@ import pytest
 from ddimcache import cli
 from ddimcache.commands import choose, doctor
 from ddimcache.commands.terminal import bytes_text, parse_bytes, seconds_text
+from ddimcache.compiler import linker
 from ddimcache.errors import UsageError
 from ddimcache.runtime import devices
 from ddimcache.runtime.bundle import open_bundle
@@ -208,11 +209,14 @@ class TestDoctor:
         assert "wrong    apache-tvm-ffi: 0.1.15, tested with 0.1.14.post1 only" in done.out
         assert "→ pip install apache-tvm-ffi==0.1.14.post1" in done.out
 
-    def test_missing_cross_compiler_does_not_fail(self, run, cache, monkeypatch):
-        monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    def test_missing_linker_does_not_fail(self, run, cache, monkeypatch):
+        monkeypatch.setattr(linker.shutil, "which", lambda _: None)
+        monkeypatch.delenv("ANDROID_NDK_HOME", raising=False)
+        monkeypatch.delenv("ANDROID_NDK_ROOT", raising=False)
         done = run("doctor")
         assert done.code == 0
-        assert "→ for that --host: apt-get install g++-aarch64-linux-gnu" in done.out
+        assert "→ for --host aarch64-linux-gnu: install lld, or g++-aarch64-linux-gnu" in done.out
+        assert "→ for --host aarch64-linux-android: set ANDROID_NDK_HOME" in done.out
 
 
 class TestServe:

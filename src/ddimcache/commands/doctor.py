@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import shutil
@@ -164,33 +163,16 @@ def _compile_packages() -> Iterator[Check]:
 
 
 def _linkers() -> Iterator[Check]:
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    remedy = "apt-get install g++"
-    yield _tool(f"linker for {platform.machine()}-linux-gnu", compiler, remedy, "compiling models")
-    if platform.machine() != "aarch64":
-        gnu = shutil.which("aarch64-linux-gnu-g++")
-        yield _tool(
-            "linker for aarch64-linux-gnu", gnu, "apt-get install g++-aarch64-linux-gnu", "that --host"
-        )
-    remedy = "install the Android NDK and set ANDROID_NDK to its folder"
-    yield _tool("linker for aarch64-linux-android", _ndk_compiler(), remedy, "that --host")
+    from ddimcache.compiler.linker import HOSTS, find_linker
+    from ddimcache.errors import CompileError
 
-
-def _tool(name: str, path: str | None, remedy: str, needed_for: str) -> Check:
-    state: State = "missing" if path is None else "ok"
-    return Check(name, state, path or "not found", remedy, needed_for)
-
-
-def _ndk_compiler() -> str | None:
-    for variable in ("TVM_NDK_CC", "ANDROID_NDK", "ANDROID_NDK_HOME", "ANDROID_NDK_ROOT"):
-        value = os.environ.get(variable)
-        if value and variable == "TVM_NDK_CC":
-            return shutil.which(value)
-        if value:
-            found = sorted(Path(value).glob("toolchains/llvm/prebuilt/*/bin/aarch64-linux-android*-clang++"))
-            if found:
-                return str(found[-1])
-    return None
+    for host in HOSTS:
+        native = host == f"{platform.machine()}-linux-gnu"
+        purpose = "compiling models" if native else f"--host {host}"
+        try:
+            yield Check(f"linker for {host}", "ok", find_linker(host).path, needed_for=purpose)
+        except CompileError as error:
+            yield Check(f"linker for {host}", "missing", error.what, error.remedy or "", purpose)
 
 
 def _cache() -> Iterator[Check]:
