@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,13 @@ def _not_ours(address: Address) -> RemoteError:
 class RemoteDevice:
     """A connection to a server; :attr:`info` says what its device is, :meth:`open` begins a session."""
 
-    def __init__(self, address: Address, info: ServerInfo, connection: Any) -> None:
+    def __init__(
+        self, address: Address, info: ServerInfo, connection: Any, wire: socket.socket | None = None
+    ) -> None:
         self.address = address
         self.info = info
         self._connection: Any = connection
+        self._socket = wire
         self._functions: dict[str, Any] = {}
 
     def open(self, bundle: Bundle, progress: Progress) -> RemoteSession:
@@ -149,10 +153,23 @@ class RemoteDevice:
             ) from error
         return read_reply(bytes(reply))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made: not after :meth:`close`, nor when the connection broke off."""
+        return self._connection is not None
+
+    def abort(self) -> None:
+        """Cut the connection, from whichever thread: a call that waits for its answer ends with an error."""
+        if self._socket is not None:
+            with suppress(OSError):  # it is cut already
+                self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End the connection, and with it the session over there."""
         self._functions.clear()
         self._connection = None
+        if self._socket is not None:
+            self._socket.close()
 
     def _send(self, bundle: Bundle, missing: list[tuple[str, int]], progress: Progress) -> None:
         files = bundle.manifest.files
@@ -221,13 +238,14 @@ class RemoteSession:
         self._device.call("close", {})
 
 
-def connect(address: str | Address, timeout: float = 10.0) -> RemoteDevice:
+def connect(address: str | Address, timeout: float = 10.0, patience: float | None = None) -> RemoteDevice:
     """Connect to a server.
 
     Parameters
     ----------
     address : ``rpc://host:port/key``.
     timeout : seconds that the server has to answer.
+    patience : seconds to wait for another client to leave; None: just long enough for its process to end.
 
     Raises :class:`UsageError` for a bad address, :class:`RemoteError` when the name is unknown, nobody
     listens, the key is wrong, something else listens, another client is at work, the protocol is another, or
@@ -237,7 +255,7 @@ def connect(address: str | Address, timeout: float = 10.0) -> RemoteDevice:
         address = parse_address(address)
     info = _ask(address, timeout)
     # The process of a client that has just left takes a moment to end.
-    deadline = time.monotonic() + min(timeout, _LEAVING_SECONDS)
+    deadline = time.monotonic() + (min(timeout, _LEAVING_SECONDS) if patience is None else patience)
     while info.busy and time.monotonic() < deadline:
         time.sleep(0.1)
         info = _ask(address, timeout)
@@ -257,29 +275,30 @@ def connect(address: str | Address, timeout: float = 10.0) -> RemoteDevice:
         if "already have key" in str(error):
             raise _busy(address) from error
         raise RemoteError(f"broke off the handshake: {error}", where=str(address)) from error
-    keep_alive(address.port)
-    return RemoteDevice(address, info, connection)
+    return RemoteDevice(address, info, connection, _socket_of(address))
 
 
-def keep_alive(port: int) -> int:
-    """Let the system notice within a minute that a server is gone without a word; return on how many sockets.
+def _socket_of(address: Address) -> socket.socket | None:
+    """Return the socket of a connection that TVM has made, set to notice a server that is gone in a minute.
 
-    TVM keeps its socket to itself, so it is found among the open files by the port at its other end. Without
-    Linux's /proc nothing is done.
+    TVM keeps its socket to itself, so it is found among the open files by its other end. None without Linux's
+    /proc.
     """
-    count = 0
+    ends = {entry[4][0] for entry in socket.getaddrinfo(address.host, address.port)}
     for link in Path("/proc/self/fd").glob("*"):
-        try:
+        with suppress(OSError):  # not connected, or closed meanwhile
             if not os.readlink(link).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(link.name))) as connection:
-                internet = connection.family in (socket.AF_INET, socket.AF_INET6)
-                if internet and connection.getpeername()[1] == port:
-                    set_keepalive(connection)
-                    count += 1
-        except OSError:
-            continue  # not connected, or closed meanwhile
-    return count
+            found = socket.socket(fileno=os.dup(int(link.name)))
+            try:
+                internet = found.family in (socket.AF_INET, socket.AF_INET6)
+                if internet and found.getpeername()[0] in ends and found.getpeername()[1] == address.port:
+                    set_keepalive(found)
+                    return found
+            except OSError:
+                pass
+            found.close()
+    return None
 
 
 def _busy(address: Address) -> RemoteError:

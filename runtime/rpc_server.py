@@ -22,17 +22,21 @@ from pathlib import Path
 
 from ddimcache import __version__
 from ddimcache.errors import DeviceError, UsageError
+from ddimcache.records import to_json
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.local_device import host_triple
 from ddimcache.runtime.rpc_child import Client, try_device
 from ddimcache.runtime.rpc_handshake import Handshake
 from ddimcache.runtime.rpc_protocol import PROTOCOL, ServerInfo, tvm_version
 from ddimcache.runtime.rpc_store import Store
+from ddimcache.runtime.tracker import TrackerAddress
+from ddimcache.runtime.tracker_registration import Registration
 
 logger = logging.getLogger(__name__)
 
 _MOST_HANDSHAKES = 64
 _LEAVING_SECONDS = 1.0
+_TICK_SECONDS = 0.5
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
@@ -104,6 +108,8 @@ class Server:
     beyond_loopback : allow a host that other machines reach.
     store_bytes : how large the store may become; None: as large as the disk.
     idle_seconds : after this time without a call, a client is sent away.
+    tracker : a tracker to register with, and the name of the device there.
+    reached_at : (host, port) by which clients of the tracker reach this server; None: as the tracker sees it.
 
     Raises :class:`UsageError` for a bad address, key or folder, :class:`DeviceError` when the device does not
     open or the port is taken.
@@ -120,6 +126,8 @@ class Server:
         beyond_loopback: bool = False,
         store_bytes: int | None = None,
         idle_seconds: float = 600.0,
+        tracker: tuple[TrackerAddress, str] | None = None,
+        reached_at: tuple[str, int] | None = None,
     ) -> None:
         check_key(key)
         if not idle_seconds > 0:
@@ -142,6 +150,11 @@ class Server:
         except BaseException:
             self._listener.close()
             raise
+        self._registration: Registration | None = None
+        if tracker is not None:
+            place = reached_at or (None, self.port)
+            facts = to_json(self._info())
+            self._registration = Registration(*tracker, place, facts, self._watch, self._forget)
 
     def serve(self) -> None:
         """Answer clients until the process is interrupted or terminated; the client at work is ended then."""
@@ -154,8 +167,12 @@ class Server:
                     if self._handlers.get(handle) is handler:
                         handler()
                 self._end_what_is_late()
+                if self._registration is not None:
+                    self._registration.tick(busy=self._client is not None)
         finally:
             self._listener.close()
+            if self._registration is not None:
+                self._registration.close()
             for handshake in list(self._handshakes.values()):
                 self._drop(handshake)
             if self._client is not None:
@@ -173,12 +190,13 @@ class Server:
     def _wait(self) -> list[tuple[int, int]]:
         """Wait for the next event or deadline."""
         now = time.monotonic()
-        times = [handshake.deadline - now for handshake in self._handshakes.values()]
+        times = [_TICK_SECONDS]
+        times += [handshake.deadline - now for handshake in self._handshakes.values()]
         if self._client is not None:
             times.append(self._idle_seconds - self._client.idle_seconds())
             if self._client.left_at is not None:
                 times.append(self._client.left_at + _LEAVING_SECONDS - now)
-        return self._poll.poll(max(0.02, min(times, default=60.0)) * 1000)
+        return self._poll.poll(max(0.02, min(times)) * 1000)
 
     def _accept(self) -> None:
         try:
@@ -214,7 +232,11 @@ class Server:
     def _welcome(self, handshake: Handshake, key: str, is_probe: bool) -> None:
         from tvm.rpc import base
 
-        if not hmac.compare_digest(key.encode(), f"client:{self._key}".encode()):
+        match_key = self._registration.match_key if self._registration is not None else None
+        by_tracker = match_key is not None and hmac.compare_digest(
+            key.encode(), f"client:{match_key}".encode()
+        )
+        if not by_tracker and not hmac.compare_digest(key.encode(), f"client:{self._key}".encode()):
             logger.warning("%s: refused, the key is wrong", handshake.address)
             handshake.answer(base.RPC_CODE_MISMATCH)
         elif is_probe:
@@ -224,6 +246,8 @@ class Server:
             handshake.answer(base.RPC_CODE_DUPLICATE)
         else:
             handshake.answer(base.RPC_CODE_SUCCESS, self._info().greeting().encode())
+            if by_tracker and self._registration is not None:
+                self._registration.use_match_key()
             self._begin(handshake)
 
     def _begin(self, handshake: Handshake) -> None:

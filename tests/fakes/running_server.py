@@ -1,23 +1,24 @@
-"""``ddimcache serve`` in a process of its own, on a free port of loopback."""
+"""``ddimcache serve`` and ``tracker`` in processes of their own, on free ports of loopback."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+
+from ddimcache.runtime.tracker import TrackerAddress, list_devices
 
 KEY = "a-key.of~tests"
 
 
-class RunningServer:
-    """``ddimcache serve`` in a process of its own."""
+class RunningVerb:
+    """A verb that listens, in a process of its own."""
 
-    def __init__(self, store, device="llvm", options=()):
-        command = [sys.executable, "-m", "ddimcache.cli", "serve", "--port", "0", "--device", device]
-        command += ["--store", str(store), "--json", *options]
-        self.store = store
+    def __init__(self, *arguments):
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "ddimcache.cli", *map(str, arguments), "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -32,12 +33,49 @@ class RunningServer:
             if line == "}\n":
                 break
         assert text, self.stop()
-        self.port = int(text.split('"port": ')[1].split(",")[0])
-        self.address = f"rpc://127.0.0.1:{self.port}/{KEY}"
+        self.port = int(json.loads(text)["port"])
 
     def stop(self):
-        """End the server as Ctrl-C does; returns what it had to say."""
+        """End it as Ctrl-C does; returns what it had to say."""
         self.process.send_signal(signal.SIGINT)
         code = self.process.wait(20)
         self._reader.join(5)
         return code, "".join(self.log)
+
+    def kill(self):
+        """End it without a chance to tidy up."""
+        self.process.kill()
+        self.process.wait()
+
+
+class RunningServer(RunningVerb):
+    """``ddimcache serve`` in a process of its own."""
+
+    def __init__(self, store, device="llvm", options=(), port=0):
+        self.store = store
+        super().__init__("serve", "--port", port, "--device", device, "--store", store, *options)
+        self.address = f"rpc://127.0.0.1:{self.port}/{KEY}"
+
+
+class RunningTracker(RunningVerb):
+    """``ddimcache tracker`` in a process of its own."""
+
+    def __init__(self, port=0):
+        super().__init__("tracker", "--port", port)
+        self.address = TrackerAddress("127.0.0.1", self.port, KEY)
+        self.place = f"127.0.0.1:{self.port}"
+
+    def server(self, store, name="lab"):
+        """Start a server that registers here."""
+        return RunningServer(store, options=["--tracker", self.place, "--device-key", name])
+
+    def wait_for(self, states):
+        """Wait until the devices listed are free (True) or busy (False), as many of each as given."""
+        deadline = time.monotonic() + 30
+        while True:
+            listed = list_devices(self.address)
+            found = sorted(device.busy is False for device in listed)
+            if found == sorted(states):
+                return listed
+            assert time.monotonic() < deadline, (listed, self.log)
+            time.sleep(0.1)

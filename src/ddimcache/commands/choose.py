@@ -46,15 +46,15 @@ def choose_device(text: str | None, kind: str | None = None) -> ChosenDevice:
 
         remote = connect(text)
         name = f"{remote.address} ({remote.info.device})"
-        target = _target(remote.info.kind, remote.info.device_name)
+        target = target_of(remote.info.kind, remote.info.device_name)
         return ChosenDevice(name, target, remote.info.host, remote.open, remote.close)
-    spec = local_device(text) if text is not None else _default_device(kind)
+    spec = local_device(text) if text is not None else default_device(kind)
     open_device(spec, spec.kind)  # an absent device is told before anything is compiled for it
-    target = _target(spec.kind, device_name(spec))
+    target = target_of(spec.kind, device_name(spec))
     return ChosenDevice(str(spec), target, host_triple(), partial(_open_here, spec), lambda: None)
 
 
-def _target(kind: str, name: str) -> str:
+def target_of(kind: str, name: str) -> str:
     """Return the device profile to compile for; Adreno's generations are close enough to share the 740's."""
     return "adreno-740" if kind == "opencl" and "adreno" in name.lower() else kind
 
@@ -74,7 +74,8 @@ def _open_here(spec: DeviceSpec, bundle: Bundle, _: Progress) -> ImageSession:
     return Session(bundle, spec)
 
 
-def _default_device(kind: str | None) -> DeviceSpec:
+def default_device(kind: str | None) -> DeviceSpec:
+    """Return the first device of a kind; without one the first OpenCL device, else the CPU."""
     if kind is not None:
         return DeviceSpec(kind)
     if describe_missing() is None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ddimcache.commands.serve import KEY_VARIABLE, required_key
 from ddimcache.commands.terminal import bytes_text, print_json, print_table, say
 
 EXAMPLES = """
@@ -17,15 +18,25 @@ EXAMPLES = """
   ddimcache devices
 
   ddimcache devices --json | jq '.devices[].device'
+
+  ddimcache devices --tracker 127.0.0.1:9190     (with DDIMCACHE_KEY set)
 """
 
 
 def devices(
+    tracker: Annotated[
+        str | None,
+        typer.Option(help="List what is registered there instead, free and busy.", metavar="HOST:PORT"),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help=f"The tracker's key; or {KEY_VARIABLE}.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
 ) -> None:
-    """List the devices of this machine, by the names that --device takes."""
+    """List the devices of this machine, by the names that --device takes, or those of a tracker."""
+    if tracker is not None:
+        _list_registered(tracker, key, as_json)
+        return
     from ddimcache.runtime.devices import describe_missing, list_devices
 
     missing = describe_missing()
@@ -50,3 +61,28 @@ def devices(
     print_table(rows, ("device", "name", "platform", "fp16", "images", "memory"), right=(5,))
     if missing is not None:
         say(f"\nno OpenCL device: {missing}")
+
+
+def _list_registered(place: str, key: str | None, as_json: bool) -> None:
+    from ddimcache.runtime.tracker import TrackerAddress, list_devices, parse_host_port
+
+    address = TrackerAddress(*parse_host_port(place, "--tracker"), required_key(key))
+    found = list_devices(address)
+    if as_json:
+        print_json({"tracker": place, "devices": [dataclasses.asdict(device) for device in found]})
+        return
+    states = {True: "busy", False: "free", None: "–"}
+    rows = [
+        (
+            device.device_key,
+            device.address,
+            states[device.busy],
+            device.device or "–",
+            device.device_name or "–",
+        )
+        for device in found
+    ]
+    if rows:
+        print_table(rows, ("device key", "address", "state", "device", "name"))
+    else:
+        say(f"no device is registered with {address}; `ddimcache serve --tracker` registers one")

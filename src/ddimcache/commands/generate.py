@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ddimcache.manifest import Manifest
+
 DEFAULT_GUIDANCE = 7.5
 EMBEDDED_GUIDANCE = 2.0
 """The embedded model follows its captions without much guidance, and its shapes bend with more."""
@@ -102,8 +104,8 @@ def generate(
     if guidance is None:
         guidance = EMBEDDED_GUIDANCE if model is None else DEFAULT_GUIDANCE
     check_sampling(steps, cache_interval, guidance)
-    _check_text(prompt, "PROMPT")
-    _check_text(negative_prompt, "--negative-prompt")
+    check_text(prompt, "PROMPT")
+    check_text(negative_prompt, "--negative-prompt")
     if seed is not None and latents is not None:
         raise UsageError("takes the place of --seed", where="--latents", remedy="give one of the two")
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
@@ -162,7 +164,7 @@ def _run(
     bundle = options = None
     if is_bundle(folder):
         bundle = open_bundle(folder)
-        _check_fits(given, bundle.manifest, folder)
+        check_fits(given, bundle.manifest, folder)
     else:
         from ddimcache.compiler.options import CompileOptions
 
@@ -193,19 +195,8 @@ def _run(
         session.close()
     finally:
         device.close()
-    steps, cache_interval, guidance = numbers
-    facts = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "seed": "" if seed is None else str(seed),
-        "steps": str(steps),
-        "cache_interval": str(cache_interval),
-        "guidance": repr(guidance),
-        "cut": str(manifest.cut),
-        "model": manifest.model,
-        "weights": manifest.weights,
-        "software": "ddimcache",
-    }
+    steps, cache_interval, _ = numbers
+    facts = picture_facts(prompt, negative_prompt, seed, numbers, manifest)
     write_atomically(output, encode_png(picture.pixels[0], facts))
     if save_latents is not None:
         write_atomically(save_latents, encode_npy(picture.latents))
@@ -221,7 +212,27 @@ def _run(
     }
 
 
-def _check_text(text: str, where: str) -> None:
+def picture_facts(
+    prompt: str, negative_prompt: str, seed: int | None, numbers: tuple[int, int, float], manifest: Manifest
+) -> dict[str, str]:
+    """Return what a picture's file says of itself; ``numbers`` are steps, cache interval and guidance."""
+    steps, cache_interval, guidance = numbers
+    return {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": "" if seed is None else str(seed),
+        "steps": str(steps),
+        "cache_interval": str(cache_interval),
+        "guidance": repr(guidance),
+        "cut": str(manifest.cut),
+        "model": manifest.model,
+        "weights": manifest.weights,
+        "software": "ddimcache",
+    }
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise :class:`UsageError` for a text that no picture file could name."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -237,7 +248,7 @@ def _check_suffix(path: Path, suffix: str, option: str) -> None:
         )
 
 
-def _check_fits(given: dict[str, Any], manifest: Any, folder: Path) -> None:
+def check_fits(given: dict[str, Any], manifest: Manifest, folder: Path) -> None:
     """Refuse options that a finished bundle does not have."""
     width, height = manifest.image_size
     found = {"weights": manifest.weights, "cut": manifest.cut, "width": width, "height": height}

@@ -21,6 +21,8 @@ EXAMPLES = """
 
   ddimcache serve --key "$(openssl rand -hex 16)" --store ~/ddimcache-store
 
+  ddimcache serve --store DIR --tracker 127.0.0.1:9190 --device-key adreno-740     (with DDIMCACHE_KEY set)
+
   adb forward tcp:9090 tcp:9090     (on the computer that the phone hangs on)
 
   ddimcache generate "a red circle" --device rpc://127.0.0.1:9090/KEY
@@ -59,6 +61,20 @@ def serve(
     idle_seconds: Annotated[
         float, typer.Option(help="Send a client away after this time without a call.")
     ] = 600.0,
+    tracker: Annotated[
+        str | None,
+        typer.Option(help="Tracker to register with, which has the same key.", metavar="HOST:PORT"),
+    ] = None,
+    device_key: Annotated[
+        str | None, typer.Option(help="The device's name there, such as adreno-740.", metavar="NAME")
+    ] = None,
+    reached_at: Annotated[
+        str | None,
+        typer.Option(
+            help="How the tracker's clients reach this server, where its port is forwarded.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output when it listens.")
     ] = False,
@@ -68,16 +84,20 @@ def serve(
     Files are kept by their sums, so a bundle is sent once.
     """
     from ddimcache.commands.choose import local_device
-    from ddimcache.runtime.rpc_server import Server, check_key
+    from ddimcache.runtime.rpc_server import Server
+    from ddimcache.runtime.tracker import TrackerAddress, check_device_key, parse_host_port
 
-    key = key if key is not None else os.environ.get(KEY_VARIABLE)
-    if key is None:
-        raise UsageError(
-            "is missing", where="--key", remedy="choose one; clients give it in rpc://host:port/KEY"
-        )
-    check_key(key)
+    key = required_key(key)
     if store is None:
         raise UsageError("is missing", where="--store", remedy="name a folder with room for the bundles")
+    place = None
+    if tracker is not None:
+        if device_key is None:
+            raise UsageError("is missing", where="--device-key", remedy="name the device for the tracker")
+        check_device_key(device_key)
+        place = (TrackerAddress(*parse_host_port(tracker, "--tracker"), key), device_key)
+    elif device_key is not None or reached_at is not None:
+        raise UsageError("is missing", where="--tracker", remedy="name the tracker to register with")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     server = Server(
         host,
@@ -88,9 +108,11 @@ def serve(
         beyond_loopback=allow_other_machines,
         store_bytes=parse_bytes(store_bytes, "--store-bytes"),
         idle_seconds=idle_seconds,
+        tracker=place,
+        reached_at=None if reached_at is None else parse_host_port(reached_at, "--reached-at"),
     )
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
         if as_json:
             print_json({"host": host, "port": server.port, "device": device, "store": str(store.absolute())})
         say(f"listening on {host}:{server.port} with device {device}; stop with Ctrl-C")
@@ -99,5 +121,19 @@ def serve(
         say("stopped")
 
 
-def _interrupt(signal_number: int, frame: object) -> None:
+def required_key(key: str | None) -> str:
+    """Return the key of the command line or the environment; raises :class:`UsageError` without one."""
+    from ddimcache.runtime.rpc_server import check_key
+
+    key = key if key is not None else os.environ.get(KEY_VARIABLE)
+    if key is None:
+        raise UsageError(
+            "is missing", where="--key", remedy="choose one; clients give it in rpc://host:port/KEY"
+        )
+    check_key(key)
+    return key
+
+
+def interrupt(signal_number: int, frame: object) -> None:
+    """End as Ctrl-C does: a handler for SIGTERM."""
     raise KeyboardInterrupt

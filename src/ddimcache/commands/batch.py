@@ -1,0 +1,308 @@
+"""``ddimcache batch``: many prompts and seeds, shared among devices, and resumed where a run broke off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddimcache.commands.generate import (
+    DEFAULT_GUIDANCE,
+    EMBEDDED_GUIDANCE,
+    check_fits,
+    check_text,
+    picture_facts,
+)
+from ddimcache.commands.serve import KEY_VARIABLE, required_key
+from ddimcache.commands.terminal import parse_size, print_json, progress, say
+from ddimcache.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    from ddimcache.runtime.bundle import Bundle
+    from ddimcache.runtime.pool import Job, Worker
+    from ddimcache.runtime.pool_devices import DeviceSource
+    from ddimcache.runtime.progress import Progress
+
+RESULTS = "results.jsonl"
+_MOST_PICTURES = 1_000_000
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache batch prompts.txt -o pictures --seeds 1..4
+
+  ddimcache batch prompts.txt -o pictures --tracker 127.0.0.1:9190 --device-key adreno-740
+
+  ddimcache batch prompts.txt -o pictures --device rpc://127.0.0.1:9090/KEY --device opencl
+"""
+
+
+def batch(
+    prompts: Annotated[Path, typer.Argument(help="A text file with a prompt a line.", metavar="FILE")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the pictures; made when missing.", metavar="DIR"),
+    ],
+    seeds: Annotated[str, typer.Option(help="Seeds of each prompt: 7, or 1,5,9, or 1..8.")] = "0",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Diffusers folder or bundle. Default: the embedded model.", metavar="DIR|BUNDLE"),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="int8, fp16 or fp32, for a folder that is compiled. Default: int8.")
+    ] = None,
+    cut: Annotated[int | None, typer.Option(help="Where the cache cuts the UNet. Default: 0.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="DDIM steps, 1 … 1000.")] = 50,
+    cache_interval: Annotated[int, typer.Option(help="Run the whole UNet every n-th step; 1: always.")] = 5,
+    guidance: Annotated[
+        float | None, typer.Option(help="Scale of guidance. Default: 7.5; embedded model 2.")
+    ] = None,
+    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="opencl, opencl:1, llvm or rpc://host:port/key; give it once a device."),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Take the devices that are registered there.", metavar="HOST:PORT")
+    ] = None,
+    device_key: Annotated[
+        str | None, typer.Option(help="Their name there, such as adreno-740.", metavar="NAME")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help=f"The tracker's key; or {KEY_VARIABLE}.")] = None,
+    seconds_per_picture: Annotated[
+        float | None,
+        typer.Option(help="A device that takes longer is left, and the picture drawn elsewhere."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Draw every prompt with every seed, on as many devices as there are.
+
+    A device that dies loses nothing: its picture is drawn elsewhere. A second run of the same command draws
+    what is missing. Facts of every picture are in results.jsonl beside them.
+    """
+    from ddimcache.commands.choose import find_model
+    from ddimcache.runtime.pool import Pool
+    from ddimcache.runtime.result_log import ResultLog
+    from ddimcache.runtime.session import check_sampling
+
+    if guidance is None:
+        guidance = EMBEDDED_GUIDANCE if model is None else DEFAULT_GUIDANCE
+    numbers = (steps, cache_interval, guidance)
+    check_sampling(*numbers)
+    check_text(negative_prompt, "--negative-prompt")
+    if seconds_per_picture is not None and not seconds_per_picture > 0:
+        raise UsageError(f"{seconds_per_picture:g} is no time", where="--seconds-per-picture")
+    texts, numbers_of_noise = _read_prompts(prompts), _parse_seeds(seeds)
+    if len(texts) * len(numbers_of_noise) > _MOST_PICTURES:
+        raise UsageError(f"more than {_MOST_PICTURES} pictures", where="--seeds")
+    width, height = parse_size(size)
+    choices = {"weights": weights, "cut": cut, "width": width or None, "height": height or None}
+    given = {name: value for name, value in choices.items() if value is not None}
+    sources = _sources(device or [], tracker, device_key, key)
+    output.mkdir(parents=True, exist_ok=True)
+    log = ResultLog(output / RESULTS)
+    try:
+        bars = progress()
+        bundle = _bundle(find_model(model), given, sources, bars)
+        jobs = _jobs(bundle, texts, numbers_of_noise, negative_prompt, numbers, output)
+        pool = Pool(sources, seconds_per_job=seconds_per_picture)
+        report = pool.run(jobs, log, bars, lambda result: _is_there(result, output))
+    finally:
+        log.close()
+        for source in sources:
+            source.close()
+    if as_json:
+        print_json(
+            {
+                "folder": str(output.absolute()),
+                "pictures": [report.results[job.identity] for job in jobs if job.identity in report.results],
+                "drawn_before": report.taken_over,
+                "by_device": report.by_device,
+                "lost_devices": report.lost,
+                "failed": [{"problem": each.problem, "devices": each.devices} for each in report.failed],
+            }
+        )
+    else:
+        for line in report.lost:
+            say(f"lost {line}")
+        shares = ", ".join(f"{name}: {count}" for name, count in sorted(report.by_device.items()))
+        before = f"; {report.taken_over} were there already" if report.taken_over else ""
+        print(f"{len(report.results)} pictures in {output.absolute()} ({shares or 'no device'}{before})")
+    if report.failed:
+        first = report.failed[0]
+        raise DeviceError(
+            f"{len(report.failed)} pictures could not be drawn, the first on {' and '.join(first.devices)}: "
+            f"{first.problem}",
+            where=str(output / RESULTS),
+            remedy="run it again to try once more",
+        )
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        texts = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", where="FILE") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8", where="FILE") from error
+    found = list(dict.fromkeys(text for text in texts if text))
+    if not found:
+        raise UsageError(f"{path} holds no prompt", where="FILE", remedy="write one a line")
+    for text in found:
+        check_text(text, "FILE")
+    return found
+
+
+def _parse_seeds(text: str) -> list[int]:
+    from ddimcache.runtime.session import LARGEST_SEED
+
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,19})(?:\.\.([0-9]{1,19}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= LARGEST_SEED or last - first >= _MOST_PICTURES:
+            raise UsageError(f"{part!r} is no seed", where="--seeds", remedy="write 7, or 1,5,9, or 1..8")
+        seeds.update(dict.fromkeys(range(first, last + 1)))
+    return list(seeds)
+
+
+def _sources(
+    devices: list[str], tracker: str | None, device_key: str | None, key: str | None
+) -> list[DeviceSource]:
+    from ddimcache.commands.choose import default_device, local_device
+    from ddimcache.runtime.pool_devices import LocalServer, OneServer, TrackedDevices
+    from ddimcache.runtime.rpc import parse_address
+    from ddimcache.runtime.tracker import TrackerAddress, check_device_key, parse_host_port
+
+    sources: list[DeviceSource] = []
+    if tracker is not None:
+        if device_key is None:
+            remedy = "see `ddimcache devices --tracker`"
+            raise UsageError("is missing", where="--device-key", remedy=remedy)
+        check_device_key(device_key)
+        place = parse_host_port(tracker, "--tracker")
+        sources.append(TrackedDevices(TrackerAddress(*place, required_key(key)), device_key))
+    for text in dict.fromkeys(devices):
+        if text.startswith("rpc:"):
+            sources.append(OneServer(parse_address(text)))
+        else:
+            sources.append(LocalServer(str(local_device(text))))
+    return sources or [LocalServer(str(default_device(None)))]
+
+
+def _bundle(folder: Path, given: dict[str, Any], sources: list[DeviceSource], bars: Progress) -> Bundle:
+    """Open the bundle, or compile a model folder for what the first device is."""
+    from ddimcache.commands.choose import compiled, target_of
+    from ddimcache.runtime.bundle import is_bundle, open_bundle
+
+    if is_bundle(folder):
+        bundle = open_bundle(folder)
+        check_fits(given, bundle.manifest, folder)
+    else:
+        from ddimcache.compiler.options import CompileOptions
+
+        CompileOptions(**given)  # refused before anything is connected to
+        device = sources[0].connect(20.0)
+        info = device.info
+        device.close()
+        options = CompileOptions(**given, target=target_of(info.kind, info.device_name), host=info.host)
+        bundle = compiled(folder, options, bars)
+    if bundle.manifest.batch != 1:
+        remedy = "compile it with --batch 1"
+        raise UsageError(f"{folder} makes {bundle.manifest.batch} at once", where="--model", remedy=remedy)
+    return bundle
+
+
+def _jobs(
+    bundle: Bundle,
+    prompts: list[str],
+    seeds: list[int],
+    negative_prompt: str,
+    numbers: tuple[int, int, float],
+    output: Path,
+) -> list[Job]:
+    from ddimcache.runtime.pool import Job
+    from ddimcache.runtime.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(bundle.tokenizer)
+    negative_ids, model = tokenizer.encode(negative_prompt), bundle.identity
+    jobs = []
+    for number, prompt in enumerate(prompts, 1):
+        ids = tokenizer.encode(prompt)
+        for seed in seeds:
+            what = json.dumps([model, prompt, negative_prompt, seed, *numbers])
+            identity = hashlib.sha256(what.encode()).hexdigest()[:16]
+            picture = _Picture(
+                bundle,
+                prompt,
+                negative_prompt,
+                ids,
+                negative_ids,
+                seed,
+                numbers,
+                output,
+                f"{number:05d}-{seed}-{identity[:6]}.png",
+            )
+            jobs.append(Job(identity, picture.draw))
+    return jobs
+
+
+class _Picture:
+    """One prompt and seed, drawn on whichever device."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        prompt: str,
+        negative_prompt: str,
+        ids: list[int],
+        negative_ids: list[int],
+        seed: int,
+        numbers: tuple[int, int, float],
+        output: Path,
+        name: str,
+    ) -> None:
+        self._bundle = bundle
+        self._prompts = prompt, negative_prompt
+        self._ids = ids, negative_ids
+        self._seed = seed
+        self._numbers = numbers
+        self._path = output / name
+
+    def draw(self, worker: Worker) -> dict[str, Any]:
+        """Draw it, write its file, and return the facts for the log."""
+        from ddimcache.runtime.files import write_atomically
+        from ddimcache.runtime.image import ImageRequest, encode_png, run_image
+        from ddimcache.runtime.progress import SilentProgress
+
+        session = worker.session(self._bundle)
+        request = ImageRequest(self._ids[0], self._ids[1], self._seed, *self._numbers)
+        picture = run_image(session, request, SilentProgress())
+        facts = picture_facts(*self._prompts, self._seed, self._numbers, self._bundle.manifest)
+        content = encode_png(picture.pixels[0], facts)
+        write_atomically(self._path, content)
+        return {
+            "image": self._path.name,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "prompt": self._prompts[0],
+            "seed": self._seed,
+            **session.timings(),
+        }
+
+
+def _is_there(result: Any, output: Path) -> bool:
+    """Whether the picture that an earlier run wrote is still what it wrote."""
+    try:
+        content = (output / Path(result["image"]).name).read_bytes()
+        return hashlib.sha256(content).hexdigest() == result["sha256"]
+    except (OSError, KeyError, TypeError):
+        return False
