@@ -9,17 +9,18 @@ BENCH ?= unet
 
 BIN := $(VENV)/bin
 CXX_SOURCES := CMakeLists.txt $(wildcard runtime/cc/*.cc runtime/cc/*.h)
-C_FORMATTED := $(wildcard runtime/cc/*.cc runtime/cc/*.h tests/lab/*.c)
+C_FORMATTED := $(wildcard runtime/cc/*.cc runtime/cc/*.h tests/lab/*.c tests/kit/*.cc)
 # What an installation depends on: the list of dependencies and the C++ sources. Python is used in place.
 INSTALLED_FROM := pyproject.toml tools/environment.sh $(CXX_SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test full lint bench lab clean
+.PHONY: help demo test full fuzz lint bench lab clean
 
 help:
 	@echo 'make demo    draw an image: installs what is missing, then `ddimcache generate "$$PROMPT"`'
 	@echo 'make test    run every tier of tests that this machine has; says which it left out'
 	@echo 'make full    run the tests on models of full size (long)'
+	@echo 'make fuzz    feed the server more than 12,000 mutated inputs'
 	@echo 'make lint    ruff, mypy, clang-format, and the C++ sources without warnings'
 	@echo 'make bench   time the UNet once its answer is right: BENCH="unet --model sd15"'
 	@echo 'make lab     build the Adreno lab (root, debootstrap; about 1.2 GB)'
@@ -57,6 +58,9 @@ lint: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
+
+fuzz: $(VENV)/ready-dev
+	$(BIN)/pytest -m full --timeout 7200 tests/campaigns/test_rpc_fuzz.py
 
 bench: $(VENV)/ready-dev $(VENV)/ready-opencl
 	$(BIN)/ddimcache bench $(BENCH)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddimcache.errors import RemoteError, UsageError
+from ddimcache.errors import BundleError, RemoteError, UsageError
 from ddimcache.manifest import MANIFEST_NAME, Manifest
 from ddimcache.runtime.bundle import Bundle
-from ddimcache.runtime.progress import Progress
+from ddimcache.runtime.progress import Progress, Stage
 from ddimcache.runtime.rpc_protocol import (
     CHUNK_BYTES,
     LONGEST_KEY,
@@ -176,14 +176,23 @@ class RemoteDevice:
         total = sum(files[name].bytes - here for name, here in missing)
         with progress.stage("send (KiB)", total // 1024) as stage:
             for name, here in missing:
-                with bundle.path(name).open("rb") as stream:
-                    stream.seek(here)
-                    offset, sha256 = here, files[name].sha256
-                    while piece := stream.read(CHUNK_BYTES):
-                        self.call("write", {"sha256": sha256, "offset": offset}, piece)
-                        stage.advance((offset + len(piece)) // 1024 - offset // 1024, note=name)
-                        offset += len(piece)
-                self.call("finish", {"sha256": sha256})
+                try:
+                    self._send_file(bundle, name, here, stage)
+                except BundleError:
+                    if not here:
+                        raise
+                    # What an earlier transfer left there was not right: the server has dropped it.
+                    self._send_file(bundle, name, 0, stage)
+
+    def _send_file(self, bundle: Bundle, name: str, offset: int, stage: Stage) -> None:
+        sha256 = bundle.manifest.files[name].sha256
+        with bundle.path(name).open("rb") as stream:
+            stream.seek(offset)
+            while piece := stream.read(CHUNK_BYTES):
+                self.call("write", {"sha256": sha256, "offset": offset}, piece)
+                stage.advance((offset + len(piece)) // 1024 - offset // 1024, note=name)
+                offset += len(piece)
+        self.call("finish", {"sha256": sha256})
 
 
 class RemoteSession:

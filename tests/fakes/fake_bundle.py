@@ -184,7 +184,7 @@ def _modules(target: str, batch: int):
         return builder.emit(noise)
 
     def encode(builder, inputs, fields):
-        return builder.emit(op.take(fields[0], inputs[0], axis=0))
+        return builder.emit(op.take(fields[0], inputs[0], axis=0, mode="clip"))
 
     def decode(builder, inputs, fields):
         colour = op.reshape(fields[0], (1, 3, CHANNELS, 1, 1))

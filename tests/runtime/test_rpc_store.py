@@ -78,6 +78,13 @@ def test_upload_goes_on_where_it_stopped(device, fake_bundle, tmp_path, announce
     assert list((tmp_path / "store" / "partial").iterdir()) == []
 
 
+def test_a_transfer_that_broke_off_with_wrong_bytes_is_sent_again(device, fake_bundle, announced):
+    entry, _ = announced
+    device.call("write", {"sha256": entry.sha256, "offset": 0}, bytes(entry.bytes // 2))
+    session = device.open(open_bundle(fake_bundle), SilentProgress())
+    assert latents_of(session) == local_latents(fake_bundle)
+
+
 def test_altered_upload_is_refused_and_forgotten(device, tmp_path, announced):
     entry, content = announced
     device.call("write", {"sha256": entry.sha256, "offset": 0}, content[:-1] + b"?")

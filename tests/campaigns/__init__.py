@@ -1,0 +1,1 @@
+"""Long runs that look for what seldom happens: faults, mutated inputs, growth. Most have a short form."""

@@ -1,0 +1,220 @@
+"""Mutated messages and byte streams: no crash, nothing written outside the store, no wrong file taken in.
+
+What is mutated are the messages of a real client, byte by byte and value by value.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import random
+import socket
+import struct
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ddimcache.errors import DdimcacheError
+from ddimcache.runtime.bundle import open_bundle
+from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.progress import SilentProgress
+from ddimcache.runtime.rpc import connect
+from ddimcache.runtime.rpc_protocol import pack, read_reply, unpack
+from ddimcache.runtime.rpc_session_calls import SessionCalls
+from ddimcache.runtime.rpc_store import Store
+from ddimcache.runtime.session import Session
+from tests.fakes.direct_calls import direct_device
+from tests.fakes.drawings import draw
+from tests.fakes.running_server import KEY, RunningServer
+
+NASTY = [
+    None, True, -1, 0, 1, 1.5, 2**31, 2**63, 2**64, -(2**63), 10**40, 1e308, 5e-324, "", "x", "../../escape",
+    "/etc/passwd", "\0", "\ud800", "a" * 5000, [], [[]], {}, {"x": 1}, [0] * 77, [2**40] * 77, "0" * 64,
+]  # fmt: skip
+
+
+def mutated_bytes(rng, content):
+    content = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = rng.randrange(len(content) + 1)
+        match rng.randrange(5):
+            case 0 if at < len(content):
+                content[at] ^= 1 << rng.randrange(8)
+            case 1:
+                del content[at:]
+            case 2:
+                content[at:at] = rng.randbytes(rng.choice([1, 4, 100]))
+            case 3:
+                del content[at : at + rng.choice([1, 4, 100])]
+            case _:
+                content[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80"])
+    return bytes(content)
+
+
+def mutated_value(rng, value):
+    """Replace one value anywhere in a JSON value, take a key away, or add one."""
+    value = copy.deepcopy(value)
+    places = []
+
+    def visit(node):
+        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, item in items:
+            places.append((node, key))
+            visit(item)
+
+    visit(value)
+    if isinstance(value, dict) and (not places or rng.random() < 0.1):
+        value["surprise"] = rng.choice(NASTY)
+        return value
+    node, key = rng.choice(places)
+    if rng.random() < 0.1:
+        del node[key]
+    else:
+        node[key] = rng.choice(NASTY)
+    return value
+
+
+def mutated_message(rng, message):
+    if rng.random() < 0.4:
+        return mutated_bytes(rng, message)
+    head, body = unpack(message)
+    if body.startswith(b"{") and rng.random() < 0.6:
+        body = json.dumps(mutated_value(rng, json.loads(body))).encode()
+    elif body and rng.random() < 0.4:
+        body = mutated_bytes(rng, body)
+    else:
+        head = mutated_value(rng, head)
+    return pack(head, body)
+
+
+def snapshot(folder, without):
+    return {
+        path: path.lstat().st_mtime_ns for path in folder.rglob("*") if without not in (path, *path.parents)
+    }
+
+
+def check_store(folder):
+    for path in (folder / "files").iterdir():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    assert {path.name for path in folder.iterdir()} <= {"files", "partial", "bundles", "work", "lock"}
+    for path in (folder / "partial").iterdir():
+        assert len(path.name) == 64
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(12_000, marks=pytest.mark.full)])
+def test_mutated_messages(fake_bundle, tmp_path, count, caplog):
+    bundle = open_bundle(fake_bundle)
+    expected = draw(Session(bundle, DeviceSpec("llvm")))
+    recorded = []
+
+    class Recorded(SessionCalls):
+        def answer(self, name, message):
+            recorded.append((name, message))
+            return super().answer(name, message)
+
+    assert draw(direct_device(Recorded(Store(tmp_path / "first"), DeviceSpec("llvm"))).open(
+        bundle, SilentProgress()
+    )) == expected  # fmt: skip
+    one_of_each = {(name, len(message)): (name, message) for name, message in recorded}
+    corpus = list(one_of_each.values())
+    assert {name for name, _ in corpus} >= {"missing", "write", "finish", "open"}
+
+    store = tmp_path / "store"
+    calls = SessionCalls(Store(store, 4_000_000), DeviceSpec("llvm"))
+    before = snapshot(tmp_path, store)
+    rng = random.Random(3)
+    caplog.set_level(logging.ERROR)
+    accepted = 0
+    for number in range(count):
+        name, message = rng.choice(corpus)
+        if rng.random() < 0.7:
+            message = mutated_message(rng, message)
+        problem = ""
+        try:
+            read_reply(calls.answer(name, message))
+            accepted += 1
+        except DdimcacheError as error:
+            problem = str(error)
+        assert "failed inside" not in problem, (number, name, message[:300], caplog.text[-3000:])
+        if number % 1000 == 999:
+            check_store(store)
+    assert 0 < accepted < count
+    check_store(store)
+    assert snapshot(tmp_path, store) == before
+    for folder in (store / "bundles").iterdir():
+        open_bundle(folder)
+    assert draw(direct_device(calls).open(bundle, SilentProgress())) == expected
+
+
+def recorded_stream(server, bundle):
+    """What a client sends behind its handshake, for a bundle that is opened and drawn once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sent = bytearray()
+
+        def carry(source, target, note):
+            with suppress(OSError):
+                while piece := source.recv(65536):
+                    note.extend(piece)
+                    target.sendall(piece)
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
+
+        def answer():
+            for session in (False, True):  # the probe comes first
+                client, _ = listener.accept()
+                upstream = socket.create_connection(("127.0.0.1", server.port))
+                note = sent if session else bytearray()
+                back = threading.Thread(target=carry, args=(upstream, client, bytearray()), daemon=True)
+                back.start()
+                carry(client, upstream, note)
+                back.join(10)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        device = connect(f"rpc://127.0.0.1:{listener.getsockname()[1]}/{KEY}")
+        draw(device.open(bundle, SilentProgress()), steps=2)
+        device.close()
+        thread.join(20)
+    [length] = struct.unpack_from("<i", sent, 4)
+    return bytes(sent[: 8 + length]), bytes(sent[8 + length :])
+
+
+@pytest.mark.parametrize("count", [15, pytest.param(400, marks=pytest.mark.full)])
+def test_mutated_streams_against_a_live_server(fake_bundle, tmp_path, count):
+    bundle = open_bundle(fake_bundle)
+    store = tmp_path / "store"
+    server = RunningServer(store, options=["--idle-seconds", "5", "--store-bytes", "4M"])
+    handshake, stream = recorded_stream(server, bundle)
+    rng = random.Random(4)
+    here = Path.cwd()
+    before = {path: path.lstat().st_mtime_ns for folder in (tmp_path, here) for path in folder.iterdir()}
+    for number in range(count):
+        content = handshake + stream
+        if number % 3 == 0:
+            content = mutated_bytes(rng, handshake) + stream
+        elif number % 3 == 1:
+            # cut anywhere, so that what is mutated is not always the beginning
+            start = rng.randrange(len(stream))
+            content = handshake + stream[:start] + mutated_bytes(rng, stream[start : start + 2000])
+        else:
+            content = handshake + rng.randbytes(rng.choice([1, 8, 100, 5000]))
+        with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+            connection.settimeout(5)
+            connection.sendall(content)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+        assert server.process.poll() is None, server.log
+    check_store(store)
+    after = {path: path.lstat().st_mtime_ns for folder in (tmp_path, here) for path in folder.iterdir()}
+    assert set(after) == set(before)
+    device = connect(server.address, patience=20.0)
+    expected = draw(Session(bundle, DeviceSpec("llvm")))
+    assert draw(device.open(bundle, SilentProgress())) == expected
+    device.close()
+    code, log = server.stop()
+    assert code == 0, log
+    assert os.listdir(store / "work") == []
