@@ -9,5 +9,6 @@ def draw(session, steps=10, seed=5, interval=3, ids=None) -> bytes:
     length = session.manifest.context.shape[1]
     ids = ids or [1] * length
     request = ImageRequest(ids, [2] * length, seed, steps, interval, 7.5)
-    picture = run_image(session, request, SilentProgress())
+    done = run_image(session, request, SilentProgress())
+    picture = getattr(done, "picture", done)
     return picture.latents.tobytes() + picture.pixels.tobytes()
