@@ -9,18 +9,20 @@ BENCH ?= unet
 
 BIN := $(VENV)/bin
 CXX_SOURCES := CMakeLists.txt $(wildcard runtime/cc/*.cc runtime/cc/*.h)
-C_FORMATTED := $(wildcard runtime/cc/*.cc runtime/cc/*.h tests/lab/*.c tests/kit/*.cc)
+C_FORMATTED := $(wildcard runtime/cc/*.cc runtime/cc/*.h tests/lab/*.c tests/kit/*.cc tests/fakes/*.c \
+	tests/fakes/*/*.cc tests/native/*.cc tests/native/*.h)
 # What an installation depends on: the list of dependencies and the C++ sources. Python is used in place.
 INSTALLED_FROM := pyproject.toml tools/environment.sh $(CXX_SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test full fuzz lint bench lab clean
+.PHONY: help demo test full sanitize fuzz lint bench lab clean
 
 help:
 	@echo 'make demo    draw an image: installs what is missing, then `ddimcache generate "$$PROMPT"`'
 	@echo 'make test    run every tier of tests that this machine has; says which it left out'
 	@echo 'make full    run the tests on models of full size (long)'
-	@echo 'make fuzz    feed the server more than 12,000 mutated inputs'
+	@echo 'make sanitize  the plug-in under the address, undefined-behaviour and thread sanitizers'
+	@echo 'make fuzz    10,000 damaged inputs for each reader of bytes from outside'
 	@echo 'make lint    ruff, mypy, clang-format, and the C++ sources without warnings'
 	@echo 'make bench   time the UNet once its answer is right: BENCH="unet --model sd15"'
 	@echo 'make lab     build the Adreno lab (root, debootstrap; about 1.2 GB)'
@@ -53,6 +55,10 @@ full: $(VENV)/ready-dev
 	-@tools/ensure_opencl.sh $(VENV)
 	$(BIN)/pytest -m full --timeout 7200
 
+sanitize: $(VENV)/ready-dev
+	PYTHON=$(BIN)/python tests/native/run.sh sanitize
+	PYTHON=$(BIN)/python tests/native/run.sh plugin
+
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -60,6 +66,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 
 fuzz: $(VENV)/ready-dev
+	PYTHON=$(BIN)/python tests/native/run.sh fuzz
 	$(BIN)/pytest -m full --timeout 7200 tests/campaigns/test_rpc_fuzz.py
 
 bench: $(VENV)/ready-dev $(VENV)/ready-opencl

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,6 +19,16 @@ WHAT_TO_INSTALL = (
     "`apt-get install pocl-opencl-icd ocl-icd-libopencl1`, "
     "or without root `pip install pocl-binary-distribution pyopencl`"
 )
+
+
+@dataclass(frozen=True)
+class Hazard:
+    """Something that is known to go wrong with a device's driver."""
+
+    name: str
+    problem: str
+    handling: str
+    """What the runtime does about it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class DeviceInfo:
     image_max_array_size: int
     image_max_buffer_pixels: int
     image_pitch_alignment_pixels: int
+    hazards: tuple[Hazard, ...]
 
     @property
     def device(self) -> str:
@@ -128,6 +139,10 @@ class ProgramCache:
     """Kernels that did not have to be compiled."""
     misses: int
     """Kernels that were looked for and had to be compiled."""
+    waiting: int
+    """Compiled programs that :func:`keep_programs` would put into the cache."""
+    problem: str | None
+    """Why the last program could not be put there, or None."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +215,7 @@ def list_devices() -> list[DeviceInfo]:
     devices = []
     for entry in json.loads(call_plugin("devices")):
         values = {name: entry[name] for name in known}
+        values["hazards"] = [Hazard(**hazard) for hazard in entry["hazards"]]
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         devices.append(DeviceInfo(**{**values, **lists}))
     return devices
@@ -306,6 +322,51 @@ def program_cache() -> ProgramCache:
         RuntimeError: the plug-in is not loaded.
     """
     return ProgramCache(**json.loads(call_plugin("program_cache")))
+
+
+def keep_programs(most: int = 2**31) -> int:
+    """Put at most ``most`` waiting programs into the cache; returns how many wait after that.
+
+    Programs wait where a driver hands them out only at the price of another compilation (PoCL, about as long
+    as the first), so call it when nobody waits for the device.
+
+    Raises:
+        RuntimeError: the plug-in is not loaded.
+    """
+    return int(call_plugin("keep_programs", most))
+
+
+def _opencl_modules(library: Any) -> list[Any]:
+    """Return the OpenCL modules among a loaded library and what it imports."""
+    found = [library] if library.kind == "opencl" else []
+    return [*found, *(module for imported in library.imports for module in _opencl_modules(imported))]
+
+
+def prepare(
+    library: Any, index: int = 0, threads: int = 0, on_progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Compile the kernels of a loaded library for ``opencl:<index>``, or load them from the cache.
+
+    Without it, each is compiled at its first launch. A driver that compiles one program at a time gains
+    nothing from threads.
+
+    Parameters
+    ----------
+    library : what ``tvm.runtime.load_module`` returned.
+    threads : how many kernels at once; 0 is one a processor.
+    on_progress : called with how many kernels of a module are done, and of how many.
+
+    Returns the number of kernels.
+
+    Raises
+    ------
+    RuntimeError
+        A kernel does not compile; the message names it and holds the driver's log.
+    """
+    return sum(
+        int(module.get_function("ddimcache.prepare")(index, threads, on_progress))
+        for module in _opencl_modules(library)
+    )
 
 
 def launches(index: int = 0) -> int:

@@ -98,6 +98,7 @@ DeviceInfo ReadInfo(const Api& api, cl_platform_id platform, cl_device_id device
     info.image_max_buffer_pixels = DeviceValue<size_t>(api, device, kDeviceImageMaxBufferSize);
     info.image_pitch_alignment_pixels = DeviceValue<cl_uint>(api, device, kDeviceImagePitchAlignment);
   }
+  info.hazards = Hazards(info);
   return info;
 }
 
@@ -179,6 +180,7 @@ std::string DeviceInfo::ToJson(int index) const {
       .Add("image_max_array_size", image_max_array_size)
       .Add("image_max_buffer_pixels", image_max_buffer_pixels)
       .Add("image_pitch_alignment_pixels", image_pitch_alignment_pixels)
+      .AddRaw("hazards", hazards.ToJson())
       .Finish();
 }
 

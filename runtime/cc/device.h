@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "hazards.h"
 #include "memory_pool.h"
 #include "opencl_api.h"
 #include "queue.h"
@@ -35,6 +36,7 @@ struct DeviceInfo {
   uint64_t image2d_max_width = 0, image2d_max_height = 0;
   uint64_t image_max_array_size = 0, image_max_buffer_pixels = 0;
   uint64_t image_pitch_alignment_pixels = 0;
+  Hazards hazards;
 
   bool HasExtension(const std::string& extension) const;
   std::string ToJson(int index) const;

@@ -5,12 +5,20 @@
 #include <algorithm>
 #include <utility>
 
+#include "hazards.h"
 #include "json.h"
 #include "program.h"
 #include "recording.h"
 
 namespace ddimcache::opencl {
 namespace {
+
+uint64_t PrivateBytes(const Device& device, cl_kernel kernel) {
+  cl_ulong bytes = 0;
+  device.api.clGetKernelWorkGroupInfo(kernel, device.id, kKernelPrivateMemSize, sizeof(bytes), &bytes,
+                                      nullptr);
+  return bytes;
+}
 
 std::shared_ptr<const KernelSignature> ParseSignature(std::string name, const FunctionInfoObj& info) {
   auto signature = std::make_shared<KernelSignature>();
@@ -87,11 +95,8 @@ void Kernel::Build(Device& device, Built& built) const {
   if (built.program != nullptr) return;
   uint64_t argument_bytes = 0;
   for (const Argument& argument : signature_->arguments) argument_bytes += argument.bytes;
-  if (device.info.max_kernel_argument_bytes != 0 && argument_bytes > device.info.max_kernel_argument_bytes) {
-    TVM_FFI_THROW(RuntimeError) << "OpenCL kernel \"" << signature_->name << "\" takes " << argument_bytes
-                                << " bytes of arguments; " << device.Describe() << " allows "
-                                << device.info.max_kernel_argument_bytes;
-  }
+  CheckArguments(device.info, device.Describe(), signature_->name, signature_->arguments.size(),
+                 argument_bytes);
   cl_program program = BuildProgram(device, signature_->name, source_);
   cl_kernel kernel = nullptr;
   try {
@@ -231,19 +236,27 @@ void Kernel::Launch(tvm::ffi::PackedArgs arguments) {
   queue.CountLaunches(1);
 }
 
+void Kernel::Prepare(Device& device) {
+  const Lease lease(*this, device, On(device));
+}
+
+uint64_t Kernel::SpilledBytes(Device& device) {
+  if (device.info.hazards.Find(Avoidance::kIgnorePrivateBytes) != nullptr) return 0;
+  const Lease lease(*this, device, On(device));
+  return PrivateBytes(device, lease.kernel());
+}
+
 std::string Kernel::Describe(Device& device) {
   Built& built = On(device);
   const Lease lease(*this, device, built);
   const cl_kernel kernel = lease.kernel();
-  cl_ulong local = 0, private_bytes = 0;
+  cl_ulong local = 0;
   device.api.clGetKernelWorkGroupInfo(kernel, device.id, kKernelLocalMemSize, sizeof(local), &local, nullptr);
-  device.api.clGetKernelWorkGroupInfo(kernel, device.id, kKernelPrivateMemSize, sizeof(private_bytes),
-                                      &private_bytes, nullptr);
   return JsonObject()
       .Add("kernel", signature_->name)
       .Add("work_group_size", static_cast<uint64_t>(built.work_group_size))
       .Add("local_bytes", local)
-      .Add("private_bytes", private_bytes)
+      .Add("private_bytes", PrivateBytes(device, kernel))
       .Finish();
 }
 

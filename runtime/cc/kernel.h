@@ -40,7 +40,13 @@ class Kernel {
   // the launch to the recording that the thread makes instead, where it makes one.
   void Launch(tvm::ffi::PackedArgs arguments);
 
-  // Compiles for `device` if need be, and returns {"kernel", "work_group_size", "local_bytes",
+  // Compiles for `device`, if that has not happened. Throws what a launch would.
+  void Prepare(Device& device);
+
+  // As Prepare. Bytes of registers that a work-item keeps in memory; 0 where the device does not tell.
+  uint64_t SpilledBytes(Device& device);
+
+  // As Prepare, and returns {"kernel", "work_group_size", "local_bytes",
   // "private_bytes"} as JSON.
   std::string Describe(Device& device);
 

@@ -164,6 +164,7 @@ constexpr cl_uint kProfilingCommandEnd = 0x1283;
     (cl_program, cl_uint, const cl_device_id*, const char*, void(DDIMCACHE_CL_CALL*)(cl_program, void*),    \
      void*))                                                                                                \
   X(clGetProgramBuildInfo, cl_int, (cl_program, cl_device_id, cl_uint, size_t, void*, size_t*))             \
+  X(clRetainProgram, cl_int, (cl_program))                                                                  \
   X(clReleaseProgram, cl_int, (cl_program))                                                                 \
   X(clCreateKernel, cl_kernel, (cl_program, const char*, cl_int*))                                          \
   X(clReleaseKernel, cl_int, (cl_kernel))                                                                   \

@@ -6,13 +6,17 @@
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/reflection/registry.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <string>
 
 #include "allocator.h"
+#include "build_process.h"
 #include "device_api.h"
 #include "json.h"
 #include "module.h"
+#include "program.h"
 #include "program_cache.h"
 #include "recording_object.h"
 
@@ -123,6 +127,8 @@ void Register() {
       .def("ddimcache.opencl.memory", MemoryJson)
       .def("ddimcache.opencl.program_cache", [] { return String(ProgramCacheJson()); })
       .def("ddimcache.opencl.synchronise", [](int device_id) { Device::At(device_id).Synchronise(); })
+      .def("ddimcache.opencl.keep_programs",
+           [](int64_t most) { return KeepPrograms(static_cast<uint64_t>(std::max<int64_t>(most, 0))); })
       .def("ddimcache.opencl.reset_peak", [](int device_id) { Device::At(device_id).memory.ResetPeak(); })
       .def("ddimcache.opencl.memory_kind", SetMemoryKind)
       .def("ddimcache.opencl.set_memory_budget",
@@ -150,7 +156,18 @@ void Register() {
 // Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the
 // same number, so that a library from before an edit is found out instead of misread.
 extern "C" __attribute__((visibility("default"))) int ddimcache_interface() {
-  return 3;
+  return 4;
+}
+
+// What ddimcache_build_program runs: builds programs for the process at the other end of the socket.
+extern "C" __attribute__((visibility("default"))) int ddimcache_serve_builds(int descriptor,
+                                                                             int device_index) {
+  try {
+    return ddimcache::opencl::ServeBuilds(descriptor, device_index);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "ddimcache_build_program: %s\n", error.what());
+    return 1;
+  }
 }
 
 // Registers everything, once. Returns null, or a message that stays valid until the next call.

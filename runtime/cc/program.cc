@@ -3,9 +3,16 @@
 #include <tvm/ffi/error.h>
 
 #include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <mutex>
 #include <optional>
+#include <utility>
 
+#include "build_process.h"
+#include "hazards.h"
 #include "program_cache.h"
+#include "program_file.h"
 
 namespace ddimcache::opencl {
 namespace {
@@ -79,6 +86,73 @@ cl_program Compile(Device& device, const std::string& name, const std::string& s
              subject + " with options \"" + options + "\"\nbuild log:\n" + log + "\n");
 }
 
+// Programs whose binaries are to be taken later. Each is there once, and more than that many do not wait: a
+// process that loads module after module and never keeps any must not grow.
+class WaitingList {
+ public:
+  void Add(Device& device, const std::string& key, cl_program program) {
+    std::lock_guard lock(mutex_);
+    for (const Entry& entry : entries_) {
+      if (entry.key == key) return;
+    }
+    if (entries_.size() >= kMostWaiting) return;
+    if (device.api.clRetainProgram(program) == kSuccess) entries_.push_back({&device, key, program});
+  }
+
+  bool KeepFirst() {
+    Entry entry;
+    {
+      std::lock_guard lock(mutex_);
+      if (entries_.empty()) return false;
+      entry = std::move(entries_.front());
+      entries_.pop_front();
+    }
+    // Another process may have been faster.
+    if (!FindProgram(entry.key)) KeepProgram(entry.key, TakeBinary(*entry.device, entry.program));
+    entry.device->api.clReleaseProgram(entry.program);
+    return true;
+  }
+
+  uint64_t size() {
+    std::lock_guard lock(mutex_);
+    return entries_.size();
+  }
+
+  static WaitingList& Global() {
+    static auto* const list = new WaitingList();
+    return *list;
+  }
+
+ private:
+  static constexpr size_t kMostWaiting = 2048;
+
+  struct Entry {
+    Device* device;
+    std::string key;
+    cl_program program;
+  };
+
+  std::mutex mutex_;
+  std::deque<Entry> entries_;
+};
+
+bool KeepsAtOnce(const Device& device) {
+  const char* chosen = std::getenv("DDIMCACHE_PROGRAM_CACHE");
+  if (chosen != nullptr && std::strcmp(chosen, "1") == 0) return true;
+  return device.info.hazards.Find(Avoidance::kDeferBinaries) == nullptr;
+}
+
+// Compiled elsewhere and loaded here. A driver that does not take its own binary back still has its compiler,
+// and that has just shown that it survives this source.
+cl_program CompileInChild(Device& device, const std::string& key, const std::string& name,
+                          const std::string& source, const std::string& options) {
+  const std::string binary = BuildInChild(device, name, options, source);
+  cl_program program = FromBinary(device, binary, options);
+  if (program == nullptr) return Compile(device, name, source, options);
+  if (ProgramCacheIsOn()) KeepProgram(key, binary);
+  return program;
+}
+
 }  // namespace
 
 std::string BuildOptions() {
@@ -90,19 +164,49 @@ std::string BuildOptions() {
 }
 
 cl_program BuildProgram(Device& device, const std::string& name, const std::string& source) {
+  WarnOfSource(device.info, device.Describe(), name, source);
   const std::string options = BuildOptions();
-  if (!ProgramCacheIsOn()) return Compile(device, name, source, options);
   const std::string key = ProgramKey(device.info, options, source);
-  if (const std::optional<std::string> binary = FindProgram(key)) {
+  const bool cached = ProgramCacheIsOn();
+  if (const std::optional<std::string> binary = cached ? FindProgram(key) : std::nullopt) {
     if (cl_program program = FromBinary(device, *binary, options); program != nullptr) {
       CountProgramHit();
       return program;
     }
   }
-  CountProgramMiss();
+  if (cached) CountProgramMiss();
+  if (BuildsInChild(device)) return CompileInChild(device, key, name, source, options);
   cl_program program = Compile(device, name, source, options);
-  KeepProgram(key, TakeBinary(device, program));
+  if (cached && KeepsAtOnce(device)) {
+    KeepProgram(key, TakeBinary(device, program));
+  } else if (cached) {
+    WaitingList::Global().Add(device, key, program);
+  }
   return program;
+}
+
+std::string BuildBinary(Device& device, const std::string& name, const std::string& options,
+                        const std::string& source) {
+  cl_program program = Compile(device, name, source, options);
+  std::string binary = TakeBinary(device, program);
+  device.api.clReleaseProgram(program);
+  if (binary.empty()) {
+    TVM_FFI_THROW(RuntimeError) << "the driver does not hand out the program of kernel \"" << name << "\" on "
+                                << device.Describe()
+                                << ", so it cannot be built in a child process: set "
+                                   "DDIMCACHE_BUILD_IN_CHILD=0";
+  }
+  return binary;
+}
+
+uint64_t KeepPrograms(uint64_t most) {
+  while (most-- > 0 && WaitingList::Global().KeepFirst()) {
+  }
+  return WaitingList::Global().size();
+}
+
+uint64_t WaitingPrograms() {
+  return WaitingList::Global().size();
 }
 
 }  // namespace ddimcache::opencl

@@ -2,39 +2,65 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cctype>
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
+#include <cstring>
 #include <mutex>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "hazards.h"
 #include "json.h"
+#include "program.h"
+#include "program_file.h"
 
 namespace ddimcache::opencl {
 namespace {
 
-constexpr std::string_view kMagic = "DDIMPROG";
-constexpr uint32_t kLayoutVersion = 1;
-constexpr size_t kNumberBytes = sizeof(uint64_t);
-constexpr size_t kFrameBytes = kMagic.size() + sizeof(uint32_t) + 3 * kNumberBytes;
-constexpr std::string_view kSuffix = ".program";
 constexpr std::string_view kTemporaryPrefix = ".writing-";
 constexpr uint64_t kDefaultMostBytes = uint64_t{256} << 20;
 // No program is that large; a file that is was not written here, and is not read into memory.
 constexpr uint64_t kMostFileBytes = uint64_t{64} << 20;
-constexpr time_t kTemporaryLifeSeconds = 3600;
 constexpr uint64_t kWritesBetweenListings = 64;
 
+// Counts for a summary; nothing is decided by them.
 std::atomic<uint64_t> hits{0}, misses{0};
+
+// Why the last program could not be kept; empty when it could.
+std::string& WriteProblem() {
+  static auto* const problem = new std::string();
+  return *problem;
+}
+
+std::mutex& WriteProblemMutex() {
+  static auto* const mutex = new std::mutex();
+  return *mutex;
+}
+
+// Tells the first failure of each kind, because every start of the program is slow from then on.
+void TellWriteProblem(const std::string& folder, int code) {
+  const std::string problem = folder + ": " + std::strerror(code);
+  std::lock_guard lock(WriteProblemMutex());
+  if (WriteProblem() == problem) return;
+  WriteProblem() = problem;
+  Warn("compiled programs cannot be kept, so every start compiles them again: " + problem +
+       ". Free space or set DDIMCACHE_CACHE to another folder; DDIMCACHE_PROGRAM_CACHE=0 turns this off");
+}
+
+void ForgetWriteProblem() {
+  std::lock_guard lock(WriteProblemMutex());
+  WriteProblem().clear();
+}
 
 std::string Variable(const char* name) {
   const char* value = std::getenv(name);
@@ -65,102 +91,20 @@ uint64_t MostBytes() {
   return whole && problem == std::errc() ? bytes : kDefaultMostBytes;
 }
 
-template <typename Iterator>
-uint64_t Fnv1a(Iterator begin, Iterator end) {
-  uint64_t hash = 0xCBF29CE484222325;
-  for (; begin != end; ++begin) {
-    hash ^= static_cast<unsigned char>(*begin);
-    hash *= 0x100000001B3;
-  }
-  return hash;
-}
-
-// The second half reads the key backwards, so that the two share no more than the text.
-std::string FileName(std::string_view key) {
-  char digits[33];
-  std::snprintf(digits, sizeof(digits), "%016llx%016llx",
-                static_cast<unsigned long long>(Fnv1a(key.begin(), key.end())),
-                static_cast<unsigned long long>(Fnv1a(key.rbegin(), key.rend())));
-  return digits + std::string(kSuffix);
-}
-
-bool IsFileName(std::string_view name) {
-  return name.size() == 32 + kSuffix.size() && name.ends_with(kSuffix) &&
-         name.find_first_not_of("0123456789abcdef") == 32;
-}
-
-template <typename Integer>
-void AppendNumber(std::string* text, Integer value) {
-  for (size_t i = 0; i < sizeof(Integer); ++i) text->push_back(static_cast<char>((value >> (8 * i)) & 0xFF));
-}
-
-void AppendText(std::string* text, std::string_view part) {
-  AppendNumber<uint64_t>(text, part.size());
-  text->append(part);
-}
-
-std::string Encode(std::string_view key, std::string_view binary) {
-  std::string file(kMagic);
-  file.reserve(kFrameBytes + key.size() + binary.size());
-  AppendNumber(&file, kLayoutVersion);
-  AppendText(&file, key);
-  AppendText(&file, binary);
-  AppendNumber(&file, Fnv1a(file.begin(), file.end()));
-  return file;
-}
-
-// Takes a number off the front of `rest`; false when it is too short.
-template <typename Integer>
-bool TakeNumber(std::string_view* rest, Integer* value) {
-  if (rest->size() < sizeof(Integer)) return false;
-  *value = 0;
-  for (size_t i = 0; i < sizeof(Integer); ++i) {
-    *value |= static_cast<Integer>(static_cast<unsigned char>((*rest)[i])) << (8 * i);
-  }
-  rest->remove_prefix(sizeof(Integer));
-  return true;
-}
-
-bool TakeText(std::string_view* rest, std::string_view* text) {
-  uint64_t length = 0;
-  if (!TakeNumber(rest, &length) || length > rest->size()) return false;
-  *text = rest->substr(0, length);
-  rest->remove_prefix(length);
-  return true;
-}
-
-// The binary in a file of exactly this key.
-std::optional<std::string> Decode(std::string_view file, std::string_view key) {
-  if (file.size() < kFrameBytes) return std::nullopt;
-  std::string_view rest = file.substr(0, file.size() - kNumberBytes), sum = file.substr(rest.size());
-  uint64_t checksum = 0;
-  TakeNumber(&sum, &checksum);
-  if (checksum != Fnv1a(rest.begin(), rest.end()) || !rest.starts_with(kMagic)) return std::nullopt;
-  rest.remove_prefix(kMagic.size());
-  uint32_t version = 0;
-  std::string_view kept_key, binary;
-  if (!TakeNumber(&rest, &version) || version != kLayoutVersion || !TakeText(&rest, &kept_key) ||
-      kept_key != key || !TakeText(&rest, &binary) || !rest.empty() || binary.empty()) {
-    return std::nullopt;
-  }
-  return std::string(binary);
-}
-
 class Descriptor {
  public:
   explicit Descriptor(int number) : number_(number) {}
-  ~Descriptor() { Close(); }
+  ~Descriptor() {
+    if (number_ >= 0) ::close(number_);
+  }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
 
   explicit operator bool() const { return number_ >= 0; }
   int number() const { return number_; }
 
-  // Whether everything that was written has arrived, as far as closing tells.
-  bool Close() { return number_ < 0 || ::close(std::exchange(number_, -1)) == 0; }
-
  private:
-  int number_;
+  const int number_;
 };
 
 // The content of a regular file of a sensible size.
@@ -198,14 +142,27 @@ void CreateFolder(const std::string& folder) {
   ::mkdir(folder.c_str(), 0700);
 }
 
-bool WriteFile(const std::string& folder, const std::string& name, std::string_view content) {
+// Writes a whole file under its name, or nothing of it. Returns 0 or what errno said.
+int WriteFile(const std::string& folder, const std::string& name, std::string_view content) {
   std::string temporary = folder + "/" + std::string(kTemporaryPrefix) + "XXXXXX";
   Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (!file) return false;
-  const bool arrived = WriteAll(file, content) && ::fsync(file.number()) == 0 && file.Close();
-  if (arrived && ::rename(temporary.c_str(), (folder + "/" + name).c_str()) == 0) return true;
+  if (!file) return errno;
+  // Says that the writer lives: the system takes the lock away from one that does not.
+  ::flock(file.number(), LOCK_EX | LOCK_NB);
+  errno = 0;
+  if (WriteAll(file, content) && ::fsync(file.number()) == 0 &&
+      ::rename(temporary.c_str(), (folder + "/" + name).c_str()) == 0) {
+    return 0;
+  }
+  const int problem = errno != 0 ? errno : EIO;
   ::unlink(temporary.c_str());
-  return false;
+  return problem;
+}
+
+// Whether the writer of a temporary file is gone.
+bool IsAbandoned(int folder, const std::string& name) {
+  const Descriptor file(::openat(folder, name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW));
+  return file && ::flock(file.number(), LOCK_EX | LOCK_NB) == 0;
 }
 
 // Removes what was used least recently until the folder is well within its bound, but not `newest`, and what
@@ -218,20 +175,19 @@ uint64_t Prune(const std::string& folder, uint64_t most_bytes, const std::string
   };
   DIR* listing = ::opendir(folder.c_str());
   if (listing == nullptr) return 0;
-  const time_t now = std::time(nullptr);
   std::vector<Entry> entries;
   uint64_t total = 0;
   while (const dirent* item = ::readdir(listing)) {
     const std::string name = item->d_name;
     const bool temporary = name.starts_with(kTemporaryPrefix);
     struct stat status;
-    if ((!temporary && !IsFileName(name)) ||
+    if ((!temporary && !IsProgramFileName(name)) ||
         ::fstatat(::dirfd(listing), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0 ||
         S_ISDIR(status.st_mode)) {
       continue;
     }
     if (temporary) {
-      if (now - status.st_mtim.tv_sec > kTemporaryLifeSeconds) ::unlink((folder + "/" + name).c_str());
+      if (IsAbandoned(::dirfd(listing), name)) ::unlink((folder + "/" + name).c_str());
       continue;
     }
     const auto bytes = static_cast<uint64_t>(status.st_size);
@@ -269,33 +225,16 @@ bool ProgramCacheIsOn() {
   return !Folder().empty();
 }
 
-std::string ProgramKey(const DeviceInfo& device, const std::string& options, const std::string& source) {
-  const std::pair<const char*, const std::string&> facts[] = {
-      {"device", device.name},
-      {"driver version", device.driver_version},
-      {"device version", device.version},
-      {"platform", device.platform},
-      {"platform version", device.platform_version},
-      {"options", options},
-      {"source", source},
-  };
-  std::string key = "layout " + std::to_string(kLayoutVersion) + "\n";
-  for (const auto& [name, text] : facts) {
-    key += std::string(name) + " " + std::to_string(text.size()) + "\n" + text + "\n";
-  }
-  return key;
-}
-
 std::optional<std::string> FindProgram(const std::string& key) {
   const std::string folder = Folder();
   if (folder.empty()) return std::nullopt;
   // Not blocking: a pipe of that name would hold us up.
-  const std::string path = folder + "/" + FileName(key);
+  const std::string path = folder + "/" + ProgramFileName(key);
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file) return std::nullopt;
   const std::optional<std::string> content = ReadAll(file);
   if (!content) return std::nullopt;
-  std::optional<std::string> binary = Decode(*content, key);
+  std::optional<std::string> binary = DecodeProgram(*content, key);
   if (binary) ::futimens(file.number(), nullptr);
   return binary;
 }
@@ -303,11 +242,41 @@ std::optional<std::string> FindProgram(const std::string& key) {
 void KeepProgram(const std::string& key, const std::string& binary) {
   const std::string folder = Folder();
   const uint64_t most_bytes = MostBytes();
-  const uint64_t bytes = kFrameBytes + key.size() + binary.size();
-  if (folder.empty() || binary.empty() || bytes > std::min(most_bytes, kMostFileBytes)) return;
-  const std::string name = FileName(key);
-  CreateFolder(folder);
-  if (WriteFile(folder, name, Encode(key, binary))) HoldToBound(folder, name, bytes, most_bytes);
+  if (folder.empty() || binary.empty()) return;
+  const std::string content = EncodeProgram(key, binary);
+  if (content.size() > std::min(most_bytes, kMostFileBytes)) return;
+  const std::string name = ProgramFileName(key);
+  int problem = ENOENT;
+  // Twice: somebody may remove the folder, or take the file for abandoned before its lock is there.
+  for (int attempt = 0; attempt < 2 && problem == ENOENT; ++attempt) {
+    CreateFolder(folder);
+    problem = WriteFile(folder, name, content);
+  }
+  if (problem != 0) {
+    TellWriteProblem(folder, problem);
+    return;
+  }
+  ForgetWriteProblem();
+  HoldToBound(folder, name, content.size(), most_bytes);
+}
+
+std::string KeepFailedSource(const std::string& name, const std::string& source) {
+  std::string file_name;
+  for (const char character : name.substr(0, 100)) {
+    const bool safe = std::isalnum(static_cast<unsigned char>(character)) != 0 || character == '_';
+    file_name += safe ? character : '_';
+  }
+  file_name += ".cl";
+  const std::string programs = Folder();
+  if (!programs.empty()) {
+    const std::string folder = programs + "/failed";
+    CreateFolder(folder);
+    if (WriteFile(folder, file_name, source) == 0) return folder + "/" + file_name;
+  }
+  const std::string chosen = Variable("TMPDIR");
+  std::string path = (chosen.empty() ? "/tmp" : chosen) + "/ddimcache-XXXXXX-" + file_name;
+  const Descriptor file(::mkostemps(path.data(), static_cast<int>(file_name.size()) + 1, O_CLOEXEC));
+  return file && WriteAll(file, source) ? path : "";
 }
 
 void CountProgramHit() {
@@ -320,10 +289,13 @@ void CountProgramMiss() {
 
 std::string ProgramCacheJson() {
   const std::string folder = Folder();
+  std::lock_guard lock(WriteProblemMutex());
   return JsonObject()
       .AddRaw("folder", folder.empty() ? "null" : JsonString(folder))
       .Add("hits", hits.load())
       .Add("misses", misses.load())
+      .Add("waiting", WaitingPrograms())
+      .AddRaw("problem", WriteProblem().empty() ? "null" : JsonString(WriteProblem()))
       .Finish();
 }
 

@@ -153,6 +153,9 @@ def _opencl() -> Iterator[Check]:
             images = "images" if info.images else "no images"
             found = f"{info.name}, {info.platform}, {half}, {images}, {bytes_text(info.global_mem_bytes)}"
             yield Check(info.device, "ok", found, needed_for="OpenCL devices")
+            for hazard in info.hazards:
+                known = f"{hazard.problem}; {hazard.handling}"
+                yield Check(f"{info.device} {hazard.name}", "ok", known, needed_for="OpenCL devices")
     except RuntimeError as error:
         yield Check("OpenCL devices", "missing", str(error), "see the plug-in above", "OpenCL devices")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,6 +138,24 @@ def generate(
         print_json(result)
     else:
         _report(result, guidance)
+    _keep_programs()
+
+
+def _keep_programs() -> None:
+    """Put into the cache what the driver compiled and hands out only now that the picture is there."""
+    from ddimcache.runtime import devices, plugin
+
+    if plugin.problem() is not None or (waiting := devices.program_cache().waiting) == 0:
+        return
+    # the picture is finished for whoever reads this output
+    sys.stdout.flush()
+    with progress().stage("keep compiled kernels for the next start", total=waiting) as stage:
+        try:
+            while waiting > 0:
+                waiting = devices.keep_programs(1)
+                stage.advance()
+        except KeyboardInterrupt:
+            say(f"{waiting} compiled kernels are not kept: the next start compiles them again")
 
 
 def _run(

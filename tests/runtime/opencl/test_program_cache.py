@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -277,7 +278,8 @@ def test_the_least_recently_used_go_when_the_bound_is_passed(
     left_behind, in_work = folder / ".writing-abcdef", folder / ".writing-ghijkl"
     left_behind.write_bytes(bytes(100))
     in_work.write_bytes(bytes(100))
-    os.utime(left_behind, (1000, 1000))
+    writer = os.open(in_work, os.O_RDONLY)
+    fcntl.flock(writer, fcntl.LOCK_EX)
     sizes = [path.stat().st_size for path in paths.values()]
     # room for four, and with the eighth that is freed for three
     monkeypatch.setenv("DDIMCACHE_PROGRAM_CACHE_BYTES", str(sum(sizes) + 100))
@@ -286,6 +288,7 @@ def test_the_least_recently_used_go_when_the_bound_is_passed(
     assert stranger.exists()
     assert not left_behind.exists()
     assert in_work.exists()
+    os.close(writer)
     assert [scaled(14), scaled(10), scaled(13)] == ["hit", "hit", "hit"]
 
 
@@ -316,12 +319,53 @@ def test_it_can_be_turned_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_folder_that_cannot_be_written(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     for impossible in ("/proc/no", str(tmp_path / "file"), "/dev/null", "x" * 5000):
         monkeypatch.setenv("DDIMCACHE_CACHE", impossible)
         assert [scaled(), scaled()] == ["miss", "miss"]
+        problem = devices.program_cache().problem
+        assert problem is not None
+        assert problem.startswith(f"{impossible}/programs: ")
+        # once, not for every program
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("ddimcache: warning: compiled programs cannot be kept, so every start")
+        assert f": {problem}. Free space or" in line
+        assert "DDIMCACHE_CACHE" in line
+    monkeypatch.setenv("DDIMCACHE_CACHE", str(tmp_path / "cache"))
+    assert scaled() == "miss"
+    assert devices.program_cache().problem is None
+
+
+def test_a_read_only_folder_is_read(folder: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        scaled()
+        folder.chmod(0o500)
+        assert [scaled(), scaled(4), scaled(4)] == ["hit", "miss", "miss"]
+        folder.chmod(0o700)
+        return
+    # permissions do not bind root
+    scaled()
+    subprocess.run(["chattr", "+i", folder], check=True)
+    try:
+        assert [scaled(), scaled(4), scaled(4)] == ["hit", "miss", "miss"]
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+
+
+def test_programs_that_wait_are_kept_when_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not any(hazard.name == "pocl-binaries" for hazard in devices.list_devices()[0].hazards):
+        pytest.skip("this driver hands out programs without compiling them again")
+    monkeypatch.delenv("DDIMCACHE_PROGRAM_CACHE")
+    devices.keep_programs()
+    assert [scaled(31), scaled(31), scaled(32)] == ["miss", "miss", "miss"]
+    assert not folder.exists()
+    assert devices.program_cache().waiting == 2
+    assert devices.keep_programs(1) == 1
+    assert [scaled(31), scaled(32)] == ["hit", "miss"]
+    assert devices.keep_programs() == devices.program_cache().waiting == 0
+    assert [scaled(31), scaled(32)] == ["hit", "hit"]
 
 
 def test_where_the_folder_is(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
