@@ -185,7 +185,8 @@ class _Builder:
         compilation = pipeline.run(request, dump, lambda phase: stage.advance(1, f"{name}: {phase}"))
         self.macs.update(compilation.macs)
         module = compilation.module
-        paths = weight_paths(compilation.weight_names, component.weight_paths)
+        merged = compilation.merged_weights
+        paths = weight_paths(compilation.weight_names, component.weight_paths, merged)
         launches = list_launches(module, list(compilation.inputs), paths, kernel_macs, name).functions
         if name == "unet":
             sampler = self._sampler()

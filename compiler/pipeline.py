@@ -20,9 +20,11 @@ from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.count_work import count_work
+from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
 from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
+from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile
@@ -35,7 +37,7 @@ CHANNELS_LAST = {
 """Channels are the contiguous axis: convolutions and linear layers then share a layout, and a vector."""
 
 
-PHASE_COUNT = 23
+PHASE_COUNT = 25
 """Phases of a component; the UNet has one more."""
 
 
@@ -72,6 +74,7 @@ class Compilation:
     inputs: dict[str, int]
     weight_names: list[str] = field(default_factory=list)
     packed_weights: set[str] = field(default_factory=set)
+    merged_weights: dict[str, tuple[str, ...]] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
     feature_shape: tuple[int, ...] | None = None
     reports: list[PhaseReport] = field(default_factory=list)
@@ -83,17 +86,21 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "simplify", Simplify()
     yield "channels last", relax.transform.ConvertLayout(CHANNELS_LAST)
     yield "simplify again", Simplify()
+    yield "common subexpressions", relax.transform.EliminateCommonSubexpr()
     if request.cut is not None:
         yield "partition at cut", PartitionAtCut(request.cut, request.component.input_count)
         feature = static_shape(compilation.module["cached"].params[request.component.input_count])
         compilation.feature_shape = tuple(feature or ())
-    yield "common subexpressions", relax.transform.EliminateCommonSubexpr()
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
+    merge = MergeProjections(store, inputs)
+    yield "merge projections", merge
+    compilation.merged_weights = merge.members
     yield "lower attention", LowerAttention(profile)
     yield "fold constants", relax.transform.FoldConstant()
     yield "lower norms", LowerNorms(profile)
     yield "simplify lowered", Simplify()
     products = LowerProducts(store, profile, request.weights, inputs)
+    yield "fuse geglu", FuseGeglu(store, profile, request.weights, inputs, products.lowered)
     yield "lower products", products
     compilation.packed_weights = products.lowered
     bundle = BundleWeights(store, inputs)

@@ -3,5 +3,8 @@
 FAMILY = "ddimcache.family"
 """Annotation of a block: the family whose schedule it gets."""
 
+PAIRED = "ddimcache.paired"
+"""Annotation of a product block [..., panels, 2, H] whose sums the epilogue takes in pairs."""
+
 WORK = "ddimcache.macs"
 """Attribute of a kernel that is written by hand: multiply-accumulates of one launch."""

@@ -15,7 +15,7 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from ddimcache.compiler.target import TileTable
-from ddimcache.kernels.tags import FAMILY
+from ddimcache.kernels.tags import FAMILY, PAIRED
 from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 from ddimcache.schedules.blocks import extent, inline_all_but, is_constant, sblock_names
 
@@ -54,7 +54,10 @@ def schedule_product(function: tirx.PrimFunc, tiles: TileTable) -> tirx.PrimFunc
     epilogue = _epilogue(schedule, products[0])
     if epilogue is None:
         epilogue = _store(schedule, product)
-    _tile(schedule, product, epilogue, tiles)
+    if PAIRED in schedule.get(product).annotations:
+        _tile_pairs(schedule, product, epilogue, tiles)
+    else:
+        _tile(schedule, product, epilogue, tiles)
     return schedule.mod["main"]
 
 
@@ -99,6 +102,31 @@ def _tile(schedule: s_tir.Schedule, product: Any, epilogue: Any, tiles: TileTabl
     if lanes > 1:
         schedule.vectorize(vector_inner)
     schedule.decompose_reduction(product, reduction[0])
+
+
+def _tile_pairs(schedule: s_tir.Schedule, product: Any, epilogue: Any, tiles: TileTable) -> None:
+    """The same tile where the epilogue makes one result of two sums: its loops lead, not the sums'."""
+    *lines, panel, column = schedule.get_loops(epilogue)
+    rows = _rows([extent(schedule, loop) for loop in lines], tiles.rows)
+    line = schedule.fuse(*lines) if len(lines) > 1 else lines[0]
+    line_outer, line_inner = schedule.split(line, [None, rows])
+    schedule.reorder(panel, line_outer, line_inner, column)
+    grid = schedule.fuse(panel, line_outer)
+    block, item = schedule.split(grid, [None, largest_divisor(extent(schedule, grid), tiles.work_group)])
+    schedule.bind(block, "blockIdx.x")
+    schedule.bind(item, "threadIdx.x")
+    schedule.set_scope(product, 0, "local")
+    schedule.compute_at(product, item, preserve_unit_loops=True)
+    *_, row, _panel_index, side, part, reduction = schedule.get_loops(product)
+    lanes = vector_lanes(extent(schedule, part), tiles.vector)
+    vector_outer, vector_inner = schedule.split(part, [None, lanes])
+    schedule.reorder(reduction, row, side, vector_outer, vector_inner)
+    for loop in (row, side, vector_outer):
+        schedule.unroll(loop)
+    if lanes > 1:
+        schedule.vectorize(vector_inner)
+    _vectorise_store(schedule, epilogue, item, tiles.vector)
+    schedule.decompose_reduction(product, reduction)
 
 
 def _panel(schedule: s_tir.Schedule, product: Any) -> int:

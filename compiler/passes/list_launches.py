@@ -216,9 +216,17 @@ def _around(layers: Sequence[str]) -> str:
     return ".".join(common)
 
 
-def weight_paths(names: Sequence[str], paths: Mapping[str, str]) -> list[str]:
+def weight_paths(
+    names: Sequence[str], paths: Mapping[str, str], merged: Mapping[str, Sequence[str]]
+) -> list[str]:
     """For weights in the order of the tuple their paths in the model: ``p_conv_weight|10@scale`` is derived.
 
-    ``paths`` is by the name that the importer gave.
+    ``paths`` is by the name that the importer gave. A weight that was made of several (``merged``) belongs
+    to the innermost module around them.
     """
-    return [paths[name.partition("|")[0].partition("@")[0]] for name in names]
+    result = []
+    for name in names:
+        source = name.partition("|")[0].partition("@")[0]
+        members = [paths[member] for member in merged.get(source, [source])]
+        result.append(members[0] if len(members) == 1 else f"{_around(members)}.weight")
+    return result

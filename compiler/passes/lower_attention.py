@@ -1,12 +1,14 @@
 """Lowers ``nn.attention`` to the running-softmax kernel, which never stores the score matrix.
 
 Before: ``R.nn.attention(q, k, v, scale)`` over [B, T, H, D]; after:
-``R.call_tir(attention, (q, k, v, bias))``.
+``R.call_tir(attention, (q, k, v, bias))``. An operand that is a slice of the rows of a wider tensor, as
+merged projections are, is read where it lies.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tvm
@@ -14,10 +16,10 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.passes.lower_products import dtype_name
-from ddimcache.compiler.passes.simplify import op_name, static_shape
+from ddimcache.compiler.passes.simplify import op_name, slice_of_last_axis, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
-from ddimcache.kernels.attention.kernel import attention
+from ddimcache.kernels.attention.kernel import Place, attention
 
 CAUSAL = -1.0e30
 """What is added to the score of a key that comes after its query."""
@@ -41,6 +43,8 @@ class _AttentionLowerer(PyExprMutator):
             raise FrontendError("attention over a window is not supported")
         bias = self._bias(call, shape[1], key_shape[1])
         scale = float(call.attrs.scale) if call.attrs.scale is not None else 1.0 / math.sqrt(shape[3])
+        operands = [self._operand(argument) for argument in (query, key, value)]
+        q_place, k_place, v_place = (place for _, place in operands)
         function = attention(
             (shape[0], shape[1], shape[2], shape[3]),
             key_shape[1],
@@ -50,11 +54,26 @@ class _AttentionLowerer(PyExprMutator):
             key_block=self.tiles.attention_keys,
             work_group=self.tiles.work_group,
             has_bias=bias is not None,
+            places=(q_place, k_place, v_place),
         )
         variable = self.builder_.add_func(function, "attention")
         if bias is None:
             bias = relax.const(np.zeros((1, 1), np.float32))
-        return relax.call_tir(variable, [query, key, value, bias], query.ty)
+        return relax.call_tir(variable, [*(tensor for tensor, _ in operands), bias], query.ty)
+
+    def _operand(self, expr: relax.Expr) -> tuple[relax.Expr, Place]:
+        """The tensor [B, T, row] that holds ``expr`` [B, T, H, D], and where in its rows."""
+        batch, tokens, heads, width = static_shape(expr) or []
+        shaped: Any = self.lookup_binding(expr) if isinstance(expr, relax.Var) else None
+        if op_name(shaped) == "relax.reshape" and isinstance(shaped.args[0], relax.Var):
+            source = shaped.args[0]
+            if static_shape(source) == [batch, tokens, heads * width]:
+                part = slice_of_last_axis(self.lookup_binding(source))
+                if part is not None:
+                    return part[0], Place((static_shape(part[0]) or [])[-1], part[1])
+                return source, Place(heads * width, 0)
+        flat = self.builder_.emit(relax.op.reshape(expr, [batch, tokens, heads * width]))
+        return flat, Place(heads * width, 0)
 
     def _bias(self, call: relax.Call, queries: int, keys: int) -> relax.Expr | None:
         """The bias as [keys, queries] float32, so that a vector of queries reads it in one load."""

@@ -20,13 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ddimcache.compiler.compress.quantize import channel_scale, quantize
 from ddimcache.compiler.compress.weights import Weight, WeightStore
+from ddimcache.compiler.passes.pack_weights import WeightPacker, close
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
@@ -64,21 +63,11 @@ def call_kernel(
 
 @mutator
 class _ProductLowerer(PyExprMutator):
-    def __init__(
-        self,
-        module: tvm.IRModule,
-        store: WeightStore,
-        profile: DeviceProfile,
-        weights: str,
-        keys: dict[relax.Var, str],
-        lowered: set[str],
-    ) -> None:
+    def __init__(self, module: tvm.IRModule, packer: WeightPacker) -> None:
         super().__init__(module)
-        self.store = store
-        self.profile = profile
-        self.weights = weights
-        self.keys = keys
-        self.lowered = lowered
+        self.packer = packer
+        self.store = packer.store
+        self.keys = packer.keys
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
@@ -99,12 +88,6 @@ class _ProductLowerer(PyExprMutator):
             expr = self.lookup_binding(expr)
         return self.keys.get(expr) if isinstance(expr, relax.Var) else None
 
-    def _variable(self, key: str) -> relax.Var:
-        weight = self.store[key]
-        variable = relax.Var(key, relax.TensorType(weight.shape, weight.dtype))
-        self.keys[variable] = key
-        return variable
-
     def _moved_weight(self, call: relax.Call, key: str, name: str) -> relax.Expr:
         weight, shape = self.store[key], tuple(static_shape(call) or ())
         if name == "relax.permute_dims":
@@ -114,41 +97,12 @@ class _ProductLowerer(PyExprMutator):
         else:
             moved = f"{key}|{'x'.join(map(str, shape))}"
             self.store.add(moved, Weight(shape, weight.dtype, lambda: weight.compute().reshape(shape)))
-        return self._variable(moved)
-
-    def _packed(
-        self,
-        key: str,
-        matrix: Callable[[], np.ndarray],
-        shape: tuple[int, ...],
-        pack: Callable[..., np.ndarray],
-    ) -> list[relax.Var]:
-        """The packed weight and, for int8, its scale; ``matrix`` gives output channels first."""
-        width = matmul_kernel.panel_width(shape[0], self.profile.tiles.columns)
-        packed_shape = (-(-shape[0] // width), *shape[1:], width)
-        self.lowered.add(key)
-        if self.weights == "int8":
-            name = f"{key}@int8@{width}"
-            self.store.add(name, Weight(packed_shape, "int8", lambda: pack(quantize(matrix()), width)))
-            scale = f"{key}@scale"
-            self.store.add(scale, Weight((shape[0],), "float32", lambda: channel_scale(matrix())))
-            return [self._variable(name), self._variable(scale)]
-        stored = self.profile.compute_dtype if self.weights == "fp16" else "float32"
-        name = f"{key}@{self.weights}@{width}"
-
-        def convert() -> np.ndarray:
-            values = matrix()
-            # A device without fp16 arithmetic still gets the values that fp16 storage would give.
-            rounded = values.astype(np.float16) if self.weights == "fp16" else values
-            return pack(rounded.astype(stored), width)
-
-        self.store.add(name, Weight(packed_shape, stored, convert))
-        return [self._variable(name)]
+        return self.packer.variable(moved)
 
     def _linear(self, call: relax.Call, x: relax.Expr, key: str) -> relax.Expr:
         weight = self.store[key]
         depth, channels = weight.shape
-        packed = self._packed(key, lambda: weight.compute().T, (channels, depth), matmul_kernel.pack)
+        packed = self.packer.packed(key, lambda: weight.compute().T, (channels, depth), matmul_kernel.pack)
         return self._matmul(x, packed, channels, dtype_name(call))
 
     def _matmul(self, x: relax.Expr, packed: list[relax.Var], channels: int, dtype: str) -> relax.Expr:
@@ -177,11 +131,11 @@ class _ProductLowerer(PyExprMutator):
         dtype = dtype_name(call)
         if (kernel_height, kernel_width) == (1, 1) and strides == (1, 1) and not any(padding):
             flat = (channels, depth)
-            packed = self._packed(key, lambda: weight.compute().reshape(flat), flat, matmul_kernel.pack)
+            packed = self.packer.packed(key, lambda: weight.compute().reshape(flat), flat, matmul_kernel.pack)
             return self._matmul(x, packed, channels, dtype)
         if any(padding):
             x = self.builder_.emit(relax.op.nn.pad(x, [0, 0, top, bottom, left, right, 0, 0]))
-        packed = self._packed(key, weight.compute, weight.shape, conv2d_kernel.pack)
+        packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
             return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype)
@@ -189,12 +143,6 @@ class _ProductLowerer(PyExprMutator):
         return call_kernel(
             self.builder_, "conv2d", compute, [x, *packed], {"op_pattern": OUT_ELEMENTWISE_FUSABLE}
         )
-
-
-def _close(function: relax.Function) -> relax.Function:
-    """``function`` with its free variables, the new weights, as further parameters."""
-    new = relax.analysis.free_vars(function)
-    return relax.Function([*function.params, *new], function.body, function.ret_ty, True, function.attrs)
 
 
 @tvm.transform.module_pass(opt_level=0, name="LowerProducts")
@@ -217,10 +165,11 @@ class LowerProducts:
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every Relax function of ``module``."""
         keys: dict[relax.Var, str] = {}
-        lowerer = _ProductLowerer(module, self.store, self.profile, self.weights, keys, self.lowered)
+        packer = WeightPacker(self.store, self.profile, self.weights, keys, self.lowered)
+        lowerer = _ProductLowerer(module, packer)
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):
                 weights = function.params[self.inputs[variable.name_hint] :]
                 keys.update((parameter, parameter.name) for parameter in weights)
-                lowerer.builder_.update_func(variable, _close(lowerer.visit_expr(function)))
+                lowerer.builder_.update_func(variable, close(lowerer.visit_expr(function)))
         return lowerer.builder_.get()

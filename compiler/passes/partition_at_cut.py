@@ -26,14 +26,15 @@ from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.errors import UsageError
 
 
-def _bindings(function: relax.Function) -> list[relax.Binding]:
+def bindings_of(function: relax.Function) -> list[relax.Binding]:
+    """The bindings of a function, in order."""
     return [binding for block in function.body.blocks for binding in block.bindings]
 
 
 def cut_points(function: relax.Function) -> list[relax.Call]:
     """The concatenations of skip connections, outermost first; cut k is entry k."""
     joins = []
-    for binding in _bindings(function):
+    for binding in bindings_of(function):
         if op_name(binding.value) != "relax.concat":
             continue
         fields = binding.value.args[0]
@@ -59,7 +60,7 @@ class PartitionAtCut:
         self.input_count = input_count
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """Replaces ``main`` by ``full`` and ``cached``."""
+        """Replaces ``main`` by ``full`` and ``cached``; other functions stay as they are."""
         function = module["main"]
         joins = cut_points(function)
         if not 0 <= self.cut < len(joins):
@@ -71,19 +72,24 @@ class PartitionAtCut:
         feature = joins[self.cut].args[0][0]
         full = self._full(function, feature)
         cached = self._cached(function, feature)
-        result = tvm.IRModule({"full": full, "cached": cached}, attrs=module.attrs)
+        others = {
+            variable.name_hint: function
+            for variable, function in module.functions_items()
+            if variable.name_hint != "main"
+        }
+        result = tvm.IRModule({"full": full, "cached": cached, **others}, attrs=module.attrs)
         result = relax.transform.CanonicalizeBindings()(result)
-        return relax.transform.DeadCodeElimination(["full", "cached"])(result)
+        return relax.transform.DeadCodeElimination(["full", "cached", *others])(result)
 
     def _full(self, function: relax.Function, feature: relax.Var) -> relax.Function:
         builder = relax.BlockBuilder()
         fresh = relax.utils.copy_with_new_vars(function)
-        position = [binding.var for binding in _bindings(function)].index(feature)
-        copied_feature = _bindings(fresh)[position].var
+        position = [binding.var for binding in bindings_of(function)].index(feature)
+        copied_feature = bindings_of(fresh)[position].var
         with builder.function("full", list(fresh.params)):
             with builder.dataflow():
                 replaced: dict[relax.Var, relax.Var] = {}
-                for binding in _bindings(fresh):
+                for binding in bindings_of(fresh):
                     replaced[binding.var] = builder.emit(substitute(binding.value, replaced))
                 noise = substitute(fresh.body.body, replaced)
                 output = builder.emit_output(relax.Tuple([noise, replaced[copied_feature]]))
@@ -96,13 +102,13 @@ class PartitionAtCut:
         parameter = relax.Var("feature", feature.ty)
         parameters = [*fresh.params[: self.input_count], parameter, *fresh.params[self.input_count :]]
         join = cut_points(fresh)[self.cut]
-        definitions = {binding.var: binding.value for binding in _bindings(fresh)}
+        definitions = {binding.var: binding.value for binding in bindings_of(fresh)}
         for variable, value in definitions.items():
             if value.same_as(join):
                 # Only here: without a middle block the innermost feature is its own skip connection.
                 fields = relax.Tuple([parameter, join.args[0][1]])
                 definitions[variable] = relax.Call(join.op, [fields], join.attrs, join.ty_args)
-        needed = _needed(definitions, fresh.body.body)
+        needed = needed_for(fresh.body.body, definitions)
         with builder.function("cached", parameters):
             with builder.dataflow():
                 replaced: dict[relax.Var, relax.Var] = {}
@@ -114,8 +120,8 @@ class PartitionAtCut:
         return _public(builder.get()["cached"], "cached")
 
 
-def _needed(definitions: dict[relax.Var, relax.Expr], result: relax.Expr) -> set[relax.Var]:
-    """The variables that ``result`` depends on."""
+def needed_for(result: relax.Expr, definitions: dict[relax.Var, relax.Expr]) -> set[relax.Var]:
+    """The variables that ``result`` depends on, through ``definitions``."""
     needed: set[relax.Var] = set()
     waiting = list(relax.analysis.free_vars(result))
     while waiting:

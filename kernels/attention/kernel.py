@@ -11,6 +11,7 @@ at the end ``out = a / l``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 from tvm import tirx
@@ -32,6 +33,14 @@ VALUE_BLOCK = 16
 """Values updated together in the rolled loop of wider heads."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the values of all heads of a token are: ``row`` values a token, these from ``first`` on."""
+
+    row: int
+    first: int
+
+
 @cache
 def attention(
     shape_query: tuple[int, int, int, int],
@@ -43,13 +52,16 @@ def attention(
     key_block: int,
     work_group: int,
     has_bias: bool = False,
+    places: tuple[Place, Place, Place] | None = None,
 ) -> tirx.PrimFunc:
     """Attention over ``q`` [B, Q, H, D], ``k`` and ``v`` [B, ``tokens``, H, D], giving [B, Q, H, D].
 
     ``scale`` multiplies the scores, which are float32 like the sums. With ``has_bias`` a further
-    input [tokens, Q] float32 is added to the scores of every batch and head.
+    input [tokens, Q] float32 is added to the scores of every batch and head. The operands come as
+    [B, Q or ``tokens``, row]; ``places`` says where in a row the H x D values of each are.
     """
     batch, queries, heads, width = shape_query
+    q_place, k_place, v_place = places or (Place(heads * width, 0),) * 3
     keys = largest_divisor(tokens, key_block)
     if keys * 2 < key_block:
         keys = min(key_block, tokens)
@@ -69,9 +81,9 @@ def attention(
     # fmt: off
     @T.prim_func(private=True, s_tir=True, check_well_formed=False)
     def kernel(
-        q: T.Buffer((batch, queries, heads, width), dtype),
-        k: T.Buffer((batch, tokens, heads, width), dtype),
-        v: T.Buffer((batch, tokens, heads, width), dtype),
+        q: T.Buffer((batch, queries, q_place.row), dtype),
+        k: T.Buffer((batch, tokens, k_place.row), dtype),
+        v: T.Buffer((batch, tokens, v_place.row), dtype),
         bias: T.Buffer(bias_shape, "float32"),
         out: T.Buffer((batch, queries, heads, width), dtype),
     ):
@@ -94,7 +106,8 @@ def attention(
                     for d in range(width):
                         for lane in T.vectorized(lanes):
                             query[d, lane] = T.Cast(
-                                "float32", q[b, T.min(first + lane, queries - 1), h, d]
+                                "float32",
+                                q[b, T.min(first + lane, queries - 1), q_place.first + h * width + d],
                             ) * T.float32(scale)
                     for d in T.unroll(width) if unrolled else T.serial(width):
                         for lane in T.vectorized(lanes):
@@ -111,7 +124,12 @@ def attention(
                             for j in T.unroll(keys):
                                 for lane in T.vectorized(lanes):
                                     score[j, lane] = score[j, lane] + query[d, lane] * T.Cast(
-                                        "float32", k[b, T.min(key_base * keys + j, tokens - 1), h, d]
+                                        "float32",
+                                        k[
+                                            b,
+                                            T.min(key_base * keys + j, tokens - 1),
+                                            k_place.first + h * width + d,
+                                        ],
                                     )
                         for lane in T.vectorized(lanes):
                             last[lane] = peak[lane]
@@ -156,8 +174,10 @@ def attention(
                                             v[
                                                 b,
                                                 T.min(key_base * keys + j, tokens - 1),
-                                                h,
-                                                outer * value_block + inner,
+                                                v_place.first
+                                                + h * width
+                                                + outer * value_block
+                                                + inner,
                                             ],
                                         )
                     for lane in T.vectorized(lanes):

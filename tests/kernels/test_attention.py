@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddimcache.kernels.attention.kernel import attention
+from ddimcache.kernels.attention.kernel import Place, attention
 from ddimcache.kernels.attention.reference import attention as plain_attention
 from tests.kit.kernel_run import run_kernel
 
@@ -39,7 +39,8 @@ def run(
         work_group=1,
         has_bias=bias,
     )
-    arrays = [q, k, v, extra if bias else np.zeros((1, 1), "float32")]
+    rows = [array.reshape(2, -1, heads * width) for array in (q, k, v)]
+    arrays = [*rows, extra if bias else np.zeros((1, 1), "float32")]
     out = run_kernel(function, arrays, q.shape, target=target)
     exact = plain_attention(q, k, v, scale, extra if bias else None)
     assert np.abs(out - exact).max() <= 1e-5 * np.abs(exact).max()
@@ -59,6 +60,19 @@ def test_attention_of_any_shape(queries: int, tokens: int, heads: int, width: in
 
 def test_scores_beyond_the_exponential_do_not_overflow() -> None:
     run(16, 33, 1, 8, gain=30.0)
+
+
+def test_operands_are_read_inside_wider_rows() -> None:
+    random = np.random.default_rng(7)
+    rows = random.standard_normal((1, 11, 3 * 16 + 5)).astype("float32")
+    places = (Place(53, 32), Place(53, 0), Place(53, 19))
+    function = attention(
+        (1, 11, 2, 8), 11, "float32", 0.4, lanes=16, key_block=16, work_group=1, places=places
+    )
+    out = run_kernel(function, [rows, rows, rows, np.zeros((1, 1), "float32")], (1, 11, 2, 8))
+    q, k, v = (rows[:, :, place.first : place.first + 16].reshape(1, 11, 2, 8) for place in places)
+    exact = plain_attention(q, k, v, 0.4, None)
+    assert np.abs(out - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
 @pytest.mark.opencl

@@ -120,4 +120,10 @@ def test_without_any_weight_it_is_the_component() -> None:
 def test_names_of_derived_weights() -> None:
     paths = {"p_conv_weight": "conv.weight", "p_conv_bias": "conv.bias"}
     names = ["p_conv_weight|10@int8@32", "p_conv_weight@scale", "p_conv_bias", "p_conv_bias|1x4"]
-    assert weight_paths(names, paths) == ["conv.weight", "conv.weight", "conv.bias", "conv.bias"]
+    assert weight_paths(names, paths, {}) == ["conv.weight", "conv.weight", "conv.bias", "conv.bias"]
+
+
+def test_a_merged_weight_belongs_to_the_module_around_its_parts() -> None:
+    paths = {"p_q": "block.attn1.to_q.weight", "p_k": "block.attn1.to_k.weight"}
+    merged = {"p_q+1": ("p_q", "p_k")}
+    assert weight_paths(["p_q+1|10@int8@32"], paths, merged) == ["block.attn1.weight"]

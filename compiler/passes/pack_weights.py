@@ -1,0 +1,86 @@
+"""Weights as the kernels read them: rounded to int8 or fp16 and packed into panels.
+
+No pass by itself: what passes that lower matrix products share. New weights are free variables of the
+function under rewriting, named after entries of the weight store; :func:`close` makes them parameters, and
+``BundleWeights`` collects them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from tvm import relax
+
+from ddimcache.compiler.compress.quantize import channel_scale, quantize
+from ddimcache.compiler.compress.weights import Weight, WeightStore
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.kernels.matmul import kernel as matmul_kernel
+
+
+class WeightPacker:
+    """Derives packed weights in ``store`` for ``profile``; ``weights`` is ``int8``, ``fp16`` or ``fp32``.
+
+    ``keys`` maps variables to the store's names and grows; ``lowered`` collects the names of the weights
+    that became packed.
+    """
+
+    def __init__(
+        self,
+        store: WeightStore,
+        profile: DeviceProfile,
+        weights: str,
+        keys: dict[relax.Var, str],
+        lowered: set[str],
+    ) -> None:
+        self.store = store
+        self.profile = profile
+        self.weights = weights
+        self.keys = keys
+        self.lowered = lowered
+
+    def variable(self, key: str) -> relax.Var:
+        """A new free variable for the store's weight ``key``."""
+        weight = self.store[key]
+        variable = relax.Var(key, relax.TensorType(weight.shape, weight.dtype))
+        self.keys[variable] = key
+        return variable
+
+    def panel_width(self, channels: int) -> int:
+        """Output channels of a panel, for a product with ``channels`` of them."""
+        return matmul_kernel.panel_width(channels, self.profile.tiles.columns)
+
+    def packed(
+        self,
+        key: str,
+        matrix: Callable[[], np.ndarray],
+        shape: tuple[int, ...],
+        pack: Callable[..., np.ndarray],
+    ) -> list[relax.Var]:
+        """The packed weight and, for int8, its scale; ``matrix`` gives ``shape``, output channels first."""
+        width = self.panel_width(shape[0])
+        packed_shape = (-(-shape[0] // width), *shape[1:], width)
+        self.lowered.add(key)
+        if self.weights == "int8":
+            name = f"{key}@int8@{width}"
+            self.store.add(name, Weight(packed_shape, "int8", lambda: pack(quantize(matrix()), width)))
+            scale = f"{key}@scale"
+            self.store.add(scale, Weight((shape[0],), "float32", lambda: channel_scale(matrix())))
+            return [self.variable(name), self.variable(scale)]
+        stored = self.profile.compute_dtype if self.weights == "fp16" else "float32"
+        name = f"{key}@{self.weights}@{width}"
+
+        def convert() -> np.ndarray:
+            values = matrix()
+            # A device without fp16 arithmetic still gets the values that fp16 storage would give.
+            rounded = values.astype(np.float16) if self.weights == "fp16" else values
+            return pack(rounded.astype(stored), width)
+
+        self.store.add(name, Weight(packed_shape, stored, convert))
+        return [self.variable(name)]
+
+
+def close(function: relax.Function) -> relax.Function:
+    """``function`` with its free variables, the new weights, as further parameters."""
+    new = relax.analysis.free_vars(function)
+    return relax.Function([*function.params, *new], function.body, function.ret_ty, True, function.attrs)

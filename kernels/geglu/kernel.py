@@ -1,0 +1,70 @@
+"""A linear layer whose result is gated by GELU, in one kernel.
+
+``GEGLU(x) = (x V^T + b) * gelu(x G^T + c)`` (Shazeer, arXiv 2002.05202). The two products share their panels:
+each holds ``H`` columns of V and the ``H`` of G that gate them, so that a work-item has both sums in its
+registers and the tensor of 2 N columns, the widest of a transformer block, is never stored.
+
+GELU is taken of float32 sums, before anything is rounded to the type of the activations: neither the cubic
+term of its tanh form nor a clipped argument (Choi et al., ICML workshop 2023, clip at 10 for float16's sake)
+is needed, and the result is that of the model, not of an approximation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from ddimcache.kernels.tags import FAMILY, PAIRED
+from ddimcache.kernels.tiling import wide
+
+
+def interleave(weight: np.ndarray, half: int) -> np.ndarray:
+    """Order the 2 N output channels of ``weight`` [2 N, ...] so that panels of 2 ``half`` hold pairs.
+
+    Values are the first N channels and gates the others, as diffusers' GEGLU has them; N is a multiple
+    of ``half``.
+    """
+    channels = weight.shape[0] // 2
+    paired = weight.reshape(2, channels // half, half, *weight.shape[1:]).swapaxes(0, 1)
+    return np.ascontiguousarray(paired.reshape(weight.shape))
+
+
+def gelu(x: Any) -> Any:
+    """``x Phi(x)`` of a float32 expression, Phi being the normal distribution."""
+    return x * (tirx.const(0.5, "float32") + tirx.const(0.5, "float32") * te.erf(x * math.sqrt(0.5)))
+
+
+def geglu(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, bias: te.Tensor, dtype: str) -> te.Tensor:
+    """``x`` [..., K] and packed ``weight`` [2 N / P, K, P] to [..., 2 N / P, P / 2] in ``dtype``.
+
+    ``scale`` [2 N] float32 multiplies the sums of int8 weights; ``bias`` [2 N] is added to them. Both are
+    in the order of ``interleave`` with ``half`` = P / 2. The last two sides of the result are its N channels.
+    """
+    depth, panels, half = x.shape[-1], int(weight.shape[0]), int(weight.shape[-1]) // 2
+    reduction = te.reduce_axis((0, wide([depth])[0]), "k")
+    rank = len(x.shape) - 1
+
+    def product(*index: Any) -> Any:
+        rows, (panel, side, column) = index[:rank], index[rank:]
+        value = x[(*rows, reduction)].astype("float32")
+        factor = weight[panel, reduction, side * half + column].astype("float32")
+        return te.sum(value * factor, axis=reduction)
+
+    attributes = {FAMILY: "matmul", PAIRED: True}
+    total = te.compute(wide([*x.shape[:-1], panels, 2, half]), product, name="geglu", attrs=attributes)
+
+    def finish(*index: Any) -> Any:
+        rows, (panel, column) = index[:rank], index[rank:]
+        sides = []
+        for side in (0, 1):
+            channel = (panel * 2 + side) * half + column
+            value = total[(*rows, panel, side, column)]
+            if scale is not None:
+                value = value * scale[channel]
+            sides.append(value + bias[channel].astype("float32"))
+        return (sides[0] * gelu(sides[1])).astype(dtype)
+
+    return te.compute(wide([*x.shape[:-1], panels, half]), finish, name="geglu_gate")
