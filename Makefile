@@ -15,7 +15,7 @@ C_FORMATTED := $(wildcard runtime/cc/*.cc runtime/cc/*.h tests/lab/*.c tests/kit
 INSTALLED_FROM := pyproject.toml tools/environment.sh $(CXX_SOURCES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test full sanitize fuzz lint bench lab clean
+.PHONY: help demo test full sanitize fuzz lint bench lab aarch64 clean
 
 help:
 	@echo 'make demo    draw an image: installs what is missing, then `ddimcache generate "$$PROMPT"`'
@@ -26,7 +26,8 @@ help:
 	@echo 'make lint    ruff, mypy, clang-format, and the C++ sources without warnings'
 	@echo 'make bench   time the UNet once its answer is right: BENCH="unet --model sd15"'
 	@echo 'make lab     build the Adreno lab (root, debootstrap; about 1.2 GB)'
-	@echo 'make clean   remove what was built, but not the lab'
+	@echo 'make aarch64 cross-build for 64-bit ARM and draw there, emulated (root; about 1.2 GB)'
+	@echo 'make clean   remove what was built, but neither the lab nor the root'
 	@echo 'variables    PYTHON=$(PYTHON) VENV=$(VENV) PROMPT="$(PROMPT)" OUT=$(OUT)'
 
 # Stamps. The environment for running is a part of the one for developing, so that `make demo` downloads less.
@@ -74,6 +75,11 @@ bench: $(VENV)/ready-dev $(VENV)/ready-opencl
 
 lab:
 	tests/lab/build_lab.sh
+
+aarch64: $(VENV)/ready-dev
+	-@tools/ensure_opencl.sh $(VENV)
+	tests/aarch64/build_root.sh $(VENV)
+	$(BIN)/pytest -m aarch64 --timeout 3600
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

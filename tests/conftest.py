@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 
+import aarch64_root
 import adreno_lab
 import pytest
 
@@ -32,6 +33,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "host": lambda: None,
     "opencl": _opencl_missing,
     "lab": adreno_lab.missing,
+    "aarch64": aarch64_root.missing,
     "phone": _phone_missing,
 }
 

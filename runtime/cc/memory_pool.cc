@@ -213,9 +213,8 @@ void MemoryPool::ReleaseWaiting(uint64_t finished) {
 
 void MemoryPool::Pin(cl_mem handle) {
   std::lock_guard lock(mutex_);
-  const auto [pinned, is_first] = pinned_.try_emplace(handle);
-  ++pinned->second.pins;
-  if (!is_first) return;
+  const auto pinned = pinned_.try_emplace(handle).first;
+  if (++pinned->second.pins > 1) return;
   const auto withdraw = [&](std::vector<Block>& blocks, uint64_t& counter, bool keep) {
     const auto found = std::find_if(blocks.begin(), blocks.end(),
                                     [&](const Block& block) { return block.handle == handle; });

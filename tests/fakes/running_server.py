@@ -14,11 +14,11 @@ KEY = "a-key.of~tests"
 
 
 class RunningVerb:
-    """A verb that listens, in a process of its own."""
+    """A verb that listens, in a process of its own; ``python`` is the command line that runs Python."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, python=(sys.executable,)):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ddimcache.cli", *map(str, arguments), "--json"],
+            [*python, "-m", "ddimcache.cli", *map(str, arguments), "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -38,7 +38,7 @@ class RunningVerb:
     def stop(self):
         """End it as Ctrl-C does; returns what it had to say."""
         self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         self._reader.join(5)
         return code, "".join(self.log)
 
@@ -51,9 +51,10 @@ class RunningVerb:
 class RunningServer(RunningVerb):
     """``ddimcache serve`` in a process of its own."""
 
-    def __init__(self, store, device="llvm", options=(), port=0):
+    def __init__(self, store, device="llvm", options=(), port=0, python=(sys.executable,)):
         self.store = store
-        super().__init__("serve", "--port", port, "--device", device, "--store", store, *options)
+        given = ["--port", port, "--device", device, "--store", store, *options]
+        super().__init__("serve", *given, python=python)
         self.address = f"rpc://127.0.0.1:{self.port}/{KEY}"
 
 
