@@ -21,7 +21,7 @@ help:
 	@echo 'make demo    draw an image: installs what is missing, then `ddimcache generate "$$PROMPT"`'
 	@echo 'make test    run every tier of tests that this machine has; says which it left out'
 	@echo 'make full    run the tests on models of full size (long)'
-	@echo 'make sanitize  the plug-in under the address, undefined-behaviour and thread sanitizers'
+	@echo 'make sanitize the plug-in under the address, undefined-behaviour and thread sanitizers'
 	@echo 'make fuzz    10,000 damaged inputs for each reader of bytes from outside'
 	@echo 'make lint    ruff, mypy, clang-format, and the C++ sources without warnings'
 	@echo 'make bench   time the UNet once its answer is right: BENCH="unet --model sd15"'

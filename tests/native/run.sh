@@ -40,7 +40,6 @@ case $what in
     for keep in 1 ""; do
       DDIMCACHE_PROGRAM_CACHE=$keep ASAN_OPTIONS=$address "$built/ddimcache_stress" 60
     done
-    DDIMCACHE_PROGRAM_CACHE=1 DDIMCACHE_BUILD_IN_CHILD=1 ASAN_OPTIONS=$address "$built/ddimcache_stress" 10
     build thread
     for keep in 1 ""; do
       DDIMCACHE_PROGRAM_CACHE=$keep "$built/ddimcache_stress" 60

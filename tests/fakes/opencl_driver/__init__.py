@@ -32,6 +32,9 @@ def start(library: Path, program: str, **variables: str) -> subprocess.Popen[str
 
     The program cache is off unless ``variables`` turn it on.
     """
+    if "LD_PRELOAD" in variables and "LD_PRELOAD" in os.environ:
+        # a sanitizer that is preloaded has to stay the first
+        variables["LD_PRELOAD"] = f"{os.environ['LD_PRELOAD']} {variables['LD_PRELOAD']}"
     environment = {
         **os.environ,
         # PyTorch takes seconds to import and is not needed
