@@ -47,6 +47,7 @@ case $what in
     ;;
   plugin)
     shift
+    unset DDIMCACHE_CACHE DDIMCACHE_PROGRAM_CACHE_BYTES
     build address,undefined
     compiler=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$built/CMakeCache.txt")
     # Before everything, as the sanitizer wants it; the C++ library with it, so that it finds what exceptions call.
