@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.bundle import check_destination, write_bundle
 from ddimcache.compiler.fingerprint import versions
+from ddimcache.compiler.fit_memory import MemoryLimits, fit
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pipeline_folder
 from ddimcache.compiler.frontend.scheduler import sampler_constants
@@ -30,7 +31,7 @@ from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
 from ddimcache.compiler.target import DeviceProfile, profile
-from ddimcache.errors import CompileError, UsageError
+from ddimcache.errors import UsageError
 from ddimcache.kernels.sampler import kernel as sampler_kernels
 from ddimcache.launches import LaunchLists
 from ddimcache.manifest import (
@@ -100,13 +101,6 @@ def compile_pipeline(
             for component in builder.components():
                 builder.add(*component, stage)
         manifest = builder.manifest(sampler_constants(folder))
-        budget = options.memory_budget
-        if budget is not None and manifest.activation_bytes > budget:
-            raise CompileError(
-                f"activations need {manifest.activation_bytes} bytes, the budget is {budget}",
-                where="--memory-budget",
-                remedy="take a smaller --size or a larger budget",
-            )
         manifest = write_bundle(out_dir, manifest, builder.files)
     return CompileReport(manifest, time.perf_counter() - start)
 
@@ -182,7 +176,16 @@ class _Builder:
             self.cuts, cut = cut_count(component.module), self.options.cut
         request = pipeline.Request(component, self.device, self.options.weights, entry, cut)
         dump = None if self.options.dump_ir is None else Path(self.options.dump_ir)
-        compilation = pipeline.run(request, dump, lambda phase: stage.advance(1, f"{name}: {phase}"))
+        trials = 0
+
+        def run(request: pipeline.Request) -> pipeline.Compilation:
+            nonlocal trials
+            trials += 1
+            # Only the first one is sure to run, so only its phases count.
+            count, bands = int(trials == 1), f" ({request.tiling.bands} bands)" if request.tiling else ""
+            return pipeline.run(request, dump, lambda phase: stage.advance(count, f"{name}: {phase}{bands}"))
+
+        compilation = fit(request, self._limits(), run)
         self.macs.update(compilation.macs)
         module = compilation.module
         merged = compilation.merged_weights
@@ -205,6 +208,16 @@ class _Builder:
             self.passes.append(
                 PassReport(report.phase, name, report.changes, report.seconds, report.note)  # type: ignore[arg-type]
             )
+
+    def _limits(self) -> MemoryLimits:
+        """What the next component may take: the budget is for all of them together."""
+        wanted, allocation = self.device.wanted_activations, self.device.max_allocation
+        budget = self.options.memory_budget
+        if budget is not None:
+            left = max(budget - sum(entry.activation_bytes for entry in self.entries.values()), 0)
+            if left < wanted:
+                return MemoryLimits(left, "--memory-budget leaves", left, allocation)
+        return MemoryLimits(wanted, f"{self.device.name} should take", 1 << 62, allocation)
 
     def _sampler(self) -> Any:
         """A module with the kernels that the loop runs beside the UNet."""
@@ -246,6 +259,7 @@ class _Builder:
             kernels=facts.kernels,
             activation_bytes=facts.activation_bytes,
             sources=sources,
+            peaks=compilation.peaks,
         )
 
     def _functions(self, name: str) -> dict[str, FunctionSpec]:

@@ -14,11 +14,11 @@ from tvm import relax, tirx
 from tvm.s_tir import SBlock
 
 from ddimcache.compiler.linker import find_linker
-from ddimcache.compiler.passes.simplify import op_name
+from ddimcache.compiler.memory_plan import buffers
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import CompileError
 from ddimcache.kernels.tags import FAMILY, WORK
-from ddimcache.manifest import ITEM_BYTES, KernelSpec
+from ddimcache.manifest import KernelSpec
 
 _DEVICE_FUNCTION = re.compile(r"_kernel(_\d+)?$")
 _PROTOTYPE = re.compile(r"^__kernel void \w+\([^{;]*\);\n", re.MULTILINE)
@@ -44,7 +44,7 @@ def build_library(
     linker = find_linker(host)
     check_limits(module, profile)
     kernels = _kernels(module, functions)
-    planned = max(_planned_bytes(module[name]) for name in functions)
+    planned = max(sum(buffers(module[name])) for name in functions)
     target = profile.tvm_target(host)
     with target, tvm.transform.PassContext(opt_level=3):
         for phase in (
@@ -96,20 +96,6 @@ def kernel_macs(function: tirx.PrimFunc) -> int:
 
     tvm_ffi.structural_walk(function.body, [(SBlock, visit)], order="post")
     return found[0]
-
-
-def _planned_bytes(function: relax.Function) -> int:
-    """Bytes that one call allocates: planned storage, and outputs."""
-    total = 0
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            name = op_name(binding.value)
-            if name == "relax.memory.alloc_storage":
-                total += int(binding.value.args[0].values[0])
-            elif name == "relax.builtin.alloc_tensor":
-                shape = [int(extent) for extent in binding.value.args[0].values]
-                total += math.prod(shape) * ITEM_BYTES[str(binding.value.args[1].value)]
-    return total
 
 
 def check_limits(module: tvm.IRModule, profile: DeviceProfile) -> None:

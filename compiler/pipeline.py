@@ -18,6 +18,7 @@ from tvm import relax
 
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.frontend.importer import ImportedComponent
+from ddimcache.compiler.memory_plan import peak
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.count_work import count_work
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
@@ -27,7 +28,9 @@ from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
+from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
 from ddimcache.compiler.target import DeviceProfile
+from ddimcache.manifest import MemoryPeak
 from ddimcache.schedules.apply import ApplySchedules
 
 CHANNELS_LAST = {
@@ -37,7 +40,7 @@ CHANNELS_LAST = {
 """Channels are the contiguous axis: convolutions and linear layers then share a layout, and a vector."""
 
 
-PHASE_COUNT = 25
+PHASE_COUNT = 26
 """Phases of a component; the UNet has one more."""
 
 
@@ -46,6 +49,7 @@ class Request:
     """What one component's compilation is asked for.
 
     ``entry`` names the component's function; ``cut`` is set for the UNet only, which becomes two functions.
+    ``tiling`` says how large pictures are cut into bands of rows, if at all.
     """
 
     component: ImportedComponent
@@ -53,6 +57,7 @@ class Request:
     weights: str
     entry: str
     cut: int | None = None
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Compilation:
     merged_weights: dict[str, tuple[str, ...]] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
     feature_shape: tuple[int, ...] | None = None
+    peaks: tuple[MemoryPeak, ...] = ()
     reports: list[PhaseReport] = field(default_factory=list)
 
 
@@ -97,6 +103,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     compilation.merged_weights = merge.members
     yield "lower attention", LowerAttention(profile)
     yield "fold constants", relax.transform.FoldConstant()
+    yield "tile rows", TileRows(request.tiling, profile)
     yield "lower norms", LowerNorms(profile)
     yield "simplify lowered", Simplify()
     products = LowerProducts(store, profile, request.weights, inputs)
@@ -118,6 +125,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "leave dataflow", relax.transform.ToNonDataflow()
     yield "drop purity", relax.transform.RemovePurityChecking()
     yield "call kernels", relax.transform.CallTIRRewrite()
+    compilation.peaks = tuple(peak(name, compilation.module[name]) for name in inputs)
     yield "plan memory", relax.transform.StaticPlanBlockMemory()
 
 
@@ -147,7 +155,8 @@ def run(
             seconds = time.perf_counter() - start
             after = operators(compilation.module)
             changes = sum(((before - after) + (after - before)).values())
-            compilation.reports.append(PhaseReport(name, changes, seconds, _note(before, after)))
+            note = getattr(phase, "note", "") or _note(before, after)
+            compilation.reports.append(PhaseReport(name, changes, seconds, note))
             if dump is not None:
                 _dump(compilation.module, dump, component.name, number, name)
     return compilation

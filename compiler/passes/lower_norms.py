@@ -15,13 +15,60 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.passes.lower_products import call_kernel, dtype_name
 from ddimcache.compiler.passes.simplify import op_name, static_shape
-from ddimcache.compiler.target import DeviceProfile
+from ddimcache.compiler.target import DeviceProfile, TileTable
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.group_norm import kernel as group_norm
 from ddimcache.kernels.layer_norm.kernel import layer_norm
 
 INJECTIVE = 2
 """TVM's operator pattern of a kernel whose every output reads a fixed place of its input."""
+
+
+def moments(builder: relax.BlockBuilder, x: relax.Expr, tiles: TileTable) -> relax.Expr:
+    """Emits the sums over parts of ``x`` [B, ..., C] and of its squares: [B, parts, 2, C] float32."""
+    shape = static_shape(x) or []
+    batch, channels, rows = shape[0], shape[-1], math.prod(shape[1:-1])
+    flat = builder.emit(relax.op.reshape(x, [batch, rows, channels]))
+    kernel = group_norm.moments(
+        batch, rows, channels, dtype_name(x), vector=tiles.vector, work_group=tiles.injective_work_group
+    )
+    out = relax.TensorType([batch, group_norm.chunks(rows), 2, channels], "float32")
+    return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_moments"), [flat], out))
+
+
+def statistics(
+    builder: relax.BlockBuilder, sums: relax.Expr, call: relax.Call, tiles: TileTable
+) -> relax.Expr:
+    """Emits mean and reciprocal deviation of every group, [B, G, 2] float32, of what ``call`` normalises.
+
+    ``sums`` are the moments of all of it, in any number of parts.
+    """
+    batch, parts, _, channels = static_shape(sums) or []
+    groups = int(call.attrs.num_groups)
+    rows = math.prod((static_shape(call.args[0]) or [])[1:-1])
+    kernel = group_norm.statistics(
+        batch,
+        rows,
+        parts,
+        channels,
+        groups,
+        float(call.attrs.epsilon),
+        work_group=tiles.injective_work_group,
+    )
+    out = relax.TensorType([batch, groups, 2], "float32")
+    return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_statistics"), [sums], out))
+
+
+def apply_statistics(
+    builder: relax.BlockBuilder,
+    x: relax.Expr,
+    statistic: relax.Expr,
+    weight: relax.Expr,
+    bias: relax.Expr,
+) -> relax.Expr:
+    """The call that normalises ``x`` [B, ..., C] with what ``statistics`` emitted."""
+    arguments = [x, statistic, weight, bias]
+    return call_kernel(builder, "group_norm_apply", group_norm.apply, arguments, {"op_pattern": INJECTIVE})
 
 
 @mutator
@@ -41,40 +88,11 @@ class _NormLowerer(PyExprMutator):
     def _group_norm(self, call: relax.Call) -> relax.Expr:
         x, weight, bias = call.args
         shape = static_shape(x)
-        attributes = call.attrs
-        if shape is None or int(attributes.channel_axis) % len(shape) != len(shape) - 1:
+        if shape is None or int(call.attrs.channel_axis) % len(shape) != len(shape) - 1:
             return self._channels_first(call)
-        batch, channels, groups = shape[0], shape[-1], int(attributes.num_groups)
-        rows = math.prod(shape[1:-1])
-        group = self.tiles.injective_work_group
-        flat = self.builder_.emit(relax.op.reshape(x, [batch, rows, channels]))
-        moments = group_norm.moments(
-            batch, rows, channels, dtype_name(x), vector=self.tiles.vector, work_group=group
-        )
-        sums = self.builder_.emit(
-            relax.call_tir(
-                self.builder_.add_func(moments, "group_norm_moments"),
-                [flat],
-                relax.TensorType([batch, group_norm.chunks(rows), 2, channels], "float32"),
-            )
-        )
-        statistics = group_norm.statistics(
-            batch, rows, channels, groups, float(attributes.epsilon), work_group=group
-        )
-        statistic = self.builder_.emit(
-            relax.call_tir(
-                self.builder_.add_func(statistics, "group_norm_statistics"),
-                [sums],
-                relax.TensorType([batch, groups, 2], "float32"),
-            )
-        )
-        return call_kernel(
-            self.builder_,
-            "group_norm_apply",
-            group_norm.apply,
-            [x, statistic, weight, bias],
-            {"op_pattern": INJECTIVE},
-        )
+        sums = moments(self.builder_, x, self.tiles)
+        statistic = statistics(self.builder_, sums, call, self.tiles)
+        return apply_statistics(self.builder_, x, statistic, weight, bias)
 
     def _channels_first(self, call: relax.Call) -> relax.Expr:
         """Attention of the decoder normalises [B, C, T]: moves the channels last and back."""

@@ -75,10 +75,12 @@ def moments(
 
 @cache
 def statistics(
-    batch: int, rows: int, channels: int, groups: int, epsilon: float, *, work_group: int
+    batch: int, rows: int, parts: int, channels: int, groups: int, epsilon: float, *, work_group: int
 ) -> tirx.PrimFunc:
-    """Mean and reciprocal deviation of every group from ``moments``: [B, G, 2] float32."""
-    parts = chunks(rows)
+    """Mean and reciprocal deviation of every group from ``moments``: [B, G, 2] float32.
+
+    ``parts`` sums over ``rows`` rows together; how they share the rows does not matter.
+    """
     size = channels // groups
     items = batch * groups
     count = float(rows * size)

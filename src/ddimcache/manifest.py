@@ -86,12 +86,30 @@ class KernelSpec:
 
 
 @dataclass(frozen=True)
+class LiveTensor:
+    """A tensor that is in use at the peak of a function, and the kernel that writes it."""
+
+    kernel: Annotated[str, Limits(minimum=1)]
+    shape: tuple[Size, ...]
+    bytes: Count
+
+
+@dataclass(frozen=True)
+class MemoryPeak:
+    """Where a function has most bytes in use: no plan for this order of its calls is below ``bytes``."""
+
+    function: Annotated[str, Limits(minimum=1)]
+    bytes: Count
+    tensors: tuple[LiveTensor, ...]
+
+
+@dataclass(frozen=True)
 class Component:
     """One library of the bundle, and the tensors that its functions take as the packed tuple ``params``.
 
     ``weights`` is in the order of that tuple. ``launches`` names a JSON file of the bundle with the
     component's :class:`~ddimcache.launches.LaunchLists`. ``sources`` names one that maps kernel names to
-    their source texts; None where the target leaves none.
+    their source texts; None where the target leaves none. ``peaks`` has one entry a function.
     """
 
     library: FileName
@@ -102,6 +120,7 @@ class Component:
     kernels: tuple[KernelSpec, ...] = ()
     activation_bytes: Count = 0
     sources: FileName | None = None
+    peaks: tuple[MemoryPeak, ...] = ()
 
     @property
     def weights_bytes(self) -> int:

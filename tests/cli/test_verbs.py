@@ -149,6 +149,13 @@ class TestInspect:
         assert kernels[1]["layers"] == ["conv_in"]
         assert "conv_in" in run("inspect", fake_bundle, "--layers").out
 
+    def test_memory(self, run, fake_bundle):
+        done = run("inspect", fake_bundle, "--memory")
+        for words in ("cached", "1.02 KB", "512 B", "2×64", "unet_main"):
+            assert words in done.out
+        peaks = run("inspect", fake_bundle, "--json").json["components"]["vae_decoder"]["peaks"]
+        assert [(peak["function"], peak["bytes"]) for peak in peaks] == [("decode", 512)]
+
     def test_source(self, run, fake_bundle):
         assert run("inspect", fake_bundle, "--source", "unet_main").out == "void unet_main();\n"
 

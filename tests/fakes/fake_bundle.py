@@ -19,7 +19,9 @@ from ddimcache.manifest import (
     Component,
     FunctionSpec,
     KernelSpec,
+    LiveTensor,
     Manifest,
+    MemoryPeak,
     NamedTensor,
     PassReport,
     SamplerConstants,
@@ -262,6 +264,10 @@ def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
             kernels=(KernelSpec(f"{name}_main", dict.fromkeys(functions[name], 1), 64),),
             activation_bytes=1024,
             sources=f"{name}.kernels.json",
+            peaks=tuple(
+                MemoryPeak(function, 512, (LiveTensor(f"{name}_main", (2, 64), 512),))
+                for function in functions[name]
+            ),
         )
         for name in functions
     }

@@ -21,7 +21,7 @@ def run_group_norm(rows: int, size: int, groups: int, offset: float, target: str
     weight, bias = (random.standard_normal(channels).astype("float32") for _ in range(2))
     moments = group_norm.moments(2, rows, channels, "float32", vector=16, work_group=4)
     sums = run_kernel(moments, [x], (2, group_norm.chunks(rows), 2, channels), target=target)
-    statistics = group_norm.statistics(2, rows, channels, groups, 1e-5, work_group=4)
+    statistics = group_norm.statistics(2, rows, group_norm.chunks(rows), channels, groups, 1e-5, work_group=4)
     statistic = run_kernel(statistics, [sums], (2, groups, 2), target=target)
     arrays = [x, statistic, weight, bias]
     out = run_kernel(te_function(group_norm.apply, arrays), arrays, x.shape, target=target)

@@ -46,7 +46,10 @@ def compile_model(
         ),
     ] = None,
     memory_budget: Annotated[
-        str | None, typer.Option(help="Most activation memory, such as 400M.", metavar="BYTES")
+        str | None,
+        typer.Option(
+            help="Most activation memory, such as 400M; large pictures are cut into bands.", metavar="BYTES"
+        ),
     ] = None,
     tune_log: Annotated[Path | None, typer.Option(help="Tuning records to use.", metavar="DIR")] = None,
     dump_ir: Annotated[

@@ -23,6 +23,8 @@ EXAMPLES = """
 
   ddimcache inspect sd15.bundle --layers
 
+  ddimcache inspect sd15.bundle --memory
+
   ddimcache inspect sd15.bundle --json | jq .macs_cached
 """
 
@@ -35,6 +37,9 @@ def inspect_bundle(
     ] = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Print the work of every layer of the model and nothing else.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Show what is in use where each function needs most.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
@@ -58,6 +63,8 @@ def inspect_bundle(
     facts = describe(opened)
     if as_json:
         print_json(facts)
+    elif memory:
+        _report_memory(facts)
     else:
         _report(facts)
 
@@ -102,6 +109,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
                 "activation_bytes": entry.activation_bytes,
                 "library_bytes": manifest.files[entry.library].bytes,
                 "kernels": len(entry.kernels),
+                "peaks": [dataclasses.asdict(peak) for peak in entry.peaks],
             }
             for name, entry in manifest.components.items()
         },
@@ -168,6 +176,18 @@ def _find_source(bundle: Bundle, name: str) -> str:
     near = [other for other in known if name in other][:5]
     hint = f"did you mean {', '.join(near)}?" if near else "`ddimcache inspect BUNDLE` lists the kernels"
     raise UsageError(f"no kernel {name!r} with a source is in the bundle", where="--source", remedy=hint)
+
+
+def _report_memory(facts: dict[str, Any]) -> None:
+    rows = []
+    for name, part in facts["components"].items():
+        planned = bytes_text(part["activation_bytes"])
+        for peak in part["peaks"]:
+            rows.append((name, peak["function"], planned, bytes_text(peak["bytes"]), "", ""))
+            for tensor in sorted(peak["tensors"], key=lambda tensor: -tensor["bytes"]):
+                shape = "×".join(map(str, tensor["shape"]))
+                rows.append(("", "", "", bytes_text(tensor["bytes"]), shape, tensor["kernel"]))
+    print_table(rows, ("component", "function", "planned", "in use", "shape", "written by"), right=(2, 3))
 
 
 def _report(facts: dict[str, Any]) -> None:

@@ -1,0 +1,94 @@
+"""Compiles a component into the memory that it may have, in as few bands of rows as that takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ddimcache.compiler.memory_plan import buffers
+from ddimcache.compiler.passes.tile_rows import Tiling
+from ddimcache.compiler.pipeline import Compilation, Request
+from ddimcache.errors import CompileError
+
+BANDS = (2, 3, 4, 6, 8, 12, 16)
+"""Numbers of bands that are tried, in this order."""
+
+SHARE = 8
+"""Tensors above this part of the wanted size are cut: at most so many of them make the peak."""
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """Bytes that a component's planned activations may take.
+
+    ``wanted`` is what tiling aims at, ``wanted_by`` who wants it; above ``most`` nothing is compiled, and no
+    buffer may be larger than ``allocation``.
+    """
+
+    wanted: int
+    wanted_by: str
+    most: int
+    allocation: int
+
+
+def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compilation]) -> Compilation:
+    """Runs ``request`` in one piece and, where that is too large, in more and more bands until it fits.
+
+    Without a number of bands that reaches what is wanted the least plan is taken. Raises
+    :class:`CompileError` with figures when even that is above what is possible.
+    """
+    tried = [_Trial(1, run(request))]
+    if not tried[0].fits(limits):
+        whole = tried[0]
+        if whole.largest > limits.allocation:
+            reason = f"a buffer of {_text(whole.largest)} is above the device's {_text(limits.allocation)}"
+        else:
+            reason = f"one piece needs {_text(whole.bytes)}, {limits.wanted_by} {_text(limits.wanted)}"
+        least = -(-whole.largest // limits.allocation)
+        limit = min(limits.wanted // SHARE, limits.allocation // 2)
+        for bands in BANDS:
+            if bands < least:
+                continue
+            tiling = Tiling(bands, limit, reason)
+            trial = _Trial(bands, run(dataclasses.replace(request, tiling=tiling)))
+            tried.append(trial)
+            # More bands have more edges: once the plans begin to grow, they go on.
+            if trial.fits(limits) or (len(tried) > 3 and trial.bytes >= tried[-2].bytes):
+                break
+    possible = [trial for trial in tried if trial.largest <= limits.allocation]
+    best = min(possible or tried, key=lambda trial: (not trial.fits(limits), trial.bytes))
+    name = request.component.name
+    if best.largest > limits.allocation:
+        raise CompileError(
+            f"a buffer of {_text(best.largest)} is needed in {best.bands} bands of rows, the device takes at "
+            f"most {_text(limits.allocation)}",
+            where=name,
+            remedy="take a smaller --size or --batch",
+        )
+    if best.bytes > limits.most:
+        raise CompileError(
+            f"activations need {_text(best.bytes)} in {best.bands} bands of rows, the best number of them; "
+            f"{limits.wanted_by} {_text(limits.most)}",
+            where=name,
+            remedy="take a smaller --size or --batch, or a larger --memory-budget",
+        )
+    return best.compilation
+
+
+class _Trial:
+    """A compilation in ``bands`` bands, with the planned bytes of its largest function and buffer."""
+
+    def __init__(self, bands: int, compilation: Compilation) -> None:
+        self.bands, self.compilation = bands, compilation
+        plans = [list(buffers(compilation.module[name])) for name in compilation.inputs]
+        self.bytes = max(sum(plan) for plan in plans)
+        self.largest = max(max(plan, default=0) for plan in plans)
+
+    def fits(self, limits: MemoryLimits) -> bool:
+        return self.bytes <= limits.wanted and self.largest <= limits.allocation
+
+
+def _text(count: int) -> str:
+    """Megabytes with a digit behind the point; smaller numbers exactly."""
+    return f"{count / 1e6:.1f} MB" if count >= 10**6 else f"{count} bytes"

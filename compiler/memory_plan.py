@@ -1,0 +1,72 @@
+"""How much memory the functions of a component need: as planned, and at the least that their order allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from tvm import relax
+
+from ddimcache.compiler.passes.simplify import op_name, static_shape
+from ddimcache.manifest import ITEM_BYTES, LiveTensor, MemoryPeak
+
+
+def buffers(function: relax.Function) -> Iterator[int]:
+    """Bytes of each buffer that one call of a planned function allocates: storage, and outputs."""
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            name = op_name(binding.value)
+            if name == "relax.memory.alloc_storage":
+                yield int(binding.value.args[0].values[0])
+            elif name == "relax.builtin.alloc_tensor":
+                yield _bytes(binding.var)
+
+
+def peak(name: str, function: relax.Function) -> MemoryPeak:
+    """The moment of ``function`` at which most bytes are in use, and what is in use then.
+
+    The function calls its kernels into tensors of their own, as before storage is planned. No plan needs
+    less than this sum without another order of the calls or other kernels. Outputs do not count: they
+    outlive the call.
+    """
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    source: dict[relax.Var, relax.Expr] = {}
+    allocated: set[relax.Var] = set()
+    writer: dict[relax.Var, str] = {}
+    first: dict[relax.Var, int] = {}
+    last: dict[relax.Var, int] = {}
+
+    def roots(expr: relax.Expr) -> set[relax.Var]:
+        """The allocations behind a variable, a reshaped one or a tuple of them."""
+        found = set()
+        for variable in relax.analysis.free_vars(expr):
+            found |= roots(source[variable]) if variable in source else {variable} & allocated
+        return found
+
+    for index, binding in enumerate(bindings):
+        value = binding.value
+        if op_name(value) == "relax.builtin.alloc_tensor":
+            allocated.add(binding.var)
+            continue
+        if not isinstance(value, relax.Call) or op_name(value) == "relax.reshape":
+            source[binding.var] = value
+        for tensor in roots(value):
+            if tensor not in first and isinstance(value, relax.Call):
+                first[tensor] = index
+                called = value.op
+                writer[tensor] = called.name_hint if isinstance(called, relax.GlobalVar) else op_name(value)
+            last[tensor] = index
+    inner = [tensor for tensor in first if tensor not in roots(function.body.body)]
+    best: list[relax.Var] = []
+    for index in sorted({first[tensor] for tensor in inner}):
+        live = [tensor for tensor in inner if first[tensor] <= index <= last[tensor]]
+        if sum(map(_bytes, live)) > sum(map(_bytes, best)):
+            best = live
+    tensors = tuple(
+        LiveTensor(writer[tensor], tuple(static_shape(tensor) or ()), _bytes(tensor)) for tensor in best
+    )
+    return MemoryPeak(name, sum(tensor.bytes for tensor in tensors), tensors)
+
+
+def _bytes(tensor: relax.Expr) -> int:
+    return math.prod(static_shape(tensor) or [0]) * ITEM_BYTES[str(tensor.ty.dtype)]

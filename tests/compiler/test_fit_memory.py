@@ -1,0 +1,179 @@
+"""Components in the memory that they may have: in bands of rows, or refused with figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.compress.weights import WeightStore
+from ddimcache.compiler.fit_memory import MemoryLimits, fit
+from ddimcache.compiler.frontend.importer import ImportedComponent
+from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
+from ddimcache.compiler.library import build_library
+from ddimcache.compiler.memory_plan import buffers, peak
+from ddimcache.compiler.target import profile
+from ddimcache.errors import CompileError
+from tests.kit.device_run import compile_to, psnr
+from tests.kit.family import stand_in
+
+ROOMY = 1 << 40
+
+
+@I.ir_module
+class Chain:
+    @R.function
+    def main(x: R.Tensor((10,), "float32")) -> R.Tensor((80,), "float32"):
+        with R.dataflow():
+            a = R.exp(x)
+            b = R.reshape(a, R.shape([2, 5]))
+            c = R.concat((b, b, b, b), axis=0)
+            d = R.reshape(c, R.shape([40]))
+            e = R.concat((d, d), axis=0)
+            R.output(e)
+        return e
+
+
+def decoder(target: str = "llvm", height: int = 11, width: int = 9) -> pipeline.Request:
+    """A small decoder for latents of odd sides."""
+    device = profile(target)
+    vae = load_pipeline_folder(stand_in("tiny-sd15")).load_vae()
+    imported = import_vae_decoder(vae, 1, height, width, device.compute_dtype)
+    return pipeline.Request(imported, device, "int8", "decode")
+
+
+def limits(wanted: int = ROOMY, most: int = ROOMY, allocation: int = ROOMY) -> MemoryLimits:
+    return MemoryLimits(wanted, "the test allows", most, allocation)
+
+
+def planned(compilation: pipeline.Compilation) -> list[int]:
+    return list(buffers(compilation.module["decode"]))
+
+
+def draw(compilation: pipeline.Compilation, request: pipeline.Request, path: Path) -> np.ndarray:
+    """The picture that the decoder makes of the same noise."""
+    build_library(compilation.module, request.profile, "x86_64-linux-gnu", ["decode"], path)
+    device = tvm.device("opencl" if request.profile.kind == "opencl" else "cpu", 0)
+    latents = compilation.module["decode"].params[0]
+    shape = [int(extent) for extent in latents.ty.shape.values]
+    noise = np.random.default_rng(3).standard_normal(shape).astype("float32")
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), device)
+    weights = [tvm.runtime.tensor(compilation.store.array(name), device) for name in compilation.weight_names]
+    return machine["decode"](tvm.runtime.tensor(noise, device), weights).numpy()[0]
+
+
+@pytest.mark.parametrize("target", ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)])
+def test_no_seam_is_seen(target: str, tmp_path: Path) -> None:
+    request = decoder(target)
+    whole = pipeline.run(request)
+    wanted = int(0.75 * sum(planned(whole)))
+    tiled = fit(request, limits(wanted=wanted, most=wanted), pipeline.run)
+    assert sum(planned(tiled)) <= wanted
+    pictures = [draw(whole, request, tmp_path / "whole.so"), draw(tiled, request, tmp_path / "tiled.so")]
+    assert np.ptp(pictures[0]) > 100
+    # A float32 sum in another order moves a level of 255 where it lies between two, and never by more.
+    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 1
+    assert psnr(*pictures) > 60
+
+
+def planner(plans: dict[int, list[int]]) -> tuple[list[int], Callable]:
+    """A compiler that plans as told by number of bands, and the numbers that it was asked for."""
+    asked: list[int] = []
+
+    def run(request: pipeline.Request) -> pipeline.Compilation:
+        bands = request.tiling.bands if request.tiling else 1
+        asked.append(bands)
+        builder = relax.BlockBuilder()
+        with builder.function("decode", []):
+            for size in plans[bands]:
+                storage = relax.op.memory.alloc_storage(relax.ShapeExpr([size]), 0, "global", "uint8")
+                builder.emit(storage)
+            builder.emit_func_output(relax.Tuple([]))
+        compilation = pipeline.Compilation(builder.get(), WeightStore(), {"decode": 0})
+        compilation.feature_shape = (bands,)
+        return compilation
+
+    return asked, run
+
+
+def component() -> pipeline.Request:
+    imported = ImportedComponent("vae_decoder", tvm.IRModule(), 1, {})
+    return pipeline.Request(imported, profile("llvm"), "int8", "decode")
+
+
+PLANS = {1: [500, 500], 2: [300, 300], 3: [250, 250], 4: [200, 200], 6: [240, 240]}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked"),
+    [
+        ({}, [1]),
+        ({"wanted": 1000}, [1]),
+        ({"wanted": 600}, [1, 2]),
+        ({"wanted": 400, "most": 400}, [1, 2, 3, 4]),
+        # Fewer bands than three cannot make a buffer of 500 fit into 250.
+        ({"allocation": 250}, [1, 2, 3]),
+        ({"allocation": 240}, [1, 3, 4]),
+        # What is wanted is out of reach: the least plan, found when the next one is larger.
+        ({"wanted": 10}, [1, 2, 3, 4, 6]),
+    ],
+)
+def test_the_least_number_of_bands_that_fits_is_taken(allowed: dict[str, int], asked: list[int]) -> None:
+    seen, run = planner(PLANS)
+    compilation = fit(component(), limits(**allowed), run)
+    assert seen == asked
+    assert compilation.feature_shape == (4 if asked[-1] == 6 else asked[-1],)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "message"),
+    [
+        ({"wanted": 390, "most": 390}, "activations need 400 bytes in 4 bands .* the test allows 390 bytes"),
+        ({"allocation": 199}, "a buffer of 200 bytes is needed in 4 bands .* takes at most 199 bytes"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_figures(allowed: dict[str, int], message: str) -> None:
+    with pytest.raises(CompileError, match=f"vae_decoder: {message}"):
+        fit(component(), limits(**allowed), planner(PLANS)[1])
+
+
+def test_the_budget_is_what_the_bundle_keeps_to(tmp_path: Path) -> None:
+    model = stand_in("tiny-bk")
+    free = compile_to(model, tmp_path / "free", target="llvm").manifest
+    decoder_bytes = free.components["vae_decoder"].activation_bytes
+    budget = free.activation_bytes - decoder_bytes // 5
+    tight = compile_to(model, tmp_path / "tight", target="llvm", memory_budget=budget).manifest
+    assert tight.activation_bytes <= budget
+    assert tight.components["unet"].activation_bytes == free.components["unet"].activation_bytes
+    notes = {entry.component: entry.note for entry in tight.passes if entry.name == "tile rows"}
+    assert notes["unet"] == notes["text_encoder"] == ""
+    assert "bands of rows: one piece needs" in notes["vae_decoder"]
+
+
+def test_the_peak_is_what_is_in_use_at_once() -> None:
+    compilation = pipeline.run(decoder())
+    (found,) = compilation.peaks
+    assert found.bytes == sum(tensor.bytes for tensor in found.tensors) <= sum(planned(compilation))
+
+
+def test_outputs_and_views_are_not_counted_at_the_peak() -> None:
+    compiled = tvm.ir.transform.Sequential(
+        [
+            relax.transform.LegalizeOps(),
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+        ]
+    )(Chain)
+    found = peak("main", compiled["main"])
+    # The 10 numbers of the first kernel and the 40 of the second; the output is not the call's to plan.
+    assert (found.bytes, [tensor.kernel for tensor in found.tensors]) == (200, ["tir_exp", "concatenate"])
