@@ -7,7 +7,9 @@
 #include <tuple>
 #include <utility>
 
+#include "hints.h"
 #include "json.h"
+#include "log.h"
 #include "replay.h"
 
 namespace ddimcache::opencl {
@@ -200,12 +202,20 @@ void Device::Open() {
   std::lock_guard lock(mutex_);
   if (opened_.load(std::memory_order_relaxed)) return;
   cl_int code = kSuccess;
+  const Hints hints = Hints::FromEnvironment();
   if (context_ == nullptr) {
-    cl_context made = api.clCreateContext(nullptr, 1, &id, nullptr, nullptr, &code);
+    const std::vector<intptr_t> properties = hints.ForContext(info, platform);
+    const intptr_t* given = properties.empty() ? nullptr : properties.data();
+    cl_context made = api.clCreateContext(given, 1, &id, nullptr, nullptr, &code);
+    if (code != kSuccess && given != nullptr) {
+      LogLine("priority and performance hints are left out on " + Describe() +
+              ", which lists them but answers " + ErrorName(code));
+      made = api.clCreateContext(nullptr, 1, &id, nullptr, nullptr, &code);
+    }
     Check(code, "clCreateContext", "for " + Describe());
     context_ = made;
   }
-  queue_ = std::make_unique<Queue>(api, context_, id, Describe());
+  queue_ = std::make_unique<Queue>(api, context_, id, platform, Describe(), hints.ForQueue(info));
   opened_.store(true, std::memory_order_release);
 }
 

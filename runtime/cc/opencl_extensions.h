@@ -6,6 +6,24 @@
 
 namespace ddimcache::opencl {
 
+// cl_khr_priority_hints and cl_khr_throttle_hints: properties of a queue, which OpenCL 2.0 makes from a list.
+constexpr cl_ulong kQueueProperties = 0x1093;
+constexpr cl_ulong kQueuePriorityKhr = 0x1096;
+constexpr cl_ulong kQueueThrottleKhr = 0x1097;
+using CreateQueueWithProperties = cl_command_queue(DDIMCACHE_CL_CALL*)(cl_context, cl_device_id,
+                                                                       const cl_ulong*, cl_int*);
+
+// cl_qcom_perf_hint and cl_qcom_priority_hint: properties of a context.
+constexpr intptr_t kContextPlatform = 0x1084;
+constexpr intptr_t kContextPerformanceQcom = 0x40C2;
+constexpr intptr_t kPerformanceHighQcom = 0x40C3;
+constexpr intptr_t kPerformanceNormalQcom = 0x40C4;
+constexpr intptr_t kPerformanceLowQcom = 0x40C5;
+constexpr intptr_t kContextPriorityQcom = 0x40C9;
+constexpr intptr_t kPriorityHighQcom = 0x40CA;
+constexpr intptr_t kPriorityNormalQcom = 0x40CB;
+constexpr intptr_t kPriorityLowQcom = 0x40CC;
+
 // cl_khr_command_buffer, 0.9 and later. Only calls are used whose signature no revision has changed: copies
 // gained a parameter.
 struct CommandBufferHandle;

@@ -4,6 +4,9 @@
 
 #include <utility>
 
+#include "log.h"
+#include "opencl_extensions.h"
+
 namespace ddimcache::opencl {
 
 void RefuseWhileRecording(const std::string& what) {
@@ -13,14 +16,32 @@ void RefuseWhileRecording(const std::string& what) {
                                  "before the recording is made, or after it was replayed";
 }
 
-Queue::Queue(const Api& api, cl_context context, cl_device_id device, std::string device_text)
-    : api_(api), context_(context), device_(device), device_text_(std::move(device_text)) {
+Queue::Queue(const Api& api, cl_context context, cl_device_id device, cl_platform_id platform,
+             std::string device_text, std::vector<cl_ulong> hints)
+    : api_(api),
+      context_(context),
+      device_(device),
+      platform_(platform),
+      device_text_(std::move(device_text)),
+      hints_(std::move(hints)) {
   plain_ = Make(0);
   active_ = plain_;
 }
 
 cl_command_queue Queue::Make(cl_bitfield properties) {
   cl_int code = kSuccess;
+  const auto create = reinterpret_cast<CreateQueueWithProperties>(
+      hints_.empty() ? nullptr : api_.FindOptional(platform_, "clCreateCommandQueueWithProperties"));
+  if (create != nullptr) {
+    std::vector<cl_ulong> all = {kQueueProperties, properties};
+    all.insert(all.end(), hints_.begin(), hints_.end());
+    all.push_back(0);
+    cl_command_queue queue = create(context_, device_, all.data(), &code);
+    if (code == kSuccess) return queue;
+    LogLine("priority and throttle hints are left out on " + device_text_ +
+            ", which lists them but answers " + ErrorName(code));
+    hints_.clear();
+  }
   cl_command_queue queue = api_.clCreateCommandQueue(context_, device_, properties, &code);
   Check(code, "clCreateCommandQueue", "for " + device_text_);
   return queue;

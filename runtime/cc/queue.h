@@ -8,6 +8,7 @@
 #include <optional>
 #include <shared_mutex>
 #include <string>
+#include <vector>
 
 #include "opencl_api.h"
 #include "profile.h"
@@ -23,8 +24,11 @@ void RefuseWhileRecording(const std::string& what);
 
 class Queue {
  public:
-  // Throws RuntimeError when the driver refuses to make the queue.
-  Queue(const Api& api, cl_context context, cl_device_id device, std::string device_text);
+  // `hints` are properties for clCreateCommandQueueWithProperties, in pairs; a driver that refuses them gets
+  // none, and a line on standard error says so. Throws RuntimeError when the driver refuses to make the
+  // queue.
+  Queue(const Api& api, cl_context context, cl_device_id device, cl_platform_id platform,
+        std::string device_text, std::vector<cl_ulong> hints);
 
   // Calls `enqueue(cl_command_queue, cl_event*)`, which enqueues exactly one command and passes the event
   // pointer (often null) on to OpenCL. `label` names the command in a profile. Returns the command's error
@@ -85,7 +89,9 @@ class Queue {
   const Api& api_;
   cl_context context_;
   cl_device_id device_;
+  cl_platform_id platform_;
   std::string device_text_;
+  std::vector<cl_ulong> hints_;
 
   // Shared by every command, exclusive while the queue underneath is swapped.
   std::shared_mutex swap_mutex_;

@@ -2,10 +2,11 @@
 
 #include <tvm/ffi/error.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <string_view>
 #include <utility>
+
+#include "log.h"
 
 namespace ddimcache::opencl {
 namespace {
@@ -34,40 +35,60 @@ ReplayChoice ParseReplayChoice() {
   TVM_FFI_UNREACHABLE();
 }
 
+ReplaySelection::Candidate& ReplaySelection::Find(ReplayChoice choice) {
+  const bool is_queue = choice == ReplayChoice::kRecordableQueue;
+  Candidate& candidate = is_queue ? recordable_queue_ : command_buffer_;
+  if (candidate.made) return candidate;
+  candidate.made = true;
+  const cl_command_queue queue = device_.queue().plain();
+  std::shared_ptr<ReplayMethod> method =
+      (is_queue ? MakeRecordableQueueMethod : MakeCommandBufferMethod)(device_, queue, &candidate.reason);
+  if (method == nullptr) return candidate;
+  try {
+    candidate.ratio = CheckReplayMethod(device_, *method);
+    candidate.method = std::move(method);
+  } catch (const tvm::ffi::Error& error) {
+    candidate.reason = std::string("fails at ") + method->name() + ": " + error.message();
+    LogLine("replays do without " + std::string(method->name()) + ": " + device_.Describe() + " " +
+            candidate.reason);
+  }
+  return candidate;
+}
+
 std::shared_ptr<ReplayMethod> ReplaySelection::Get() {
-  std::lock_guard lock(mutex_);
-  if (chosen_) return method_;
   const ReplayChoice choice = ParseReplayChoice();
   if (choice == ReplayChoice::kOff) {
     TVM_FFI_THROW(RuntimeError) << kVariable << " is off, so that no recording can be made: ask "
                                 << "ReplayAllowed first, and launch one by one";
   }
-  const cl_command_queue queue = device_.queue().plain();
-  using Make = std::unique_ptr<ReplayMethod> (*)(Device&, cl_command_queue, std::string*);
-  constexpr std::pair<ReplayChoice, Make> kMethods[] = {
-      {ReplayChoice::kRecordableQueue, MakeRecordableQueueMethod},
-      {ReplayChoice::kCommandBuffer, MakeCommandBufferMethod},
-  };
-  for (const auto& [named, make] : kMethods) {
-    if (choice != ReplayChoice::kAuto && choice != named) continue;
-    std::string reason;
-    method_ = make(device_, queue, &reason);
-    if (method_ != nullptr) break;
-    if (choice == named) {
+  if (choice == ReplayChoice::kPlain) return nullptr;
+  std::lock_guard lock(mutex_);
+  if (gave_up_) return nullptr;
+  if (choice != ReplayChoice::kAuto) {
+    const Candidate& candidate = Find(choice);
+    if (candidate.method == nullptr) {
       TVM_FFI_THROW(RuntimeError) << kVariable << " is " << std::getenv(kVariable) << ", but "
-                                  << device_.Describe() << " " << reason << ": set it to auto, or to plain";
+                                  << device_.Describe() << " " << candidate.reason
+                                  << ": set it to auto, or to plain";
     }
+    return candidate.method;
   }
-  chosen_ = true;
-  return method_;
+  std::shared_ptr<ReplayMethod> best;
+  double least = 1;
+  for (ReplayChoice tried : {ReplayChoice::kRecordableQueue, ReplayChoice::kCommandBuffer}) {
+    const Candidate& candidate = Find(tried);
+    if (candidate.method == nullptr || candidate.ratio >= least) continue;
+    best = candidate.method;
+    least = candidate.ratio;
+  }
+  return best;
 }
 
 void ReplaySelection::GiveUp(const std::string& reason) {
   std::lock_guard lock(mutex_);
-  if (method_ == nullptr) return;
-  method_.reset();
-  std::fprintf(stderr, "ddimcache: launches are replayed one by one on %s: %s\n", device_.Describe().c_str(),
-               reason.c_str());
+  if (gave_up_) return;
+  gave_up_ = true;
+  LogLine("launches are replayed one by one on " + device_.Describe() + ": " + reason);
 }
 
 bool ReplayAllowed() {

@@ -64,23 +64,41 @@ ReplayChoice ParseReplayChoice();
 // False where DDIMCACHE_REPLAY is off: recordings are refused, and launches made one by one. Throws as above.
 bool ReplayAllowed();
 
-// What recordings on one device use, found out at the first recording.
+// What recordings on one device use. Thread-safe.
 class ReplaySelection {
  public:
   explicit ReplaySelection(Device& device) : device_(device) {}
 
-  // Null where launches are enqueued one by one. Throws RuntimeError where the variable demands what the
-  // device does not have, or turns recordings off.
+  // As DDIMCACHE_REPLAY says at the time of the call. Null where launches are enqueued one by one, which
+  // `auto` does as well where that is faster. Throws RuntimeError where the variable demands what the device
+  // does not have, or turns recordings off; ValueError as above.
   std::shared_ptr<ReplayMethod> Get();
 
   // From now on launches are enqueued one by one; says so once on standard error.
   void GiveUp(const std::string& reason);
 
  private:
+  struct Candidate {
+    bool made = false;
+    // Null where the device does not have it, or it does not do what it should; the reason then says why.
+    std::shared_ptr<ReplayMethod> method;
+    std::string reason;
+    // Its time over that of enqueueing one by one.
+    double ratio = 0;
+  };
+
+  // With the mutex held.
+  Candidate& Find(ReplayChoice choice);
+
   Device& device_;
   std::mutex mutex_;
-  bool chosen_ = false;
-  std::shared_ptr<ReplayMethod> method_;
+  bool gave_up_ = false;
+  Candidate recordable_queue_, command_buffer_;
 };
+
+// Replays a few launches of a small kernel by `method` and checks what they computed. Returns the time that
+// takes over the time of the same launches one by one. Throws RuntimeError where it fails or computes
+// something else.
+double CheckReplayMethod(Device& device, ReplayMethod& method);
 
 }  // namespace ddimcache::opencl

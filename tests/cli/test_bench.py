@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddimcache.bench import unet
+from ddimcache.bench import launch, unet
 from ddimcache.bench.cache_gain import PUBLISHED_EFFICIENCY, PUBLISHED_SPEEDUP, speedups, step_counts
 from ddimcache.bench.torch_unet import TorchUnet
 from ddimcache.models.stand_in_presets import PRESETS
@@ -180,6 +180,39 @@ def test_on_opencl(bench):
     assert done.json["seconds_cached"] < done.json["seconds_full"]
 
 
+@pytest.mark.opencl
+def test_launch(run, kept):
+    model = stand_in("tiny-bk")
+    done = run("bench", "launch", "--model", model, "--repeats", 2, "--json")
+    assert done.code == 0, done.err
+    assert set(done.json) == {"model", "device", "automatic", "kernel", "step", "profile"}
+    assert done.json["automatic"] in {"plain", "command-buffer", "recordable-queue"}
+    assert done.json["kernel"]["launches"] == 256
+    assert done.json["step"]["launches"] > 20
+    for program in ("kernel", "step"):
+        ways = {name: cost for name, cost in done.json[program].items() if name != "launches"}
+        assert {"direct", "plain"} <= set(ways)
+        assert ways["direct"]["ratio"] == 1
+        for cost in ways.values():
+            assert 0 < cost["host_seconds_a_launch"] <= cost["seconds_a_launch"]
+    assert done.json["profile"]["ratio"] > 0
+
+
+@pytest.mark.opencl
+def test_launch_refuses_a_wrong_replay(run, kept, monkeypatch):
+    monkeypatch.setattr(launch.Recording, "replay", lambda self: None)
+    done = run("bench", "launch", "--model", stand_in("tiny-bk"))
+    assert done.code == 1
+    assert "256 launches, plain, counted to 0" in done.err
+    assert "no time was taken" in done.err
+
+
+def test_launch_is_for_opencl(run):
+    done = run("bench", "launch", "--device", "llvm")
+    assert done.code == 2
+    assert "only OpenCL has launches to replay" in done.err
+
+
 @pytest.mark.parametrize("interval", [1, 2, 3, 5, 6, 10, 49, 60])
 def test_steps_are_counted_as_the_sampler_counts(interval):
     steps = schedule(SAMPLER, 50, interval)
@@ -210,6 +243,6 @@ def test_torch_has_the_rounded_weights(bundle):
 
 def test_torch_threads_are_given_back(bundle):
     before = torch.get_num_threads()
-    with TorchUnet(stand_in("tiny-sd15"), open_bundle(bundle), threads=before + 1):
+    with TorchUnet(stand_in("tiny-bk"), open_bundle(bundle), threads=before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before

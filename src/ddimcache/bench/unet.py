@@ -91,9 +91,13 @@ class DeviceUnet:
     def cached(self, inputs: tuple[Any, ...], feature: Any) -> Any:
         """Run what lies outside the cut and wait for it; return noise [1, C, h, w] float32."""
         with device_failures(self._spec):
-            noise = self._component.call("cached", *inputs, feature)
+            noise = self.launch_cached(inputs, feature)
             self._device.sync()
         return noise
+
+    def launch_cached(self, inputs: tuple[Any, ...], feature: Any) -> Any:
+        """As :meth:`cached`, without waiting; errors are TVM's."""
+        return self._component.call("cached", *inputs, feature)
 
 
 def random_inputs(manifest: Manifest) -> UnetInputs:

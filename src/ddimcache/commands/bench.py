@@ -29,6 +29,14 @@ EXAMPLES = """
   ddimcache bench unet --model sd15.bundle --reference ./stable-diffusion-v1-5 --json
 """
 
+LAUNCH_EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache bench launch
+
+  ddimcache bench launch --model sd15 --repeats 5 --json
+"""
+
 app = typer.Typer(no_args_is_help=True, help="Measure, and check the answers before any time is reported.")
 
 
@@ -130,6 +138,87 @@ def bench_unet(
         print_json(result)
     else:
         _report(result, bundle, threads)
+
+
+@app.command("launch", epilog=LAUNCH_EXAMPLES)
+def bench_launch(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Whose cached step is launched: diffusers folder or bundle, embedded, sd15 or sd21.",
+            metavar="DIR|BUNDLE|embedded|sd15|sd21",
+        ),
+    ] = EMBEDDED,
+    device: Annotated[
+        str | None, typer.Option(help="opencl or opencl:1. Default: the first OpenCL device.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Rounds in which every way is timed; the median counts.")] = 15,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Time what a launch costs: direct, replayed one by one, and by what the driver has for replays.
+
+    A kernel that does next to nothing shows the cost alone, the UNet's cached step what is left of it.
+
+    The profile's overhead is a step's time with one over that without.
+    """
+    from ddimcache.commands.choose import choose_device, load_compiler, local_device
+    from ddimcache.runtime.bundle import is_bundle, open_bundle
+
+    if repeats < 1:
+        raise UsageError(f"{repeats} is below 1", where="--repeats")
+    spec = local_device(device or "opencl")
+    if spec.kind != "opencl":
+        raise UsageError("only OpenCL has launches to replay", where="--device", remedy="use opencl")
+    load_compiler()
+    bars = progress()
+    folder = _find_model(model, bars)
+    chosen = choose_device(str(spec))
+    bundle = open_bundle(folder) if is_bundle(folder) else _compile(folder, {}, chosen, bars)
+    from ddimcache.bench import launch
+
+    say(f"measuring on {chosen.name}, {repeats} repeats")
+    costs = launch.measure(bundle, spec, repeats=repeats, progress=bars)
+    counts = {"kernel": launch.LAUNCHES, "step": costs.step_launches}
+    result: dict[str, Any] = {"model": model, "device": chosen.name, "automatic": costs.automatic}
+    for name, ways in (("kernel", costs.kernel), ("step", costs.step)):
+        result[name] = {
+            "launches": counts[name],
+            **{
+                way: {
+                    "host_seconds_a_launch": cost.host_seconds / counts[name],
+                    "seconds_a_launch": cost.seconds / counts[name],
+                    "ratio": cost.seconds / ways["direct"].seconds,
+                }
+                for way, cost in ways.items()
+            },
+        }
+    result["profile"] = {"ratio": costs.profile}
+    if as_json:
+        print_json(result)
+    else:
+        _report_launches(result)
+
+
+def _report_launches(result: dict[str, Any]) -> None:
+    print_table([("device", result["device"]), ("model", result["model"])])
+    titles = {"kernel": "launches of a kernel that adds one", "step": "launches of a cached step"}
+    for name, title in titles.items():
+        print(f"\n{result[name]['launches']} {title}, microseconds a launch:\n")
+        rows = [
+            (
+                way,
+                f"{cost['host_seconds_a_launch'] * 1e6:.2f}",
+                f"{cost['seconds_a_launch'] * 1e6:.2f}",
+                f"{cost['ratio']:.3f}",
+            )
+            for way, cost in result[name].items()
+            if way != "launches"
+        ]
+        print_table(rows, ("launched", "handed over", "run", "over direct"), right=(1, 2, 3))
+    print(f"\na recording here uses {result['automatic']} where nobody chooses")
+    print(f"a profiled step takes {result['profile']['ratio']:.3f} × the time of one that is not")
 
 
 def _peers(text: str) -> tuple[str, ...]:

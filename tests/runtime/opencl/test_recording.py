@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,12 +20,24 @@ from tests.runtime.opencl import programs
 pytestmark = pytest.mark.opencl
 
 ELEMENTS = 96
+EXTENSIONS = {"command-buffer": "cl_khr_command_buffer", "recordable-queue": "cl_qcom_recordable_queues"}
 SOURCE = """
 __kernel void blend(__global int* target, __global const int* source, int factor) {
   int i = get_global_id(0);
   target[i] = target[i] * factor + source[i];
 }
 """
+
+
+@pytest.fixture(scope="module", params=["plain", *EXTENSIONS], autouse=True)
+def method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every way to replay that the device has; those that it lacks run on a fake (test_replay_drivers.py)."""
+    extension = EXTENSIONS.get(request.param)
+    if extension is not None and extension not in devices.list_devices()[0].extensions:
+        pytest.skip(f"the device has no {extension}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDIMCACHE_REPLAY", request.param)
+        yield request.param
 
 
 @pytest.fixture(scope="module")
@@ -230,44 +240,12 @@ def test_recordings_in_threads(blend: tvm.runtime.Function, device: tvm.runtime.
 
 
 def test_more_replays_than_fit_into_the_queue(
-    blend: tvm.runtime.Function, device: tvm.runtime.Device
+    blend: tvm.runtime.Function, device: tvm.runtime.Device, method: str
 ) -> None:
     tensor = tvm.runtime.tensor(np.zeros(ELEMENTS, "int32"), device)
     one = tvm.runtime.tensor(np.ones(ELEMENTS, "int32"), device)
     recording = record(lambda: [launch(blend, tensor, one, 1) for _ in range(300)])
+    assert recording.summary().method == method
     for _ in range(20):
         recording.replay()
     np.testing.assert_array_equal(tensor.numpy(), 6000)
-
-
-def run_python(code: str, replay: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "DDIMCACHE_REPLAY": replay},
-        capture_output=True,
-        text=True,
-    )
-
-
-CHOOSE = """
-from ddimcache.runtime.recording import record, replay_allowed
-print(replay_allowed())
-print(record(lambda: None).summary().method)
-"""
-
-
-@pytest.mark.parametrize(
-    ("replay", "output", "error"),
-    [
-        ("plain", "True\nplain\n", ""),
-        ("off", "False\n", "RuntimeError: DDIMCACHE_REPLAY is off"),
-        ("fast", "", 'ValueError: DDIMCACHE_REPLAY is "fast", but can be: auto, command-buffer, '),
-        ("recordable-queue", "True\n", "has no cl_qcom_recordable_queues: set it to auto, or to plain"),
-    ],
-)
-def test_the_variable_chooses(replay: str, output: str, error: str) -> None:
-    if any("cl_qcom_recordable_queues" in info.extensions for info in devices.list_devices()):
-        output, error = "True\nrecordable-queue\n", ""
-    done = run_python(CHOOSE, replay)
-    assert done.stdout == output
-    assert error in done.stderr
