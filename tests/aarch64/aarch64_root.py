@@ -44,7 +44,7 @@ def command(product: Path, work: Path, variables: Mapping[str, str]) -> list[str
         "mount --bind $2 $1/opt/product",
         "mount --bind $3 $1/mnt/work",
     ]
-    script = " && ".join([*mounts, 'root=$1; shift 3; exec chroot "$root" "$@"'])
+    script = "\n".join(["set -e", *mounts, "root=$1", "shift 3", 'exec chroot "$root" "$@"'])
     inside = {
         "HOME": "/tmp",
         "LC_ALL": "C.UTF-8",
@@ -55,6 +55,8 @@ def command(product: Path, work: Path, variables: Mapping[str, str]) -> list[str
         **variables,
     }
     return [
+        # The emulator hands its own environment on.
+        *("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
         *("unshare", "--mount", "--propagation", "private", "bash", "-c", script, "root"),
         *(str(root), str(product), str(work)),
         *("/usr/bin/qemu-aarch64-static", "-cpu", _PROCESSOR),
