@@ -22,14 +22,7 @@ from pathlib import Path
 from ddimcache.compiler.fingerprint import compiler_digest, folder_fingerprint, versions
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.errors import UsageError
-
-CACHE_VARIABLE = "DDIMCACHE_CACHE"
-
-
-def cache_folder() -> Path:
-    """Return the folder that compiled bundles are kept in; it need not exist."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ddimcache"
+from ddimcache.runtime.files import CACHE_VARIABLE, cache_folder
 
 
 def bundle_key(model_dir: Path, options: CompileOptions) -> str:

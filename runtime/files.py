@@ -8,6 +8,14 @@ from pathlib import Path
 
 from ddimcache.errors import DdimcacheError, UsageError
 
+CACHE_VARIABLE = "DDIMCACHE_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return the folder for what may be made again (bundles, a device's limits); it need not exist."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ddimcache"
+
 
 def check_can_write(path: Path, option: str) -> None:
     """Raise :class:`UsageError` naming the option when a file could not be written to ``path`` later on."""

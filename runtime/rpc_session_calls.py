@@ -10,8 +10,9 @@ from typing import Any
 
 from ddimcache.errors import DdimcacheError, DeviceError, RemoteError, UsageError
 from ddimcache.manifest import Count
-from ddimcache.records import Record, RecordProblem, from_json
+from ddimcache.records import Record, RecordProblem, from_json, to_json
 from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.profiler import LocalProfiler
 from ddimcache.runtime.rpc_protocol import PREFIX, error_reply, pack, unpack
 from ddimcache.runtime.rpc_store import Store
 from ddimcache.runtime.session import Session
@@ -50,6 +51,11 @@ class _Run:
 
 
 @dataclass(frozen=True)
+class _Peaks:
+    again: bool
+
+
+@dataclass(frozen=True)
 class _Nothing:
     pass
 
@@ -73,6 +79,10 @@ class SessionCalls:
             "decode": (_Nothing, lambda _, __: (None, self._opened().decode())),
             "timings": (_Nothing, lambda _, __: (self._opened().timings(), b"")),
             "peak_bytes": (_Nothing, lambda _, __: (self._opened().peak_bytes, b"")),
+            "profile_start": (_Nothing, self._profile_start),
+            "profile_stop": (_Nothing, self._profile_stop),
+            "peaks": (_Peaks, self._peaks),
+            "memory": (_Nothing, lambda _, __: (LocalProfiler(self._device).memory(), b"")),
             "close": (_Nothing, self._close),
         }
 
@@ -140,6 +150,18 @@ class SessionCalls:
 
     def _run(self, run: _Run, _: bytes) -> tuple[Any, bytes]:
         return self._opened().run(run.count), b""
+
+    def _profile_start(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
+        LocalProfiler(self._device).start()
+        return None, b""
+
+    def _profile_stop(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
+        timeline = LocalProfiler(self._device).stop()
+        return timeline.names, timeline.to_bytes()
+
+    def _peaks(self, peaks: _Peaks, _: bytes) -> tuple[Any, bytes]:
+        found, kept = LocalProfiler(self._device).peaks(peaks.again)
+        return {"peaks": to_json(found), "kept": kept}, b""
 
     def _close(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
         if self._session is not None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ddimcache import __version__
-from ddimcache.commands import batch, bench, devices, doctor, generate, inspect, serve, tracker
+from ddimcache.commands import batch, bench, devices, doctor, generate, inspect, profile, serve, tracker
 from ddimcache.commands import compile as compile_command
 from ddimcache.commands.terminal import say
 from ddimcache.errors import DdimcacheError
@@ -50,6 +50,7 @@ app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
 app.command("compile", epilog=compile_command.EXAMPLES)(compile_command.compile_model)
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
+app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command("devices", epilog=devices.EXAMPLES)(devices.devices)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(bench.app, name="bench")

@@ -238,7 +238,7 @@ def _find_model(name: str, bars: Progress) -> Path:
 
 
 def _stand_in_folder(name: str) -> Path:
-    from ddimcache.compiler.cache import cache_folder
+    from ddimcache.runtime.files import cache_folder
 
     return cache_folder() / "stand-ins" / name
 

@@ -14,6 +14,7 @@ from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
 from ddimcache.runtime.devices import DeviceSpec, describe_missing, parse_device
 from ddimcache.runtime.image import ImageSession
 from ddimcache.runtime.local_device import device_name, host_triple, open_device
+from ddimcache.runtime.profiler import LocalProfiler, Profiler
 from ddimcache.runtime.progress import Progress
 from ddimcache.runtime.session import Session
 
@@ -25,12 +26,14 @@ DEFAULT_MODEL = Path(__file__).absolute().parent.parent / "models" / "shapes" / 
 
 @dataclass(frozen=True)
 class ChosenDevice:
-    """A device here or behind RPC: ``target`` and ``host`` are for the compiler, ``open`` loads a bundle."""
+    """A device here or behind RPC: ``target`` and ``host`` are for the compiler, ``open`` loads a bundle,
+    ``profiler`` times what it does."""
 
     name: str
     target: str
     host: str
     open: Callable[[Bundle, Progress], ImageSession]
+    profiler: Callable[[], Profiler]
     close: Callable[[], None]
 
 
@@ -43,15 +46,18 @@ def choose_device(text: str | None, kind: str | None = None) -> ChosenDevice:
     """
     if text is not None and text.startswith("rpc:"):
         from ddimcache.runtime.rpc import connect
+        from ddimcache.runtime.rpc_profiler import RemoteProfiler
 
         remote = connect(text)
         name = f"{remote.address} ({remote.info.device})"
         target = target_of(remote.info.kind, remote.info.device_name)
-        return ChosenDevice(name, target, remote.info.host, remote.open, remote.close)
+        profiler: Callable[[], Profiler] = partial(RemoteProfiler, remote)
+        return ChosenDevice(name, target, remote.info.host, remote.open, profiler, remote.close)
     spec = local_device(text) if text is not None else default_device(kind)
     open_device(spec, spec.kind)  # an absent device is told before anything is compiled for it
     target = target_of(spec.kind, device_name(spec))
-    return ChosenDevice(str(spec), target, host_triple(), partial(_open_here, spec), lambda: None)
+    opener, profiler = partial(_open_here, spec), partial(LocalProfiler, spec)
+    return ChosenDevice(str(spec), target, host_triple(), opener, profiler, lambda: None)
 
 
 def target_of(kind: str, name: str) -> str:
