@@ -13,6 +13,8 @@ import aarch64_root
 import adreno_lab
 import pytest
 
+from tests.kit import browser
+
 # Tests compile many kernels just once: to keep them would fill the cache and take time. The tests of the
 # cache itself turn it on.
 os.environ.setdefault("DDIMCACHE_PROGRAM_CACHE", "0")
@@ -35,6 +37,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "lab": adreno_lab.missing,
     "aarch64": aarch64_root.missing,
     "phone": _phone_missing,
+    "browser": browser.missing,
 }
 
 _ran = pytest.StashKey[Counter[str]]()
