@@ -50,6 +50,7 @@ demo: $(VENV)/ready-run $(VENV)/ready-opencl
 test: $(VENV)/ready-dev
 	-@tools/ensure_opencl.sh $(VENV)
 	@tests/lab/build_lab.sh --if-possible
+	-@tools/ensure_browser.sh
 	$(BIN)/pytest
 
 full: $(VENV)/ready-dev

@@ -275,7 +275,7 @@ INFO = ServerInfo(PROTOCOL, "9.9.9", "0.27", "opencl", "Adreno", "opencl", "aarc
         (struct.pack("<ii", 0xFF271, 1 << 30), "what listens there is no `ddimcache serve`"),
         (
             greeting(replace(INFO, protocol=7).greeting()),
-            "speaks protocol 7 (ddimcache 9.9.9), this one speaks 1",
+            f"speaks protocol 7 (ddimcache 9.9.9), this one speaks {PROTOCOL}",
         ),
         (b"\x71", "cannot be reached: connection reset"),
         (None, "did not answer in 0.5 s"),

@@ -59,7 +59,7 @@
       ["peak, memory", `${digits(profile.peaks.gbytes)} GB/s`],
       ["most memory", size(profile.peak_bytes)],
     ];
-    for (const entry of profile.functions) {
+    for (const entry of profile.functions.filter((one) => one.launches > 1)) {
       numbers.push([`${entry.function}, a call`, time(entry.seconds_call)]);
     }
     for (const [name, value] of numbers) {
@@ -110,9 +110,13 @@
       const circle = shape("circle", svg, {cx: x(dot.x), cy: y(dot.y), r: radius}, `dot ${dot.kernel.limit}`);
       explain(circle, () => describe(dot.kernel));
     }
+    const labels = [];
     for (const dot of dots.slice(0, 6)) {
       const name = dot.kernel.name.length > 34 ? `${dot.kernel.name.slice(0, 33)}…` : dot.kernel.name;
-      shape("text", svg, {x: x(dot.x), y: y(dot.y) + 4, "text-anchor": "middle"}, "", name);
+      const at = {x: x(dot.x), y: y(dot.y) + 4};
+      while (labels.some((label) => Math.abs(label.x - at.x) < 200 && Math.abs(label.y - at.y) < 12)) at.y += 4;
+      labels.push(at);
+      shape("text", svg, {...at, "text-anchor": "middle"}, "", name);
     }
   }
 
