@@ -182,6 +182,11 @@ def _layers(nodes: Sequence[_Node], weight_paths: Sequence[str]) -> list[str]:
     for number, node in reversed(list(enumerate(nodes))):
         if not own[number] and not node.gathers and node.consumers:
             layers[number] = layers[node.consumers[0]] or behind[number]
+            # What one launch made for a whole module (query, key and value at once) is the module's until a
+            # layer inside takes it.
+            around = own[node.producers[0]] if node.producers else ""
+            if around and layers[number].startswith(f"{around}."):
+                layers[number] = around
     return layers
 
 

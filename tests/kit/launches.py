@@ -33,7 +33,11 @@ def check_launches(bundle: Bundle, pipe: TorchPipeline) -> dict[str, int]:
             for launch in launches:
                 assert launch.flops >= 2 * launch.macs, launch
                 assert launch.bytes_written > 0, launch
-        assert weighted <= seen, sorted(weighted - seen)
+                if launch.kernel.startswith("attention"):
+                    assert "out" not in launch.layer.split(".attn")[-1], launch
+        # Projections that are computed at once belong to the module around them.
+        unseen = {name for name in weighted - seen if name.rpartition(".")[0] not in seen}
+        assert not unseen, sorted(unseen)
     unet = bundle.launches("unet").functions
     manifest = bundle.manifest
     for function, macs in (("full", manifest.macs_full), ("cached", manifest.macs_cached)):

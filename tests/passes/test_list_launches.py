@@ -88,6 +88,11 @@ def test_what_prepares_a_tensor_belongs_where_it_goes_first() -> None:
     assert layers(kernels) == [f"block.{index}.part" for index in (0, 1, 1, 1, 2)]
 
 
+def test_what_several_layers_made_at_once_belongs_to_their_module() -> None:
+    kernels: list[tuple[str, list[str | int]]] = [("add", [1, 6]), ("copy", ["0"]), ("scale", ["1", 1])]
+    assert layers(kernels) == ["block.1", "block.1", "block.1.part"]
+
+
 def test_what_nobody_reads_belongs_where_it_came_from() -> None:
     assert layers([("scale", ["x", 0]), ("copy", ["0"])]) == ["block.0.part"] * 2
 
