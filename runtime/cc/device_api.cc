@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <string>
 
+#include "copy.h"
+
 namespace ddimcache::opencl {
 
 using tvm::runtime::DeviceAttrKind;
@@ -145,32 +147,7 @@ void OpenClDeviceApi::FreeDataSpace(tvm::Device, void* handle) {
 }
 
 void OpenClDeviceApi::CopyDataFromTo(DLTensor* from, DLTensor* to, TVMStreamHandle) {
-  const size_t bytes = tvm::ffi::GetDataSize(*from);
-  if (bytes != tvm::ffi::GetDataSize(*to)) {
-    TVM_FFI_THROW(ValueError) << "OpenCL copy between tensors of " << bytes << " and "
-                              << tvm::ffi::GetDataSize(*to) << " bytes";
-  }
-  if (!tvm::ffi::IsContiguous(*from) || !tvm::ffi::IsContiguous(*to)) {
-    TVM_FFI_THROW(ValueError) << "OpenCL copies need contiguous tensors; make a compact copy first";
-  }
-  if (bytes == 0) return;
-  const bool from_device = from->device.device_type == kDLOpenCL;
-  const bool to_device = to->device.device_type == kDLOpenCL;
-  const auto on_host = [](const DLTensor* tensor) {
-    return static_cast<uint8_t*>(tensor->data) + tensor->byte_offset;
-  };
-  if (from_device && to_device) {
-    CopyOnDevice(Memory::FromHandle(from->data, "copy"), from->byte_offset,
-                 Memory::FromHandle(to->data, "copy"), to->byte_offset, bytes);
-  } else if (from_device && to->device.device_type == kDLCPU) {
-    CopyToHost(Memory::FromHandle(from->data, "copy"), from->byte_offset, on_host(to), bytes);
-  } else if (to_device && from->device.device_type == kDLCPU) {
-    CopyToDevice(on_host(from), Memory::FromHandle(to->data, "copy"), to->byte_offset, bytes);
-  } else {
-    TVM_FFI_THROW(ValueError) << "OpenCL copies go between opencl and cpu tensors, not from device type "
-                              << static_cast<int>(from->device.device_type) << " to "
-                              << static_cast<int>(to->device.device_type);
-  }
+  CopyTensor(*from, *to);
 }
 
 void OpenClDeviceApi::StreamSync(tvm::Device device, TVMStreamHandle) {

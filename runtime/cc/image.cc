@@ -6,6 +6,9 @@
 namespace ddimcache::opencl {
 namespace {
 
+// No device comes near it, and three sides of it with their channels do not overflow.
+constexpr int64_t kLongestSide = int64_t{1} << 19;
+
 cl_uint ChannelType(DLDataType type) {
   if (type.code == kDLFloat && type.bits == 16) return kChannelHalfFloat;
   if (type.code == kDLFloat && type.bits == 32) return kChannelFloat;
@@ -54,6 +57,10 @@ ImageShape FlattenToImage(const int64_t* shape, int dimensions, DLDataType type,
   for (int axis = 0; axis + 1 < dimensions; ++axis) {
     if (shape[axis] < 1) TVM_FFI_THROW(ValueError) << "OpenCL has no empty images";
     int64_t& side = axis < outer - 1 ? layers : axis < outer ? height : width;
+    if (shape[axis] > kLongestSide / side) {
+      TVM_FFI_THROW(ValueError) << "a tensor with " << shape[axis] << " entries along axis " << axis
+                                << " is too large for any image: keep it in a buffer";
+    }
     side *= shape[axis];
   }
   DLDataType channel = type;

@@ -16,6 +16,8 @@ struct ImageShape {
   size_t width = 0, height = 0, layers = 0;
   cl_uint channel_type = 0;
   size_t channel_bytes = 0;
+  // OpenCL C: image2d_array_t, which TVM generates for every scope, or image2d_t, of one layer.
+  bool is_array = true;
 
   size_t bytes() const { return width * height * layers * 4 * channel_bytes; }
   bool operator==(const ImageShape&) const = default;

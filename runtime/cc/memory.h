@@ -1,4 +1,4 @@
-// Buffers and images on a device: what `DLTensor::data` points to, their allocation and copies.
+// Buffers and images on a device: what `DLTensor::data` points to, and their allocation.
 #pragma once
 
 #include <cstddef>
@@ -25,6 +25,8 @@ struct Memory {
   bool pooled = false;
   // Made for one tensor on top of a storage that keeps its own memory.
   bool is_view = false;
+  // An image in the memory of a buffer, which is counted there.
+  bool shares_storage = false;
 
   bool is_image() const { return image.width != 0; }
 
@@ -49,14 +51,15 @@ Memory* AllocateBuffer(Device& device, size_t bytes, Allocation allocation = {})
 // As above, naming the sides and the device's limits. Counts as images.
 Memory* AllocateImage(Device& device, const ImageShape& shape, bool pooled = false);
 
+// Whether an image of one layer can lie in the memory of a buffer, from its start, with rows so many bytes
+// apart: the device needs cl_khr_image2d_from_buffer, rows at its alignment, and a buffer with all of the
+// last.
+bool CanBeImage(const Memory& buffer, const ImageShape& shape, size_t row_pitch);
+
+// That image; nothing is copied, and the buffer has to live longer.
+Memory* ViewAsImage(Memory& buffer, const ImageShape& shape, size_t row_pitch);
+
 // Does not wait for running commands; see MemoryPool::GiveBack.
 void Free(Memory* memory);
-
-// Copies `bytes`; the ranges are checked against the memory, and copies from or to the host have finished on
-// return. An image is copied whole: offset 0 and its full size, rows packed without gaps.
-void CopyToDevice(const void* source, Memory* target, size_t offset, size_t bytes);
-void CopyToHost(Memory* source, size_t offset, void* target, size_t bytes);
-// In queue order, without waiting, when both live on one device; through the host otherwise.
-void CopyOnDevice(Memory* source, size_t source_offset, Memory* target, size_t target_offset, size_t bytes);
 
 }  // namespace ddimcache::opencl

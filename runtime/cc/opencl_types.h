@@ -105,6 +105,7 @@ constexpr cl_uint kChannelUnsignedInt16 = 0x10DB;
 constexpr cl_uint kChannelUnsignedInt32 = 0x10DC;
 constexpr cl_uint kChannelHalfFloat = 0x10DD;
 constexpr cl_uint kChannelFloat = 0x10DE;
+constexpr cl_uint kMemObjectImage2d = 0x10F1;
 constexpr cl_uint kMemObjectImage2dArray = 0x10F3;
 
 constexpr cl_uint kProgramBinarySizes = 0x1165;
@@ -141,6 +142,15 @@ constexpr cl_uint kProfilingCommandEnd = 0x1283;
     (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void*, cl_uint, const cl_event*, cl_event*))  \
   X(clEnqueueCopyBuffer, cl_int,                                                                            \
     (cl_command_queue, cl_mem, cl_mem, size_t, size_t, size_t, cl_uint, const cl_event*, cl_event*))        \
+  X(clEnqueueReadBufferRect, cl_int,                                                                        \
+    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, const size_t*, size_t, size_t,        \
+     size_t, size_t, void*, cl_uint, const cl_event*, cl_event*))                                           \
+  X(clEnqueueWriteBufferRect, cl_int,                                                                       \
+    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, const size_t*, size_t, size_t,        \
+     size_t, size_t, const void*, cl_uint, const cl_event*, cl_event*))                                     \
+  X(clEnqueueCopyBufferRect, cl_int,                                                                        \
+    (cl_command_queue, cl_mem, cl_mem, const size_t*, const size_t*, const size_t*, size_t, size_t, size_t, \
+     size_t, cl_uint, const cl_event*, cl_event*))                                                          \
   X(clEnqueueReadImage, cl_int,                                                                             \
     (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, size_t, size_t, void*, cl_uint,       \
      const cl_event*, cl_event*))                                                                           \

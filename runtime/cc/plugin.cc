@@ -14,6 +14,7 @@
 #include "allocator.h"
 #include "build_process.h"
 #include "device_api.h"
+#include "image_view.h"
 #include "json.h"
 #include "module.h"
 #include "program.h"
@@ -139,6 +140,10 @@ void Register() {
            [](int device_id, int64_t bytes) {
              Device::At(device_id).memory.SetIdleLimit(CheckedBytes(bytes, "a limit of idle memory"));
            })
+      .def("ddimcache.opencl.image2d", ViewTensorAsImage)
+      .def("ddimcache.opencl.strided_view",
+           [](tvm::ffi::Tensor tensor, tvm::ffi::Shape shape, tvm::ffi::Shape strides,
+              int64_t element_offset) { return tensor.as_strided(shape, strides, element_offset); })
       .def("ddimcache.opencl.release_idle", [](int device_id) { Device::At(device_id).memory.ReleaseIdle(); })
       .def("ddimcache.opencl.launches",
            [](int device_id) { return static_cast<int64_t>(Device::At(device_id).queue().launches()); })
@@ -156,7 +161,7 @@ void Register() {
 // Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the
 // same number, so that a library from before an edit is found out instead of misread.
 extern "C" __attribute__((visibility("default"))) int ddimcache_interface() {
-  return 4;
+  return 5;
 }
 
 // What ddimcache_build_program runs: builds programs for the process at the other end of the socket.

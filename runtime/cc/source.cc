@@ -3,6 +3,8 @@
 #include <set>
 #include <string_view>
 
+#include "source_repair.h"
+
 namespace ddimcache::opencl {
 namespace {
 
@@ -71,7 +73,7 @@ std::map<std::string, std::string> SplitSource(const std::string& source,
   std::map<std::string, std::string> sources;
   for (const std::string& name : names) {
     const auto part = parts.find(name);
-    sources[name] = part == parts.end() ? source : preamble + part->second;
+    sources[name] = part == parts.end() ? source : preamble + RepairVectorMasks(part->second);
   }
   return sources;
 }
