@@ -224,7 +224,7 @@ class _Builder:
         latents = self.sizes.latents.shape
         assert len(latents) == 4
         kernels = {
-            "set_timestep": sampler_kernels.set_timestep(),
+            "next_step": sampler_kernels.next_step(),
             "step": sampler_kernels.step(latents),
             "guide_and_step": sampler_kernels.guide_and_step(latents),
         }

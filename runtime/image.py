@@ -3,20 +3,119 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddimcache.errors import UsageError
+from ddimcache.errors import DdimcacheError, UsageError
 from ddimcache.manifest import Manifest, TensorSpec
+from ddimcache.records import Limits
 from ddimcache.runtime.progress import Progress
 
-_SECONDS_BETWEEN_REPORTS = 0.5
+_POLL_SECONDS = 0.2
+_STAGES = ("text", "denoise", "decode")
+MemoryMode = Literal["auto", "resident", "pipelined", "load-on-use"]
+MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
+
+
+@dataclass(frozen=True)
+class MemoryChoice:
+    """How a session uses the device's memory.
+
+    ``mode``: ``resident`` keeps every component from its first use on; ``pipelined`` keeps the UNet, and text
+    encoder and decoder come and go while it loads or works; ``load-on-use`` has the component at work alone;
+    ``auto`` is the fastest of them that fits. ``budget`` in bytes bounds what is on the device; None is the
+    device's memory.
+    """
+
+    mode: MemoryMode = "auto"
+    budget: Annotated[int, Limits(minimum=1)] | None = None
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image: token ids [L] of both prompts, a seed or initial latents, and the sampler's numbers.
+
+    ``noise`` is a seed (0 … 2⁶³ − 1), or the initial latents as the bytes of float32 [B, 4, h, w],
+    little-endian, unit variance. ``steps`` is 1 … 1000; the feature of U₂ is computed on one step and reused
+    on the next ``cache_interval`` − 1 (1 is no cache). At a ``guidance`` of 1 or below the UNet runs once a
+    step, without the negative prompt.
+    """
+
+    ids: Sequence[int]
+    negative_ids: Sequence[int]
+    noise: int | bytes
+    steps: int
+    cache_interval: int
+    guidance: float
+
+    def message(self, wait_seconds: float | None) -> tuple[dict[str, Any], bytes]:
+        """Return object and raw bytes of a call of ``draw``."""
+        seed, latents = (None, self.noise) if isinstance(self.noise, bytes) else (self.noise, b"")
+        head = {
+            "ids": list(self.ids),
+            "negative_ids": list(self.negative_ids),
+            "seed": seed,
+            "steps": self.steps,
+            "cache_interval": self.cache_interval,
+            "guidance": self.guidance,
+            "wait_seconds": wait_seconds,
+        }
+        return head, latents
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels [B, H, W, 3] uint8 and final latents [B, 4, h, w] float32."""
+
+    pixels: NDArray[np.uint8]
+    latents: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DrawProgress:
+    """How far an image is.
+
+    ``state`` is ``idle``, ``text``, ``denoise``, ``decode`` or ``done``. ``timings`` has ``seconds``
+    (``text``, ``denoise``, ``decode``, which count computing only, and ``total``, the time since the image
+    was asked for, for the first one since the session was opened, which includes loading), ``full_steps``,
+    ``cached_steps``, and ``seconds_full_step`` and ``seconds_cached_step``: medians over the steps of a kind
+    but its first, which may compile kernels; of the first where it is the only one, None without any.
+    ``replayed_steps`` were launched from a recording. ``preview`` holds latents after ``preview_step`` steps,
+    where one was asked for.
+    """
+
+    state: str
+    steps_done: int
+    steps: int
+    timings: dict[str, Any]
+    replayed_steps: int
+    preview: NDArray[np.float32] | None
+    preview_step: int | None
+    picture: Picture | None
+
+    @property
+    def drawn(self) -> Picture:
+        """The picture of an image that is done."""
+        assert self.picture is not None, f"the image is not done: {self.state}"
+        return self.picture
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any], body: bytes, manifest: Manifest) -> DrawProgress:
+        """Read the answer of a session to ``draw`` or ``poll``."""
+        shape, picture, preview = manifest.latents.shape, None, None
+        if result["state"] == "done":
+            pixels = np.frombuffer(body, np.uint8, manifest.image.bytes).reshape(manifest.image.shape)
+            latents = np.frombuffer(body, "<f4", offset=manifest.image.bytes).reshape(shape)
+            picture = Picture(pixels, latents)
+        elif body:
+            preview = np.frombuffer(body, "<f4").reshape(shape)
+        return cls(**result, preview=preview, picture=picture)
 
 
 class ImageSession(Protocol):
@@ -30,84 +129,42 @@ class ImageSession(Protocol):
     def peak_bytes(self) -> int:
         """The most memory that was in use at once."""
 
-    def encode(self, ids: Sequence[int], *, negative: bool = False) -> None:
-        """Encode the token ids of a prompt."""
+    def draw(self, request: ImageRequest, wait_seconds: float | None = None) -> DrawProgress:
+        """Begin an image; wait for its end or so long."""
 
-    def start(self, noise: int | bytes, steps: int, cache_interval: int, guidance: float) -> int:
-        """Begin an image; return the number of steps."""
+    def poll(self, wait_seconds: float = 0.0, *, preview: bool = False) -> DrawProgress:
+        """Tell how far the image is."""
 
-    def run(self, count: int) -> int:
-        """Run up to ``count`` more steps; return how many are done."""
-
-    def latents(self) -> bytes:
-        """Return the present latents."""
-
-    def decode(self) -> bytes:
-        """Return the picture's pixels."""
-
-    def timings(self) -> dict[str, Any]:
-        """Return the times of the image."""
+    def cancel(self) -> None:
+        """End the image at work."""
 
     def close(self) -> None:
         """Give everything back."""
 
 
-@dataclass(frozen=True)
-class ImageRequest:
-    """One image: token ids [L] of both prompts, a seed or initial latents, and the sampler's numbers."""
-
-    ids: Sequence[int]
-    negative_ids: Sequence[int]
-    noise: int | bytes
-    steps: int
-    cache_interval: int
-    guidance: float
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Pixels [B, H, W, 3] uint8 and final latents [B, 4, h, w] float32."""
-
-    pixels: NDArray[np.uint8]
-    latents: NDArray[np.float32]
-
-
-def run_image(session: ImageSession, request: ImageRequest, progress: Progress) -> Picture:
-    """Make one image; an interrupt ends it between two steps.
+def run_image(session: ImageSession, request: ImageRequest, progress: Progress) -> DrawProgress:
+    """Make one image and return its end; an interrupt ends it between two steps.
 
     Raises what the session's methods raise.
     """
-    guided = request.guidance > 1
-    with progress.stage("text", 1 + guided) as stage:
-        session.encode(request.ids)
-        stage.advance()
-        if guided:
-            session.encode(request.negative_ids, negative=True)
-            stage.advance()
-    total = session.start(request.noise, request.steps, request.cache_interval, request.guidance)
-    done = 0
-    with progress.stage("denoise", total) as stage:
-        while done < total:
-            now_done = session.run(_chunk(session.timings(), total))
-            stage.advance(now_done - done)
-            done = now_done
-    with progress.stage("decode", 1) as stage:
-        pixels = session.decode()
-        stage.advance()
-    manifest = session.manifest
-    return Picture(
-        np.frombuffer(pixels, dtype=np.uint8).reshape(manifest.image.shape),
-        np.frombuffer(session.latents(), dtype="<f4").reshape(manifest.latents.shape),
-    )
-
-
-def _chunk(timings: Mapping[str, Any], total: int) -> int:
-    """How many steps to run before the reader hears again: one at first, then about half a second of them."""
-    # The dearer kind of step, by its median: the first one of each may have compiled kernels.
-    seconds_a_step = timings["seconds_full_step"]
-    if seconds_a_step is None:
-        return 1
-    return max(1, min(total, math.floor(_SECONDS_BETWEEN_REPORTS / max(seconds_a_step, 1e-9))))
+    try:
+        answer = session.draw(request, 0.0)
+        for number, name in enumerate(_STAGES):
+            total = request.steps if name == "denoise" else 1
+            with progress.stage(name, total) as stage:
+                shown = 0
+                while answer.state in _STAGES[: number + 1]:
+                    answer = session.poll(_POLL_SECONDS)
+                    if name == "denoise" and answer.steps_done > shown:
+                        stage.advance(answer.steps_done - shown)
+                        shown = answer.steps_done
+                if shown < total:
+                    stage.advance(total - shown)
+    except BaseException:
+        with suppress(DdimcacheError):
+            session.cancel()
+        raise
+    return answer
 
 
 def encode_png(pixels: NDArray[np.uint8], facts: Mapping[str, str]) -> bytes:

@@ -1,13 +1,11 @@
-"""A device of this machine as TVM's runtime sees it, and the memory that is in use on it."""
+"""A device of this machine as TVM's runtime sees it."""
 
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 from ddimcache.errors import DeviceError
@@ -18,7 +16,7 @@ _DOCTOR = "`ddimcache devices` lists what is there, `ddimcache doctor` says what
 
 
 def open_device(spec: DeviceSpec, wanted_kind: str) -> Any:
-    """Return TVM's handle of a local device, its peak of memory counted from now.
+    """Return TVM's handle of a local device.
 
     Raises :class:`DeviceError` when the device is of another kind than ``wanted_kind`` (what the bundle was
     compiled for), is behind RPC, or is not there.
@@ -32,14 +30,12 @@ def open_device(spec: DeviceSpec, wanted_kind: str) -> Any:
             remedy=f"run it with --device {wanted_kind}, or compile it with another --target",
         )
     if spec.kind == "llvm":
-        _forget_peak_of_process()
         return tvm.cpu(spec.index)
     missing = plugin.problem() or devices.describe_missing()
     if missing is not None:
         raise DeviceError(missing, where=f"device {spec}", remedy="see `ddimcache doctor`")
     if not tvm.device("opencl", spec.index).exist:
         raise DeviceError("is not there", where=f"device {spec}", remedy=_DOCTOR)
-    devices.reset_peak(spec.index)
     return tvm.device("opencl", spec.index)
 
 
@@ -53,26 +49,6 @@ def device_failures(spec: DeviceSpec) -> Iterator[None]:
         if type(error) is not RuntimeError:
             raise
         raise DeviceError(str(error), where=f"device {spec}", remedy="see `ddimcache doctor`") from error
-
-
-def peak_bytes(spec: DeviceSpec) -> int:
-    """Return the most bytes in use at once since the device was opened.
-
-    Of an OpenCL device these are its buffers; of ``llvm`` all that the process keeps in memory.
-    """
-    if spec.kind == "opencl":
-        return devices.memory_use(spec.index).peak_bytes
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _forget_peak_of_process() -> None:
-    """Let the peak of the process start again from what it keeps now; without Linux's /proc it stays."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def device_name(spec: DeviceSpec) -> str:

@@ -7,7 +7,6 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 
 from ddimcache.errors import BundleError, RemoteError, UsageError
 from ddimcache.manifest import MANIFEST_NAME, Manifest
+from ddimcache.records import to_json
 from ddimcache.runtime.bundle import Bundle
+from ddimcache.runtime.image import DrawProgress, ImageRequest, MemoryChoice
 from ddimcache.runtime.progress import Progress, Stage
 from ddimcache.runtime.rpc_protocol import (
     CHUNK_BYTES,
@@ -124,7 +125,12 @@ class RemoteDevice:
         self._socket = wire
         self._functions: dict[str, Any] = {}
 
-    def open(self, bundle: Bundle, progress: Progress) -> RemoteSession:
+    def open(
+        self,
+        bundle: Bundle,
+        progress: Progress,
+        memory: MemoryChoice = MemoryChoice(),  # noqa: B008  frozen
+    ) -> RemoteSession:
         """Send what the server lacks of a bundle, and load it there.
 
         Raises what :class:`~ddimcache.runtime.session.Session` raises, and :class:`RemoteError` when the
@@ -134,7 +140,7 @@ class RemoteDevice:
         missing, _ = self.call("missing", {}, manifest_text)
         if missing:
             self._send(bundle, missing, progress)
-        self.call("open", {}, manifest_text)
+        self.call("open", to_json(memory), manifest_text)
         return RemoteSession(self, bundle)
 
     def call(self, method: str, arguments: dict[str, Any], body: bytes = b"") -> tuple[Any, bytes]:
@@ -207,34 +213,18 @@ class RemoteSession:
         """What the bundle says of itself."""
         return self.bundle.manifest
 
-    def encode(self, ids: Sequence[int], *, negative: bool = False) -> None:
-        """Encode the token ids of the prompt, or of the negative prompt."""
-        self._device.call("encode", {"ids": list(ids), "negative": negative})
+    def draw(self, request: ImageRequest, wait_seconds: float | None = None) -> DrawProgress:
+        """Begin an image; wait for its end or so long. Without a limit it takes no other call."""
+        head, body = request.message(wait_seconds)
+        return self._progress(*self._device.call("draw", head, body))
 
-    def start(self, noise: int | bytes, steps: int, cache_interval: int, guidance: float) -> int:
-        """Begin an image and return the number of steps."""
-        seed, latents = (None, noise) if isinstance(noise, bytes) else (noise, b"")
-        numbers = {"steps": steps, "cache_interval": cache_interval, "guidance": guidance}
-        result, _ = self._device.call("start", {"seed": seed, **numbers}, latents)
-        return int(result)
+    def poll(self, wait_seconds: float = 0.0, *, preview: bool = False) -> DrawProgress:
+        """Tell how far the image is."""
+        return self._progress(*self._device.call("poll", {"wait_seconds": wait_seconds, "preview": preview}))
 
-    def run(self, count: int) -> int:
-        """Run up to ``count`` more steps and return how many are done."""
-        result, _ = self._device.call("run", {"count": count})
-        return int(result)
-
-    def latents(self) -> bytes:
-        """Return the present latents, float32 [B, 4, h, w], little-endian row-major bytes."""
-        return self._device.call("latents", {})[1]
-
-    def decode(self) -> bytes:
-        """Decode the present latents and return uint8 [B, H, W, 3], row-major bytes."""
-        return self._device.call("decode", {})[1]
-
-    def timings(self) -> dict[str, Any]:
-        """Return the times, as measured by the server."""
-        result, _ = self._device.call("timings", {})
-        return dict(result)
+    def cancel(self) -> None:
+        """End the image at work."""
+        self._device.call("cancel", {})
 
     @property
     def peak_bytes(self) -> int:
@@ -245,6 +235,9 @@ class RemoteSession:
     def close(self) -> None:
         """Give the memory over there back; the connection stays."""
         self._device.call("close", {})
+
+    def _progress(self, result: dict[str, Any], body: bytes) -> DrawProgress:
+        return DrawProgress.of(result, body, self.manifest)
 
 
 def connect(address: str | Address, timeout: float = 10.0, patience: float | None = None) -> RemoteDevice:

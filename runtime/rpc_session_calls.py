@@ -6,16 +6,17 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ddimcache.errors import DdimcacheError, DeviceError, RemoteError, UsageError
 from ddimcache.manifest import Count
-from ddimcache.records import Record, RecordProblem, from_json, to_json
+from ddimcache.records import Limits, Record, RecordProblem, from_json, to_json
 from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.image import ImageRequest, MemoryChoice
 from ddimcache.runtime.profiler import LocalProfiler
 from ddimcache.runtime.rpc_protocol import PREFIX, error_reply, pack, unpack
 from ddimcache.runtime.rpc_store import Store
-from ddimcache.runtime.session import Session
+from ddimcache.runtime.session import Session, check_request
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +33,20 @@ class _Sum:
 
 
 @dataclass(frozen=True)
-class _Prompt:
+class _Draw:
     ids: tuple[int, ...]
-    negative: bool
-
-
-@dataclass(frozen=True)
-class _Start:
+    negative_ids: tuple[int, ...]
     seed: int | None
     steps: int
     cache_interval: int
     guidance: float
+    wait_seconds: Annotated[float, Limits(minimum=0)] | None
 
 
 @dataclass(frozen=True)
-class _Run:
-    count: int
+class _Poll:
+    wait_seconds: Annotated[float, Limits(minimum=0)]
+    preview: bool
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,11 @@ class SessionCalls:
             "missing": (_Nothing, self._missing),
             "write": (_Piece, self._write),
             "finish": (_Sum, self._finish),
-            "open": (_Nothing, self._open),
-            "encode": (_Prompt, self._encode),
-            "start": (_Start, self._start),
-            "run": (_Run, self._run),
-            "latents": (_Nothing, lambda _, __: (None, self._opened().latents())),
-            "decode": (_Nothing, lambda _, __: (None, self._opened().decode())),
-            "timings": (_Nothing, lambda _, __: (self._opened().timings(), b"")),
-            "peak_bytes": (_Nothing, lambda _, __: (self._opened().peak_bytes, b"")),
+            "open": (MemoryChoice, self._open),
+            "draw": (_Draw, self._draw),
+            "poll": (_Poll, lambda poll, _: self._opened().answer("poll", to_json(poll))),
+            "cancel": (_Nothing, lambda _, __: self._opened().answer("cancel")),
+            "peak_bytes": (_Nothing, lambda _, __: self._opened().answer("peak_bytes")),
             "profile_start": (_Nothing, self._profile_start),
             "profile_stop": (_Nothing, self._profile_stop),
             "peaks": (_Peaks, self._peaks),
@@ -135,21 +131,16 @@ class SessionCalls:
         self._store.finish(file.sha256)
         return None, b""
 
-    def _open(self, _: _Nothing, manifest: bytes) -> tuple[Any, bytes]:
+    def _open(self, memory: MemoryChoice, manifest: bytes) -> tuple[Any, bytes]:
         self._close(_Nothing(), b"")
-        self._session = Session(self._store.bundle(manifest), self._device)
+        self._session = Session(self._store.bundle(manifest), self._device, memory)
         return None, b""
 
-    def _encode(self, prompt: _Prompt, _: bytes) -> tuple[Any, bytes]:
-        self._opened().encode(prompt.ids, negative=prompt.negative)
-        return None, b""
-
-    def _start(self, start: _Start, latents: bytes) -> tuple[Any, bytes]:
-        noise = latents if start.seed is None else start.seed
-        return self._opened().start(noise, start.steps, start.cache_interval, start.guidance), b""
-
-    def _run(self, run: _Run, _: bytes) -> tuple[Any, bytes]:
-        return self._opened().run(run.count), b""
+    def _draw(self, draw: _Draw, latents: bytes) -> tuple[Any, bytes]:
+        noise = latents if draw.seed is None else draw.seed
+        numbers = (draw.steps, draw.cache_interval, draw.guidance)
+        check_request(ImageRequest(draw.ids, draw.negative_ids, noise, *numbers))
+        return self._opened().answer("draw", to_json(draw), latents)
 
     def _profile_start(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
         LocalProfiler(self._device).start()

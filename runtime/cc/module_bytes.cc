@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "utf8.h"
+
 namespace ddimcache::opencl {
 namespace {
 
@@ -34,33 +36,6 @@ class Writer {
  private:
   std::string text_;
 };
-
-// Whether every sequence of the text is well formed (over-long forms and surrogates are not).
-bool IsUtf8(std::string_view text) {
-  const auto byte = [&](size_t at) { return static_cast<unsigned char>(text[at]); };
-  for (size_t at = 0; at < text.size();) {
-    const unsigned char lead = byte(at);
-    const size_t length = lead < 0x80   ? 1
-                          : lead < 0xC2 ? 0
-                          : lead < 0xE0 ? 2
-                          : lead < 0xF0 ? 3
-                          : lead < 0xF5 ? 4
-                                        : 0;
-    if (length == 0 || length > text.size() - at) return false;
-    for (size_t next = 1; next < length; ++next) {
-      if ((byte(at + next) & 0xC0) != 0x80) return false;
-    }
-    if (length > 2) {
-      const unsigned char second = byte(at + 1);
-      if ((lead == 0xE0 && second < 0xA0) || (lead == 0xED && second > 0x9F) ||
-          (lead == 0xF0 && second < 0x90) || (lead == 0xF4 && second > 0x8F)) {
-        return false;
-      }
-    }
-    at += length;
-  }
-  return true;
-}
 
 class Reader {
  public:

@@ -20,6 +20,7 @@
 #include "program.h"
 #include "program_cache.h"
 #include "recording_object.h"
+#include "session/session_module.h"
 
 namespace ddimcache::opencl {
 namespace {
@@ -182,6 +183,7 @@ extern "C" __attribute__((visibility("default"))) const char* ddimcache_register
   if (registered) return nullptr;
   try {
     ddimcache::opencl::Register();
+    ddimcache::session::RegisterFunctions();
     registered = true;
     return nullptr;
   } catch (const std::exception& error) {

@@ -67,3 +67,7 @@ class DeviceError(DdimcacheError):
 
 class RemoteError(DeviceError):
     """A device behind an RPC server cannot be reached, or broke off."""
+
+
+class CancelledError(DdimcacheError):
+    """An image was ended before it was done."""

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 NO_CLIP = 3.4e38
 """The ``clip`` of a step that clamps nothing: float32's range, to the sampler's kernels."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddimcache.runtime.session import Session, initial_latents
+from ddimcache.runtime.noise import noise
+from ddimcache.runtime.session import Session
 from tests.fakes import fake_bundle as fake
 from tests.fakes.running_server import KEY, RunningServer
 
@@ -90,13 +91,13 @@ def test_without_a_seed_it_reports_the_one_it_took(generate, out):
 
 
 def test_latents_in_and_out(generate, out, tmp_path):
-    noise, final = tmp_path / "noise.npy", tmp_path / "final.npy"
-    np.save(noise, initial_latents(3, fake.manifest().latents))
+    initial, final = tmp_path / "noise.npy", tmp_path / "final.npy"
+    np.save(initial, noise(3, fake.manifest().latents.shape))
     by_seed = generate("--seed", 3, "--steps", 5, "--save-latents", final, "--json")
     assert by_seed.code == 0
     first, pixels = np.load(final), np.asarray(Image.open(out))
     assert (first.dtype, first.shape) == (np.dtype("float32"), (1, 4, 8, 8))
-    by_noise = generate("--latents", noise, "--steps", 5, "--save-latents", final, "--json")
+    by_noise = generate("--latents", initial, "--steps", 5, "--save-latents", final, "--json")
     assert by_noise.json["seed"] is None
     np.testing.assert_array_equal(np.load(final), first)
     np.testing.assert_array_equal(np.asarray(Image.open(out)), pixels)
@@ -130,6 +131,10 @@ def test_latents_in_and_out(generate, out, tmp_path):
         ),
         (["--latents", "/no/such.npy"], "--latents: /no/such.npy cannot be read: No such file"),
         (["--latents", "x.npy", "--seed", "1"], "--latents: takes the place of --seed"),
+        (["--memory", "all"], "--memory: 'all' is none of: auto, resident, pipelined, load-on-use"),
+        (["--memory-budget", "much"], "--memory-budget: 'much' is no number of bytes"),
+        (["--memory-budget", "0"], "--memory-budget: 0 bytes is no budget"),
+        (["--memory-budget", "10"], "--memory-budget: 10 bytes are not enough"),
         (["--model", "/no/such/model"], "--model: /no/such/model is not a folder"),
         (["--model", "/usr"], "--model: /usr holds neither model_index.json"),
     ],
@@ -138,7 +143,7 @@ def test_wrong_usage(generate, out, options, message, monkeypatch):
     def no_work(*_):
         pytest.fail("work was begun")
 
-    monkeypatch.setattr(Session, "encode", no_work)
+    monkeypatch.setattr(Session, "draw", no_work)
     done = generate(*options)
     assert done.code == 2
     assert message in done.err
@@ -231,7 +236,7 @@ def test_interrupt_writes_nothing(generate, out, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Session, "run", interrupt)
+    monkeypatch.setattr(Session, "poll", interrupt)
     done = generate()
     assert done.code == 130
     assert "interrupted" in done.err
@@ -243,8 +248,9 @@ def test_interrupt_from_the_keyboard(fake_bundle, out):
     command = [sys.executable, "-u", "-m", "ddimcache.cli", "generate", "x", "--model", str(fake_bundle)]
     slow = (
         "import sys, time; from ddimcache.runtime.session import Session; from ddimcache.cli import main\n"
-        "def run(self, count):\n    print('running', flush=True); time.sleep(60)\n"
-        "Session.run = run; main(sys.argv[1:])\n"
+        "poll = Session.poll\n"
+        "def slow(self, seconds):\n    print('running', flush=True); time.sleep(60); return poll(self)\n"
+        "Session.poll = slow; main(sys.argv[1:])\n"
     )
     command[1:4] = ["-c", slow]
     process = subprocess.Popen(

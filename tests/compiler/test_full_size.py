@@ -16,6 +16,7 @@ import torch
 
 from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.devices import parse_device
+from ddimcache.runtime.image import ImageRequest
 from ddimcache.runtime.session import Session
 from ddimcache.runtime.tokenizer import Tokenizer
 from tests.kit.family import stand_in
@@ -49,11 +50,10 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
 
     latents = np.random.default_rng(8).standard_normal(bundle.manifest.latents.shape).astype("float32")
     session = Session(bundle, parse_device("opencl"))
-    session.encode(Tokenizer(bundle.tokenizer).encode(PROMPT))
-    session.start(latents.tobytes(), 50, 2, 1.0)
-    session.run(2)
-    ours = np.frombuffer(session.latents(), "float32").reshape(latents.shape)
-    print(json.dumps(session.timings()))
+    ids = Tokenizer(bundle.tokenizer).encode(PROMPT)
+    done = session.draw(ImageRequest(ids, ids, latents.tobytes(), 2, 2, 1.0))
+    ours = done.picture.latents
+    print(json.dumps(done.timings))
     session.close()
     gc.collect()
 
@@ -61,8 +61,8 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
     print("launches", json.dumps(check_launches(bundle, pipe)))
     fake_quantise(pipe.unet)
     fake_quantise(pipe.text_encoder)
-    pipe.scheduler.set_timesteps(50)
-    first, second = pipe.scheduler.timesteps.tolist()[:2]
+    pipe.scheduler.set_timesteps(2)
+    first, second = pipe.scheduler.timesteps.tolist()
     context, split = pipe.encode([PROMPT]), SplitUNet(pipe.unet, 0)
     current = torch.from_numpy(latents)
     noise, feature = split.full(current, first, context)

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save as save_safetensors
 
 from ddimcache.compiler.bundle import write_bundle
+from ddimcache.kernels.sampler import kernel as sampler_kernels
 from ddimcache.launches import Launch, LaunchLists
 from ddimcache.manifest import (
     FORMAT_VERSION,
@@ -28,6 +29,7 @@ from ddimcache.manifest import (
     TensorSpec,
 )
 from ddimcache.records import to_json
+from ddimcache.schedules.threads_to_loops import threads_to_loops
 
 SIDE, CHANNELS, SCALE = 8, 4, 8
 LENGTH, WIDTH, VOCABULARY = 77, 6, 64
@@ -64,72 +66,15 @@ def weights(target: str = "llvm") -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _kernels(batch: int):
-    from tvm.script import tirx as T
-
+def _kernels(target: str, batch: int):
     shape = (batch, CHANNELS, SIDE, SIDE)
-
-    @T.prim_func(s_tir=True)
-    def set_timestep(out: T.Buffer((1,), "float32"), value: T.float32):
-        T.func_attr({"global_symbol": "set_timestep", "tirx.noalias": True})
-        for i in range(1):
-            with T.sblock("set_timestep"):
-                v = T.axis.spatial(1, i)
-                out[v] = value
-
-    @T.prim_func(s_tir=True)
-    def step(
-        latents: T.Buffer(shape, "float32"),
-        noise: T.Buffer(shape, "float32"),
-        out: T.Buffer(shape, "float32"),
-        p: T.float32,
-        q: T.float32,
-        r: T.float32,
-        s: T.float32,
-        clip: T.float32,
-        a: T.float32,
-        b: T.float32,
-    ):
-        T.func_attr({"global_symbol": "step", "tirx.noalias": True})
-        for i, j, k, m in T.grid(*shape):
-            with T.sblock("step"):
-                n, c, y, x = T.axis.remap("SSSS", [i, j, k, m])
-                out[n, c, y, x] = a * T.max(
-                    T.min(p * latents[n, c, y, x] + q * noise[n, c, y, x], clip), T.float32(0) - clip
-                ) + b * (r * latents[n, c, y, x] + s * noise[n, c, y, x])
-
-    @T.prim_func(s_tir=True)
-    def guide_and_step(
-        latents: T.Buffer(shape, "float32"),
-        without: T.Buffer(shape, "float32"),
-        noise: T.Buffer(shape, "float32"),
-        out: T.Buffer(shape, "float32"),
-        guidance: T.float32,
-        p: T.float32,
-        q: T.float32,
-        r: T.float32,
-        s: T.float32,
-        clip: T.float32,
-        a: T.float32,
-        b: T.float32,
-    ):
-        T.func_attr({"global_symbol": "guide_and_step", "tirx.noalias": True})
-        for i, j, k, m in T.grid(*shape):
-            with T.sblock("guide_and_step"):
-                n, c, y, x = T.axis.remap("SSSS", [i, j, k, m])
-                out[n, c, y, x] = a * T.max(
-                    T.min(
-                        p * latents[n, c, y, x]
-                        + q * (without[n, c, y, x] + guidance * (noise[n, c, y, x] - without[n, c, y, x])),
-                        clip,
-                    ),
-                    T.float32(0) - clip,
-                ) + b * (
-                    r * latents[n, c, y, x]
-                    + s * (without[n, c, y, x] + guidance * (noise[n, c, y, x] - without[n, c, y, x]))
-                )
-
-    return {"set_timestep": set_timestep, "step": step, "guide_and_step": guide_and_step}
+    kernels = {
+        "next_step": sampler_kernels.next_step(),
+        "step": sampler_kernels.step(shape),
+        "guide_and_step": sampler_kernels.guide_and_step(shape),
+    }
+    placed = kernels if target != "llvm" else {name: threads_to_loops(k) for name, k in kernels.items()}
+    return {name: kernel.with_attr("global_symbol", name) for name, kernel in placed.items()}
 
 
 def _modules(target: str, batch: int):
@@ -203,7 +148,7 @@ def _modules(target: str, batch: int):
             "cached": ([latents_type, time_type, context_type, feature_type], cached),
         },
     )
-    unet = IRModule({**dict(unet.functions_items()), **_kernels(batch)}, attrs=unet.attrs)
+    unet = IRModule({**dict(unet.functions_items()), **_kernels(target, batch)}, attrs=unet.attrs)
     return {
         "text_encoder": build("text_encoder", {"encode": ([ids_type], encode)}),
         "unet": unet,

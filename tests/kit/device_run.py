@@ -11,6 +11,7 @@ from ddimcache.compiler.build import compile_pipeline
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.runtime.bundle import Bundle, open_bundle
 from ddimcache.runtime.devices import parse_device
+from ddimcache.runtime.image import ImageRequest
 from ddimcache.runtime.progress import SilentProgress
 from ddimcache.runtime.session import Session
 from ddimcache.runtime.tokenizer import Tokenizer
@@ -44,14 +45,11 @@ def run(
     session = Session(bundle, parse_device(bundle.manifest.device_kind))
     try:
         tokenizer = Tokenizer(bundle.tokenizer)
-        session.encode(tokenizer.encode(prompt))
-        session.encode(tokenizer.encode(negative_prompt), negative=True)
-        count = session.start(latents.astype("<f4").tobytes(), steps, cache_interval, guidance)
-        while session.run(10) < count:
-            pass
-        result = np.frombuffer(session.latents(), "<f4").reshape(bundle.manifest.latents.shape)
-        image = np.frombuffer(session.decode(), np.uint8).reshape(bundle.manifest.image.shape)
-        return DeviceSample(result, image, session.timings())
+        ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
+        noise = latents.astype("<f4").tobytes()
+        done = session.draw(ImageRequest(ids, negative_ids, noise, steps, cache_interval, guidance))
+        assert done.picture is not None
+        return DeviceSample(done.picture.latents, done.picture.pixels, done.timings)
     finally:
         session.close()
 

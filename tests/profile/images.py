@@ -29,7 +29,7 @@ LISTS = {
                 launch("conv", "conv_out"),
             ),
             "cached": (launch("conv", "conv_in"), launch("conv", "conv_out")),
-            "set_timestep": (launch("set_timestep", "sampler", 0, 4),),
+            "next_step": (launch("next_step", "sampler", 0, 4),),
             "guide_and_step": (launch("guide_and_step", "sampler"),),
             "step": (launch("step", "sampler"),),
         }

@@ -38,13 +38,13 @@ def functions(calls: list[Call]) -> list[str]:
 
 
 def test_calls_of_an_image() -> None:
-    loop = ["set_timestep", "full", "step", "set_timestep", "cached", "step", "set_timestep", "full", "step"]
+    loop = ["next_step", "full", "step", "next_step", "cached", "step", "next_step", "full", "step"]
     assert functions(expected_calls(3, 2, False)) == ["encode", *loop, "decode"]
     guided = expected_calls(2, 5, True)
     assert functions(guided) == [
         *("encode", "encode"),
-        *("set_timestep", "full", "full", "guide_and_step"),
-        *("set_timestep", "cached", "cached", "guide_and_step"),
+        *("next_step", "full", "full", "guide_and_step"),
+        *("next_step", "cached", "cached", "guide_and_step"),
         "decode",
     ]
     assert [call.step for call in guided] == [None, None, 0, 0, 0, 0, 1, 1, 1, 1, None]
@@ -53,8 +53,8 @@ def test_calls_of_an_image() -> None:
 def test_every_command_finds_its_launch() -> None:
     image = matched(expected_calls(2, 2, False))
     assert [timed.launch.kernel for timed in image.launches] == [
-        *("embed", "set_timestep", "conv", "norm", "conv", "step"),
-        *("set_timestep", "conv", "conv", "step", "decode_all"),
+        *("embed", "next_step", "conv", "norm", "conv", "step"),
+        *("next_step", "conv", "conv", "step", "decode_all"),
     ]
     assert [copy.name for copy in image.copies] == ["copy host to device"]
 

@@ -1,4 +1,7 @@
-"""Every way that a bundle can be wrong has a message that names it; a good one opens."""
+"""Every way that a bundle can be wrong has a message that names it; a good one opens.
+
+There are two readers, in Python and in C++; both refuse the same.
+"""
 
 import copy
 import dataclasses
@@ -16,7 +19,18 @@ from ddimcache.errors import BundleError, UsageError
 from ddimcache.manifest import Manifest, file_entry
 from ddimcache.records import from_json, to_json
 from ddimcache.runtime.bundle import open_bundle, parse_manifest
+from ddimcache.runtime.native import answer_of, native
 from tests.fakes import fake_bundle as fake
+
+
+def open_in_cpp(folder: Path, *, sums: bool = True) -> None:
+    answer_of(native("check_bundle")(str(folder), sums))
+
+
+@pytest.fixture(params=["python", "cpp"])
+def opening(request):
+    """One of the two readers."""
+    return {"python": open_bundle, "cpp": open_in_cpp}[request.param]
 
 
 def edit(bundle: Path, change) -> None:
@@ -54,6 +68,7 @@ def test_good_bundle_opens(fake_bundle):
     assert bundle.manifest.weights_bytes == (64 * 6 + 6 + 12) * 4 + 4 + 2
     assert bundle.kernel_sources("unet") == {"unet_main": "void unet_main();"}
     assert len(bundle.identity) == 64
+    open_in_cpp(fake_bundle)
 
 
 def alter_launches(bundle: Path, change) -> None:
@@ -96,8 +111,8 @@ def test_manifest_survives_json(fake_bundle):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("format_version", 1), "format_version is 1, this runtime reads 2"),
-        (put("format_version", True), "format_version is True"),
+        (put("format_version", 2), "format_version is 2, this runtime reads 3"),
+        (put("format_version", True), "this runtime reads 3"),
         (remove("format_version"), "no format_version"),
         (put("surprise", 1), "unknown key 'surprise'"),
         (put("components", "unet", "surprise", 1), "components.unet: unknown key 'surprise'"),
@@ -131,10 +146,10 @@ def test_manifest_survives_json(fake_bundle):
         (put("context", "shape", [1, 77]), "context: expected shape [1, L, D], found [1, 77]"),
     ],
 )
-def test_wrong_manifest(own_bundle, change, message):
+def test_wrong_manifest(own_bundle, opening, change, message):
     edit(own_bundle, change)
     with pytest.raises(BundleError) as caught:
-        open_bundle(own_bundle)
+        opening(own_bundle)
     assert message in str(caught.value)
 
 
@@ -152,59 +167,59 @@ def test_wrong_manifest(own_bundle, change, message):
         ("\xff", "not JSON"),
     ],
 )
-def test_manifest_that_is_no_json_object(own_bundle, text, message):
+def test_manifest_that_is_no_json_object(own_bundle, opening, text, message):
     (own_bundle / "manifest.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(BundleError) as caught:
-        open_bundle(own_bundle)
+        opening(own_bundle)
     assert message in str(caught.value)
 
 
-def test_missing_manifest(own_bundle):
+def test_missing_manifest(own_bundle, opening):
     (own_bundle / "manifest.json").unlink()
     with pytest.raises(BundleError, match=r"has no manifest.json, so it is no bundle"):
-        open_bundle(own_bundle)
+        opening(own_bundle)
 
 
-def test_no_folder(tmp_path):
+def test_no_folder(tmp_path, opening):
     with pytest.raises(BundleError, match="nothing: does not exist"):
-        open_bundle(tmp_path / "nothing")
+        opening(tmp_path / "nothing")
 
 
-def test_truncated_library(own_bundle):
+def test_truncated_library(own_bundle, opening):
     path = own_bundle / "unet.so"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match=r"unet.so: has \d+ bytes, the manifest says"):
-        open_bundle(own_bundle)
+        opening(own_bundle)
 
 
-def test_one_flipped_bit(own_bundle):
+def test_one_flipped_bit(own_bundle, opening):
     path = own_bundle / "unet.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(BundleError, match=r"unet.safetensors: its sha256 is not the manifest's"):
-        open_bundle(own_bundle)
+        opening(own_bundle)
     assert open_bundle(own_bundle, sums=False).manifest.model == "fake"
 
 
-def test_missing_weights(own_bundle):
+def test_missing_weights(own_bundle, opening):
     (own_bundle / "vae_decoder.safetensors").unlink()
     with pytest.raises(BundleError, match=r"vae_decoder.safetensors: is in the manifest but not"):
-        open_bundle(own_bundle)
+        opening(own_bundle)
 
 
-def test_extra_file(own_bundle):
+def test_extra_file(own_bundle, opening):
     (own_bundle / "tokenizer" / "extra.pkl").write_bytes(b"x")
     with pytest.raises(BundleError, match=r"extra.pkl: is not in the manifest"):
-        open_bundle(own_bundle)
+        opening(own_bundle)
 
 
-def test_link_out_of_the_bundle(own_bundle, tmp_path):
+def test_link_out_of_the_bundle(own_bundle, opening, tmp_path):
     outside = tmp_path / "outside.so"
     shutil.move(own_bundle / "unet.so", outside)
     (own_bundle / "unet.so").symlink_to(outside)
     with pytest.raises(BundleError, match=r"unet.so: is a link that leads out of the bundle"):
-        open_bundle(own_bundle)
+        opening(own_bundle)
 
 
 def test_sources_that_are_no_texts(own_bundle):
@@ -214,6 +229,19 @@ def test_sources_that_are_no_texts(own_bundle):
     edit(own_bundle, put("files", "unet.kernels.json", to_json(entry)))
     with pytest.raises(BundleError, match=r"unet.kernels.json: not a JSON object of texts"):
         open_bundle(own_bundle).kernel_sources("unet")
+
+
+def test_a_folder_in_place_of_a_file(own_bundle, opening):
+    (own_bundle / "unet.so").unlink()
+    (own_bundle / "unet.so").mkdir()
+    with pytest.raises(BundleError, match=r"unet.so: is not a file"):
+        opening(own_bundle)
+
+
+def test_a_file_in_place_of_the_folder(tmp_path, opening):
+    (tmp_path / "bundle").write_bytes(b"")
+    with pytest.raises(BundleError, match="bundle: is not a folder"):
+        opening(tmp_path / "bundle")
 
 
 JSON_VALUES = st.recursive(
@@ -269,8 +297,10 @@ def test_the_manifest_that_is_mutated_is_good():
 def test_any_value_anywhere_is_read_or_refused_in_words(place, value):
     altered = copy.deepcopy(GOOD)
     put(*place, value)(altered)
+    text = json.dumps(altered)
+    read_in_cpp_as_in_python(text.encode())
     try:
-        manifest = parse_manifest(json.dumps(altered))
+        manifest = parse_manifest(text)
     except BundleError as refused:
         error = refused
     else:
@@ -283,6 +313,7 @@ def test_any_value_anywhere_is_read_or_refused_in_words(place, value):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_in_words(content):
+    read_in_cpp_as_in_python(content)
     with pytest.raises(BundleError, match=r"manifest.json"):
         parse_manifest(content)
 
@@ -294,8 +325,39 @@ def test_a_key_too_many_is_refused(place, key):
     value = at(altered, place)
     assume(key not in value)
     value[key] = 1
+    read_in_cpp_as_in_python(json.dumps(altered).encode())
     with pytest.raises(BundleError):
         parse_manifest(json.dumps(altered))
+
+
+# What C++ refuses beside: numbers that no machine counts to, and half a character.
+NARROWER = ("too large for a whole number", "larger than any", "more than any", "half a pair of surrogates")
+
+
+def read_in_cpp_as_in_python(content):
+    """Both accept, or both refuse."""
+    in_python, in_cpp = None, None
+    try:
+        parse_manifest(content)
+    except BundleError as error:
+        in_python = error
+    try:
+        answer_of(native("check_manifest")(content))
+    except BundleError as error:
+        in_cpp = error
+    if (in_python is None) != (in_cpp is None):
+        assert in_python is None, f"C++ accepts what Python refuses: {in_python}"
+        assert any(words in str(in_cpp) for words in NARROWER), in_cpp
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_altered_letters_of_a_manifest(data):
+    content = bytearray(json.dumps(GOOD).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at_byte = data.draw(st.integers(0, len(content) - 1))
+        content[at_byte : at_byte + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    read_in_cpp_as_in_python(bytes(content))
 
 
 class TestWriting:

@@ -208,11 +208,11 @@ def test_a_device_of_this_machine(log, fake_bundle):
 
     def draw(worker, number):
         assert worker.session(bundle) is worker.session(bundle)
-        return run_image(worker.session(bundle), request, SilentProgress()).latents.tobytes().hex()
+        return run_image(worker.session(bundle), request, SilentProgress()).drawn.latents.tobytes().hex()
 
     report = Pool([LocalServer("llvm")]).run(numbered(draw, 2), log, SilentProgress())
     expected = (
-        run_image(Session(bundle, DeviceSpec("llvm")), request, SilentProgress()).latents.tobytes().hex()
+        run_image(Session(bundle, DeviceSpec("llvm")), request, SilentProgress()).drawn.latents.tobytes().hex()
     )
     assert set(report.results.values()) == {expected}
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ddimcache.errors import RemoteError, UsageError
+from ddimcache.errors import CancelledError, RemoteError, UsageError
 from ddimcache.runtime import rpc
 from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.devices import DeviceSpec
-from ddimcache.runtime.image import ImageRequest, encode_png, run_image
+from ddimcache.runtime.image import ImageRequest, MemoryChoice, encode_png, run_image
 from ddimcache.runtime.progress import SilentProgress
 from ddimcache.runtime.rpc import Address, connect, parse_address
 from ddimcache.runtime.rpc_protocol import PROTOCOL, ServerInfo, unpack
@@ -41,7 +41,7 @@ def server(tmp_path_factory):
 
 
 def picture_of(session):
-    picture = run_image(session, REQUEST, SilentProgress())
+    picture = run_image(session, REQUEST, SilentProgress()).drawn
     return picture.latents.tobytes(), encode_png(picture.pixels[0], {"prompt": "x"})
 
 
@@ -53,11 +53,55 @@ def test_same_bytes_as_a_local_run(server, fake_bundle):
     device = connect(server.address)
     session = device.open(open_bundle(fake_bundle), SilentProgress())
     assert picture_of(session) == local_picture(fake_bundle)
-    timings = session.timings()
+    timings = session.poll().timings
     assert (timings["full_steps"], timings["cached_steps"]) == (4, 6)
     assert 0 < timings["seconds_cached_step"] < timings["seconds"]["total"]
     assert session.peak_bytes > 0
     session.close()
+    device.close()
+
+
+def test_one_call_makes_an_image(server, fake_bundle):
+    device = connect(server.address)
+    session = device.open(open_bundle(fake_bundle), SilentProgress())
+    called, call = [], device.call
+    device.call = lambda method, *rest: called.append(method) or call(method, *rest)
+    picture = session.draw(REQUEST).picture
+    assert called == ["draw"]
+    assert picture.latents.tobytes() == local_picture(fake_bundle)[0]
+    device.close()
+
+
+def poll_to_the_end(session):
+    while session.poll(1.0).state != "done":
+        pass
+
+
+def test_progress_preview_and_cancel_over_there(server, fake_bundle):
+    device = connect(server.address)
+    session = device.open(open_bundle(fake_bundle), SilentProgress())
+    session.draw(replace(REQUEST, steps=1000), 0.0)
+    session.cancel()
+    with pytest.raises(CancelledError, match="of 1000 steps"):
+        poll_to_the_end(session)
+    previews = []
+    progress = session.draw(replace(REQUEST, steps=1000), 0.0)
+    while progress.state != "done":
+        progress = session.poll(1.0, preview=True)
+        previews += [] if progress.preview is None else [progress.preview.shape]
+    assert set(previews) == {(1, 4, 8, 8)}
+    device.close()
+
+
+@pytest.mark.parametrize("mode", ["pipelined", "load-on-use"])
+def test_memory_modes_over_there(server, fake_bundle, mode):
+    device = connect(server.address)
+    session = device.open(open_bundle(fake_bundle), SilentProgress(), MemoryChoice(mode))
+    assert picture_of(session) == local_picture(fake_bundle)
+    with pytest.raises(UsageError, match="--memory-budget: 10 bytes are not enough"):
+        device.open(open_bundle(fake_bundle), SilentProgress(), MemoryChoice("auto", 10))
+    with pytest.raises(RemoteError, match="call of open: mode: 'most' is none of"):
+        device.open(open_bundle(fake_bundle), SilentProgress(), MemoryChoice("most"))
     device.close()
 
 
@@ -90,11 +134,12 @@ def test_server_survives_a_client_that_vanishes(server, fake_bundle):
     code = (
         "import os; from pathlib import Path\n"
         "from ddimcache.runtime.bundle import open_bundle\n"
+        "from ddimcache.runtime.image import ImageRequest\n"
         "from ddimcache.runtime.progress import SilentProgress\n"
         "from ddimcache.runtime.rpc import connect\n"
         f"device = connect({server.address!r})\n"
         f"session = device.open(open_bundle(Path({str(fake_bundle)!r})), SilentProgress())\n"
-        "session.encode([1] * 77)\n"
+        "session.draw(ImageRequest([1] * 77, [2] * 77, 5, 1000, 1, 7.5), 0.0)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
@@ -166,15 +211,17 @@ def test_one_client_at_a_time(server, monkeypatch):
 def test_errors_cross_as_what_they_are(server, fake_bundle):
     device = connect(server.address)
     session = device.open(open_bundle(fake_bundle), SilentProgress())
-    with pytest.raises(UsageError, match="encode: 3 token ids, the text encoder takes 77"):
-        session.encode([1, 2, 3])
-    with pytest.raises(RemoteError, match=r"call of encode: ids\[0\]: expected a whole number"):
-        device.call("encode", {"ids": ["one"], "negative": False})
+    with pytest.raises(UsageError, match="prompt: 3 token ids, the text encoder takes 77"):
+        session.draw(replace(REQUEST, ids=[1, 2, 3]))
+    with pytest.raises(RemoteError, match=r"call of draw: ids\[0\]: expected a whole number"):
+        device.call("draw", REQUEST.message(None)[0] | {"ids": ["one"]})
+    with pytest.raises(RemoteError, match=r"call of poll: wait_seconds: is -1.0, below the least allowed, 0"):
+        session.poll(-1)
     with pytest.raises(UsageError, match="--steps: 0 is outside"):
-        session.encode([1] * 77) or session.start(1, 0, 1, 1.0)
+        session.draw(replace(REQUEST, steps=0))
     device.close()
     with pytest.raises(RemoteError, match="the connection was closed"):
-        session.latents()
+        session.poll()
 
 
 def test_broken_connection_is_an_error_in_words(server, fake_bundle):
@@ -182,8 +229,8 @@ def test_broken_connection_is_an_error_in_words(server, fake_bundle):
     device.open(open_bundle(fake_bundle), SilentProgress())
     child = int([line for line in server.log if "connected, process" in line][-1].rsplit(" ", 1)[1])
     os.kill(child, signal.SIGKILL)
-    with pytest.raises(RemoteError, match=r"rpc://127.0.0.1:\d+: the connection broke off during timings"):
-        device.call("timings", {})
+    with pytest.raises(RemoteError, match=r"rpc://127.0.0.1:\d+: the connection broke off during peak_bytes"):
+        device.call("peak_bytes", {})
     connect(server.address).close()
 
 
@@ -301,4 +348,4 @@ def test_interrupt_ends_a_running_server(tmp_path):
     assert code == 0, log
     assert time.monotonic() - start < 10
     with pytest.raises(RemoteError):
-        device.call("timings", {})
+        device.call("peak_bytes", {})

@@ -30,7 +30,7 @@ REQUEST = ImageRequest([1] * fake.LENGTH, [2] * fake.LENGTH, 5, 10, 3, 7.5)
 
 
 def latents_of(session):
-    return run_image(session, REQUEST, SilentProgress()).latents.tobytes()
+    return run_image(session, REQUEST, SilentProgress()).drawn.latents.tobytes()
 
 
 def local_latents(folder):

@@ -2,22 +2,26 @@
 
 import ast
 import struct
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ddimcache.errors import BundleError, DeviceError, UsageError
-from ddimcache.manifest import TensorSpec, file_entry
+from ddimcache.errors import BundleError, CancelledError, DeviceError, UsageError
+from ddimcache.manifest import file_entry
 from ddimcache.records import to_json
 from ddimcache.runtime import rpc
 from ddimcache.runtime.bundle import open_bundle
-from ddimcache.runtime.devices import DeviceSpec
-from ddimcache.runtime.image import ImageRequest, run_image
+from ddimcache.runtime.devices import DeviceSpec, launches, memory_use, profile_start, profile_stop
+from ddimcache.runtime.image import ImageRequest, MemoryChoice, run_image
+from ddimcache.runtime.noise import noise
 from ddimcache.runtime.progress import SilentProgress
 from ddimcache.runtime.sampler import schedule
-from ddimcache.runtime.session import Session, initial_latents
+from ddimcache.runtime.session import Session
 from tests.fakes import fake_bundle as fake
 from tests.runtime.test_bundle import edit, put
 
@@ -26,12 +30,20 @@ IDS = [index % fake.VOCABULARY for index in range(fake.LENGTH)]
 NEGATIVE = [(3 * index + 1) % fake.VOCABULARY for index in range(fake.LENGTH)]
 
 
+REQUEST = ImageRequest(IDS, NEGATIVE, 11, 10, 3, 7.5)
+
+
 @pytest.fixture(scope="module")
 def session(fake_bundle):
     session = Session(open_bundle(fake_bundle), LLVM)
-    session.encode(IDS)
-    session.encode(NEGATIVE, negative=True)
-    return session
+    yield session
+    session.close()
+
+
+@pytest.fixture(scope="module")
+def opencl_bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("opencl")
+    return fake.build_fake_bundle(folder / "bundle", folder, "opencl")
 
 
 def expected_latents(latents, steps, interval, guidance, target="llvm"):
@@ -44,33 +56,27 @@ def expected_latents(latents, steps, interval, guidance, target="llvm"):
             features = {
                 negative: reference.feature(latents, step.timestep, negative) for negative in (False, True)
             }
-        noise = reference.noise(latents, features[False])
+        predicted = reference.noise(latents, features[False])
         if guidance > 1:
             without = reference.noise(latents, features[True])
-            noise = without + np.float32(guidance) * (noise - without)
-        latents = c.a * (c.p * latents + c.q * noise) + c.b * (c.r * latents + c.s * noise)
+            predicted = without + np.float32(guidance) * (predicted - without)
+        latents = c.a * (c.p * latents + c.q * predicted) + c.b * (c.r * latents + c.s * predicted)
         latents = latents.astype("float32")
     return latents
-
-
-def run_to_the_end(session, total, chunk=3):
-    while session.run(chunk) < total:
-        pass
-    return np.frombuffer(session.latents(), "<f4").reshape(session.manifest.latents.shape)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
 @pytest.mark.parametrize(("steps", "interval"), [(1, 1), (10, 1), (10, 3), (7, 20)])
 def test_same_as_numpy(session, steps, interval, guidance):
-    total = session.start(11, steps, interval, guidance)
-    latents = run_to_the_end(session, total)
-    expected = expected_latents(initial_latents(11, session.manifest.latents), steps, interval, guidance)
+    done = session.draw(ImageRequest(IDS, NEGATIVE, 11, steps, interval, guidance))
+    assert (done.state, done.steps_done, done.steps) == ("done", steps, steps)
+    expected = expected_latents(noise(11, session.manifest.latents.shape), steps, interval, guidance)
+    latents = done.picture.latents
     np.testing.assert_allclose(latents, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-    image = np.frombuffer(session.decode(), "uint8").reshape(session.manifest.image.shape)
-    np.testing.assert_array_equal(image, fake.Reference.of(IDS, NEGATIVE).image(latents))
-    timings = session.timings()
+    image = fake.Reference.of(IDS, NEGATIVE).image(latents)
+    np.testing.assert_array_equal(done.picture.pixels, image)
     full = -(-steps // interval)
-    assert (timings["full_steps"], timings["cached_steps"]) == (full, steps - full)
+    assert (done.timings["full_steps"], done.timings["cached_steps"]) == (full, steps - full)
 
 
 @pytest.mark.opencl
@@ -78,48 +84,140 @@ def test_same_as_numpy(session, steps, interval, guidance):
 def test_same_as_numpy_on_opencl(tmp_path, batch):
     bundle = open_bundle(fake.build_fake_bundle(tmp_path / "bundle", tmp_path, "opencl", batch))
     session = Session(bundle, DeviceSpec("opencl"))
-    session.encode(IDS)
-    session.encode(NEGATIVE, negative=True)
-    latents = run_to_the_end(session, session.start(11, 10, 3, 7.5))
-    expected = expected_latents(initial_latents(11, bundle.manifest.latents), 10, 3, 7.5, "opencl")
-    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    assert len(session.decode()) == batch * 64 * 64 * 3
+    done = session.draw(REQUEST)
+    expected = expected_latents(noise(11, bundle.manifest.latents.shape), 10, 3, 7.5, "opencl")
+    np.testing.assert_allclose(done.picture.latents, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert done.picture.pixels.shape == (batch, 64, 64, 3)
     assert bundle.manifest.weights_bytes < session.peak_bytes < 10_000_000
+    session.close()
 
 
-def test_chunks_do_not_change_the_picture(session):
-    first = run_to_the_end(session, session.start(3, 10, 4, 7.5), chunk=1)
-    second = run_to_the_end(session, session.start(3, 10, 4, 7.5), chunk=100)
-    assert first.tobytes() == second.tobytes()
+@pytest.mark.opencl
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_replayed_steps_have_the_same_bits(opencl_bundle, guidance):
+    bundle = open_bundle(opencl_bundle)
+    request = replace(REQUEST, steps=20, cache_interval=4, guidance=guidance)
+    plain = Session(bundle, DeviceSpec("opencl"), replay=False)
+    replaying = Session(bundle, DeviceSpec("opencl"))
+    expected = plain.draw(request)
+    assert expected.replayed_steps == 0
+    # Steps of another kind in between: the recordings of the first image do not fit the second.
+    other = replaying.draw(replace(request, guidance=8.5 - guidance)).picture.latents
+    for _ in range(2):
+        done = replaying.draw(request)
+        assert done.picture.latents.tobytes() == expected.picture.latents.tobytes()
+        assert done.picture.pixels.tobytes() == expected.picture.pixels.tobytes()
+    assert done.replayed_steps == 20
+    assert other.tobytes() == plain.draw(replace(request, guidance=8.5 - guidance)).picture.latents.tobytes()
+    plain.close()
+    replaying.close()
+
+
+@pytest.mark.opencl
+def test_sessions_that_take_turns_do_not_disturb_each_other(opencl_bundle):
+    """What one session's recordings write to belongs to no other session."""
+    bundle = open_bundle(opencl_bundle)
+    sessions = [Session(bundle, DeviceSpec("opencl")) for _ in range(3)]
+    requests = [replace(REQUEST, noise=seed, steps=40) for seed in range(3)]
+    alone = [session.draw(request) for session, request in zip(sessions, requests, strict=True)]
+    for _ in range(3):
+        for session, request in zip(sessions, requests, strict=True):
+            session.draw(request, 0.0)
+        for session, expected in zip(sessions, alone, strict=True):
+            done = session.poll()
+            while done.state != "done":
+                done = session.poll(1.0)
+            assert done.picture.latents.tobytes() == expected.picture.latents.tobytes()
+    for session in sessions:
+        session.close()
+
+
+@pytest.mark.opencl
+def test_guidance_doubles_the_calls_of_the_unet(opencl_bundle):
+    session = Session(open_bundle(opencl_bundle), DeviceSpec("opencl"), replay=False)
+    counts = {}
+    for guidance in (1.0, 1.5):
+        for steps in (1, 2):
+            before = launches()
+            session.draw(replace(REQUEST, steps=steps, cache_interval=1, guidance=guidance))
+            counts[guidance, steps] = launches() - before
+    one, two = (counts[guidance, 2] - counts[guidance, 1] for guidance in (1.0, 1.5))
+    # Each step has two kernels of the sampler.
+    assert two - 2 == 2 * (one - 2)
+    session.close()
+
+
+@pytest.mark.opencl
+def test_a_profile_in_the_middle_changes_nothing(opencl_bundle):
+    session = Session(open_bundle(opencl_bundle), DeviceSpec("opencl"))
+    expected = session.draw(REQUEST).picture.latents.tobytes()
+    profile_start()
+    assert session.draw(REQUEST).picture.latents.tobytes() == expected
+    kernels = {entry.kernel: entry.calls for entry in profile_stop()}
+    assert kernels["next_step_kernel"] == kernels["guide_and_step_kernel"] == REQUEST.steps
+    assert session.draw(REQUEST).picture.latents.tobytes() == expected
+    session.close()
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize("mode", ["resident", "pipelined", "load-on-use"])
+def test_the_same_picture_in_every_memory_mode(opencl_bundle, mode):
+    bundle = open_bundle(opencl_bundle)
+    before = memory_use().current_bytes - memory_use().idle_bytes
+    session = Session(bundle, DeviceSpec("opencl"), MemoryChoice(mode))
+    assert session.memory == mode
+    expected = expected_latents(noise(11, bundle.manifest.latents.shape), 10, 3, 7.5, "opencl")
+    for _ in range(2):
+        done = session.draw(REQUEST)
+        np.testing.assert_allclose(done.picture.latents, expected, rtol=1e-4, atol=1e-5)
+    session.close()
+    assert memory_use().current_bytes - memory_use().idle_bytes == before
+
+
+def test_the_budget_chooses_the_mode(fake_bundle):
+    bundle = open_bundle(fake_bundle)
+    modes = ("resident", "pipelined", "load-on-use")
+    needed = {}
+    for mode in modes:
+        session = Session(bundle, LLVM, MemoryChoice(mode))
+        needed[mode] = session.memory_estimate
+        session.close()
+    assert needed["resident"] > needed["pipelined"] > needed["load-on-use"] > bundle.manifest.feature.bytes
+    for mode in modes:
+        session = Session(bundle, LLVM, MemoryChoice("auto", needed[mode]))
+        assert session.memory == mode
+        session.close()
+    with pytest.raises(UsageError, match=r"--memory-budget: \d+ bytes are not enough: loading each part"):
+        Session(bundle, LLVM, MemoryChoice("auto", needed["load-on-use"] - 1))
+
+
+@pytest.mark.opencl
+def test_a_budget_is_enforced(opencl_bundle):
+    session = Session(open_bundle(opencl_bundle), DeviceSpec("opencl"), MemoryChoice("resident", 8192))
+    with pytest.raises(DeviceError, match="budget"):
+        session.draw(REQUEST)
+    session.close()
+    assert memory_use().budget_bytes == 0
 
 
 def test_latents_in_place_of_a_seed(session):
-    first = run_to_the_end(session, session.start(3, 5, 2, 7.5))
-    noise = initial_latents(3, session.manifest.latents).tobytes()
-    second = run_to_the_end(session, session.start(noise, 5, 2, 7.5))
+    first = session.draw(replace(REQUEST, noise=3)).picture.latents
+    given = noise(3, session.manifest.latents.shape).tobytes()
+    second = session.draw(replace(REQUEST, noise=given)).picture.latents
     assert first.tobytes() == second.tobytes()
 
 
-def test_noise_of_a_seed_is_pinned():
-    noise = initial_latents(0, TensorSpec((1, 4, 8, 8), "float32"))
-    assert noise.dtype == np.float32
-    # PCG64's stream is frozen by numpy: a change here changes every picture that a seed names.
-    np.testing.assert_allclose(noise.ravel()[:3], [1.117622, -1.387125, -0.426572], atol=1e-6)
-
-
 def test_times_are_of_this_image_and_add_up(session):
-    run_to_the_end(session, session.start(3, 6, 3, 7.5))
-    session.decode()
-    timings = session.timings()
+    timings = session.draw(replace(REQUEST, steps=6)).timings
     seconds = timings["seconds"]
     assert set(seconds) == {"text", "denoise", "decode", "total"}
     assert 0 < seconds["text"] + seconds["denoise"] + seconds["decode"] <= seconds["total"]
     assert timings["seconds_full_step"] > 0
     assert timings["seconds_cached_step"] > 0
-    session.start(3, 6, 6, 7.5)
-    assert session.timings()["full_steps"] == 0
-    assert session.timings()["seconds_full_step"] is None
-    assert session.timings()["seconds"]["total"] < 1
+    alone = session.draw(replace(REQUEST, steps=1)).timings
+    assert (alone["full_steps"], alone["cached_steps"]) == (1, 0)
+    assert alone["seconds_cached_step"] is None
+    assert alone["seconds"]["total"] < 1
 
 
 def test_run_image_reports_every_step(fake_bundle):
@@ -140,56 +238,124 @@ def test_run_image_reports_every_step(fake_bundle):
             return Stage()
 
     session = Session(open_bundle(fake_bundle), LLVM)
-    picture = run_image(session, ImageRequest(IDS, NEGATIVE, 1, 30, 5, 7.5), Recorder())
-    assert picture.pixels.shape == (1, 64, 64, 3)
-    assert picture.latents.shape == (1, 4, 8, 8)
+    done = run_image(session, ImageRequest(IDS, NEGATIVE, 1, 30, 5, 7.5), Recorder())
+    assert done.picture.pixels.shape == (1, 64, 64, 3)
+    assert done.picture.latents.shape == (1, 4, 8, 8)
     assert sum(count for name, count in steps if name == "denoise") == 30
-    assert [name for name, _ in steps][:2] == ["text", "text"]
+    assert [name for name, _ in steps if name != "denoise"] == ["text", "decode"]
     session.close()
 
 
+LONG = replace(REQUEST, steps=1000)
+
+
+def poll_to_the_end(session):
+    while session.poll(1.0).state != "done":
+        pass
+
+
+@pytest.mark.opencl
+def test_cancel_ends_the_image_and_the_next_one_is_right(opencl_bundle):
+    session = Session(open_bundle(opencl_bundle), DeviceSpec("opencl"))
+    expected = session.draw(REQUEST).picture.latents.tobytes()
+    session.draw(LONG, 0.0)
+    with pytest.raises(UsageError, match="an image is at work; wait for it, or cancel it"):
+        session.draw(REQUEST)
+    while session.poll().steps_done < 2:
+        pass
+    session.cancel()
+    with pytest.raises(CancelledError, match=r"cancelled after \d+ of 1000 steps"):
+        poll_to_the_end(session)
+    assert session.draw(REQUEST).picture.latents.tobytes() == expected
+    session.close()
+
+
+def test_preview_is_the_latents_of_a_step(session):
+    """A preview after k steps is what the loop has after k steps, and taking one changes nothing."""
+    first, seen = session.draw(LONG), []
+    session.draw(LONG, 0.0)
+    while (progress := session.poll(1.0, preview=True)).state != "done":
+        if progress.preview is not None:
+            seen.append(progress)
+    assert progress.picture.latents.tobytes() == first.picture.latents.tobytes()
+    assert seen
+    table = schedule(fake.SAMPLER, 1000, LONG.cache_interval)
+    assert len(table) == 1000
+    for progress in seen[:2]:
+        expected = latents_after(progress.preview_step)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(progress.preview, expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+def latents_after(count):
+    """The first steps of LONG in numpy."""
+    latents, reference, features = noise(11, (1, 4, 8, 8)), fake.Reference.of(IDS, NEGATIVE), {}
+    for step in schedule(fake.SAMPLER, 1000, LONG.cache_interval)[:count]:
+        c = step.coefficients
+        if step.is_full:
+            features = {side: reference.feature(latents, step.timestep, side) for side in (False, True)}
+        without, with_prompt = (reference.noise(latents, features[side]) for side in (True, False))
+        m = without + np.float32(LONG.guidance) * (with_prompt - without)
+        latents = (c.a * (c.p * latents + c.q * m) + c.b * (c.r * latents + c.s * m)).astype("float32")
+    return latents
+
+
+def test_a_poll_that_waits_lets_other_threads_work(session):
+    session.draw(LONG, 0.0)
+    session.cancel()
+    with pytest.raises(CancelledError):
+        poll_to_the_end(session)
+    counted = []
+    slow = threading.Thread(target=lambda: session.draw(LONG))
+    slow.start()
+    while slow.is_alive():
+        counted.append(time.monotonic())
+    assert len(counted) > 100
+
+
+def test_close_ends_what_is_at_work(fake_bundle):
+    session = Session(open_bundle(fake_bundle), LLVM)
+    session.draw(LONG, 0.0)
+    session.close()
+    session.close()
+    with pytest.raises(UsageError, match="session: was closed"):
+        session.poll()
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("change", "message"),
     [
-        ((1, 0, 1, 7.5), "--steps: 0 is outside"),
-        ((1, 1001, 1, 7.5), "--steps: 1001 is outside"),
-        ((1, 10, 0, 7.5), "--cache-interval: 0 is below 1"),
-        ((1, 10, 1, float("nan")), "--guidance: nan is no finite number"),
-        ((1, 10, 1, -1.0), "--guidance: -1.0 is no finite number"),
-        ((-1, 10, 1, 7.5), "seed: -1 is outside"),
-        ((2**63, 10, 1, 7.5), "seed: 9223372036854775808 is outside"),
-        ((b"123", 10, 1, 7.5), "initial latents: 3 bytes, expected 1024"),
+        ({"steps": 0}, "--steps: 0 is outside"),
+        ({"steps": 1001}, "--steps: 1001 is outside"),
+        ({"cache_interval": 0}, "--cache-interval: 0 is below 1"),
+        ({"guidance": float("nan")}, "--guidance: nan is no finite number"),
+        ({"guidance": -1.0}, "--guidance: -1.0 is no finite number"),
+        ({"noise": -1}, "seed: -1 is outside"),
+        ({"noise": 2**63}, "seed: 9223372036854775808 is outside"),
+        ({"noise": b"123"}, "initial latents: 3 bytes are no float32 numbers"),
+        ({"noise": b""}, "initial latents: 0 bytes are no float32 numbers"),
+        ({"noise": b"1234"}, "initial latents: 1 numbers, expected 256"),
         (
-            (struct.pack("<f", float("inf")) * 256, 10, 1, 7.5),
-            "initial latents: holds numbers that are not fin",
+            {"noise": struct.pack("<f", float("inf")) * 256},
+            "initial latents: holds numbers that are not finite",
         ),
+        ({"ids": IDS[:-1]}, "prompt: 76 token ids, the text encoder takes 77"),
+        ({"negative_ids": [*IDS, 1]}, "negative prompt: 78 token ids, the text encoder takes 77"),
+        ({"ids": [-1] * 77}, "ids[0]: is -1, below the least allowed, 0"),
+        ({"ids": [2**40] * 77}, "ids[0]: is larger than any token id"),
     ],
 )
-def test_start_refuses(session, arguments, message):
+def test_draw_refuses(session, change, message):
     with pytest.raises(UsageError) as caught:
-        session.start(*arguments)
+        session.draw(replace(REQUEST, **change))
     assert message in str(caught.value)
-
-
-def test_order_of_calls(fake_bundle):
-    session = Session(open_bundle(fake_bundle), LLVM)
-    with pytest.raises(UsageError, match="start an image first"):
-        session.run(1)
-    with pytest.raises(UsageError, match="encode the prompt first"):
-        session.start(1, 1, 1, 1.0)
-    session.encode(IDS)
-    with pytest.raises(UsageError, match="encode the negative prompt first"):
-        session.start(1, 1, 1, 7.5)
-    with pytest.raises(UsageError, match="76 token ids, the text encoder takes 77"):
-        session.encode(IDS[:-1])
 
 
 def test_latents_that_overflowed_are_no_picture(session):
     huge = np.full(session.manifest.latents.shape, 3e38, "<f4").tobytes()
-    total = session.start(huge, 5, 1, 7.5)
-    run_to_the_end(session, total)
-    with pytest.raises(DeviceError, match="hold numbers that are not finite"):
-        session.decode()
+    with pytest.raises(DeviceError, match="after 5 steps hold numbers that are not finite"):
+        session.draw(ImageRequest(IDS, NEGATIVE, huge, 5, 1, 7.5))
+    assert session.draw(REQUEST).state == "done"
 
 
 def test_device_of_another_kind(fake_bundle):
@@ -209,14 +375,14 @@ def test_library_that_is_none(own_bundle):
     alter_file(own_bundle, "text_encoder.so", b"not a library")
     session = Session(open_bundle(own_bundle), LLVM)
     with pytest.raises(BundleError, match=r"text_encoder.so: cannot be loaded: .*compiled for host x86_64"):
-        session.encode(IDS)
+        session.draw(REQUEST)
 
 
 def test_library_without_the_function(own_bundle):
     alter_file(own_bundle, "text_encoder.so", (own_bundle / "vae_decoder.so").read_bytes())
     session = Session(open_bundle(own_bundle), LLVM)
     with pytest.raises(BundleError, match=r"text_encoder.so: cannot be loaded: "):
-        session.encode(IDS)
+        session.draw(REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +403,7 @@ def test_weights_that_do_not_fit(own_bundle, change, message):
     alter_file(own_bundle, path.name, path.read_bytes())
     session = Session(open_bundle(own_bundle), LLVM)
     with pytest.raises(BundleError) as caught:
-        session.encode(IDS)
+        session.draw(REQUEST)
     assert message in str(caught.value)
 
 
@@ -245,7 +411,7 @@ def test_weights_that_are_no_safetensors(own_bundle):
     alter_file(own_bundle, "text_encoder.safetensors", b"\x80\x04pickle?")
     session = Session(open_bundle(own_bundle), LLVM)
     with pytest.raises(BundleError, match=r"text_encoder.safetensors: no safetensors file"):
-        session.encode(IDS)
+        session.draw(REQUEST)
 
 
 def test_runtime_imports_nothing_of_the_compiler():

@@ -28,7 +28,8 @@ class DDIMCACHE_EXPORT Failure : public std::exception {
   // "where: problem; remedy"
   const char* what() const noexcept override { return text_.c_str(); }
 
-  const std::string kind, problem, where, remedy;
+  // Never changed.
+  std::string kind, problem, where, remedy;
 
  private:
   std::string text_;
@@ -50,6 +51,8 @@ struct Options {
   uint64_t memory_budget = 0;
   // The caller has read every file for its sha256 already.
   bool verified = false;
+  // Replay recorded steps where the device can; otherwise launch every kernel of every step.
+  bool replay = true;
 };
 
 // What the bundle makes. Sizes in pixels.
@@ -62,6 +65,8 @@ struct Facts {
   // [batch, channels, height, width] of the latents.
   std::vector<int64_t> latents_shape;
   Memory memory = Memory::kResident;
+  // Bytes on the device at most with that mode, by the manifest.
+  uint64_t memory_estimate = 0;
 };
 
 struct Request {
@@ -124,8 +129,8 @@ class DDIMCACHE_EXPORT Session {
   // Begins an image and returns at once. Throws where the request is wrong or an image is at work.
   void Start(const Request& request);
 
-  // Waits up to `wait_seconds` for another step or state than at the last call, and tells how far the image
-  // is. With `preview` the loop leaves its latents at the end of the next step.
+  // Waits up to `wait_seconds` for another state than at the last call or a preview, and tells how far the
+  // image is. With `preview` the loop leaves its latents at the end of its next step.
   Progress Poll(double wait_seconds = 0, bool preview = false);
 
   // The picture of the image that is done; throws what stopped it otherwise. Waits while it is at work.

@@ -22,10 +22,11 @@ from ddimcache.bench.torch_unet import TorchUnet
 from ddimcache.errors import DeviceError
 from ddimcache.manifest import Manifest
 from ddimcache.runtime.bundle import Bundle
+from ddimcache.runtime.component import LoadedComponent
 from ddimcache.runtime.devices import DeviceSpec, list_devices
 from ddimcache.runtime.local_device import device_failures, open_device
+from ddimcache.runtime.noise import noise
 from ddimcache.runtime.progress import Progress
-from ddimcache.runtime.session import LoadedComponent, initial_latents
 
 LARGEST_ERROR = 1e-2
 """Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed."""
@@ -67,7 +68,7 @@ class DeviceUnet:
         self._spec = spec
         self._device = open_device(spec, bundle.manifest.device_kind)
         with device_failures(spec):
-            self._component = LoadedComponent(bundle, "unet", self._device)
+            self._component = LoadedComponent(bundle, "unet", spec)
 
     def place(self, inputs: UnetInputs, manifest: Manifest) -> tuple[Any, ...]:
         """Return latents, timestep and context on the device, in the bundle's dtypes."""
@@ -108,7 +109,7 @@ def random_inputs(manifest: Manifest) -> UnetInputs:
     generator = np.random.Generator(np.random.PCG64(_SEED + 1))
     context = generator.standard_normal(manifest.context.shape, dtype=np.float32)
     rounded = context.astype(manifest.context.dtype).astype(np.float32)
-    latents = initial_latents(_SEED, manifest.latents)
+    latents = noise(_SEED, manifest.latents.shape)
     return UnetInputs(latents, rounded, manifest.sampler.num_train_timesteps // 2)
 
 

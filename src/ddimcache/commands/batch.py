@@ -286,16 +286,16 @@ class _Picture:
 
         session = worker.session(self._bundle)
         request = ImageRequest(self._ids[0], self._ids[1], self._seed, *self._numbers)
-        picture = run_image(session, request, SilentProgress())
+        done = run_image(session, request, SilentProgress())
         facts = picture_facts(*self._prompts, self._seed, self._numbers, self._bundle.manifest)
-        content = encode_png(picture.pixels[0], facts)
+        content = encode_png(done.drawn.pixels[0], facts)
         write_atomically(self._path, content)
         return {
             "image": self._path.name,
             "sha256": hashlib.sha256(content).hexdigest(),
             "prompt": self._prompts[0],
             "seed": self._seed,
-            **session.timings(),
+            **done.timings,
         }
 
 

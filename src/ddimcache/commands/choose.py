@@ -12,7 +12,7 @@ from ddimcache.commands.terminal import say
 from ddimcache.errors import BundleError, UsageError
 from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
 from ddimcache.runtime.devices import DeviceSpec, describe_missing, parse_device
-from ddimcache.runtime.image import ImageSession
+from ddimcache.runtime.image import ImageSession, MemoryChoice
 from ddimcache.runtime.local_device import device_name, host_triple, open_device
 from ddimcache.runtime.profiler import LocalProfiler, Profiler
 from ddimcache.runtime.progress import Progress
@@ -32,7 +32,7 @@ class ChosenDevice:
     name: str
     target: str
     host: str
-    open: Callable[[Bundle, Progress], ImageSession]
+    open: Callable[[Bundle, Progress, MemoryChoice], ImageSession]
     profiler: Callable[[], Profiler]
     close: Callable[[], None]
 
@@ -76,8 +76,8 @@ def local_device(text: str) -> DeviceSpec:
     return spec
 
 
-def _open_here(spec: DeviceSpec, bundle: Bundle, _: Progress) -> ImageSession:
-    return Session(bundle, spec)
+def _open_here(spec: DeviceSpec, bundle: Bundle, _: Progress, memory: MemoryChoice) -> ImageSession:
+    return Session(bundle, spec, memory)
 
 
 def default_device(kind: str | None) -> DeviceSpec:

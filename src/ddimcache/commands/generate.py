@@ -11,6 +11,7 @@ import typer
 
 from ddimcache.commands.terminal import (
     bytes_text,
+    memory_choice,
     parse_size,
     print_json,
     print_table,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ddimcache.manifest import Manifest
+    from ddimcache.runtime.image import MemoryChoice
 
 DEFAULT_GUIDANCE = 7.5
 EMBEDDED_GUIDANCE = 2.0
@@ -88,6 +90,17 @@ def generate(
     save_latents: Annotated[
         Path | None, typer.Option(help="Also write the final latents.", metavar="FILE.npy")
     ] = None,
+    memory: Annotated[
+        str,
+        typer.Option(
+            help="What is on the device together: resident (everything), pipelined (the UNet stays), "
+            "load-on-use (the part at work), or auto: the fastest that fits."
+        ),
+    ] = "auto",
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(help="Most memory on the device, such as 900MiB. Default: all of it.", metavar="BYTES"),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture.", metavar="FILE.png")] = Path(
         "out.png"
     ),
@@ -100,7 +113,8 @@ def generate(
     Compiles a model folder that is not compiled yet and keeps the result, so the first picture takes longer.
     """
     from ddimcache.runtime.files import check_can_write
-    from ddimcache.runtime.session import LARGEST_SEED, check_sampling
+    from ddimcache.runtime.noise import LARGEST_SEED
+    from ddimcache.runtime.session import check_sampling
 
     if guidance is None:
         guidance = EMBEDDED_GUIDANCE if model is None else DEFAULT_GUIDANCE
@@ -120,6 +134,7 @@ def generate(
 
     initial = None if latents is None else read_latents(latents, "--latents")
     width, height = parse_size(size)
+    choice = memory_choice(memory, memory_budget)
     if seed is None and initial is None:
         seed = secrets.randbelow(LARGEST_SEED + 1)
     result = _run(
@@ -131,6 +146,7 @@ def generate(
         seed=seed,
         latents=initial,
         numbers=(steps, cache_interval, guidance),
+        memory=choice,
         output=output,
         save_latents=save_latents,
     )
@@ -168,6 +184,7 @@ def _run(
     seed: int | None,
     latents: NDArray[np.float32] | None,
     numbers: tuple[int, int, float],
+    memory: MemoryChoice,
     output: Path,
     save_latents: Path | None,
 ) -> dict[str, Any]:
@@ -208,17 +225,19 @@ def _run(
             noise = latents_bytes(latents, "--latents", manifest.latents)
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
-        session = device.open(bundle, bars)
-        picture = run_image(session, ImageRequest(ids, negative_ids, noise, *numbers), bars)
-        timings, peak_bytes = session.timings(), session.peak_bytes
-        session.close()
+        session = device.open(bundle, bars, memory)
+        try:
+            done = run_image(session, ImageRequest(ids, negative_ids, noise, *numbers), bars)
+            peak_bytes = session.peak_bytes
+        finally:
+            session.close()
     finally:
         device.close()
     steps, cache_interval, _ = numbers
     facts = picture_facts(prompt, negative_prompt, seed, numbers, manifest)
-    write_atomically(output, encode_png(picture.pixels[0], facts))
+    write_atomically(output, encode_png(done.drawn.pixels[0], facts))
     if save_latents is not None:
-        write_atomically(save_latents, encode_npy(picture.latents))
+        write_atomically(save_latents, encode_npy(done.drawn.latents))
     return {
         "image": str(output.absolute()),
         "seed": seed,
@@ -226,7 +245,7 @@ def _run(
         "steps": steps,
         "cache_interval": cache_interval,
         "cut": manifest.cut,
-        **timings,
+        **done.timings,
         "peak_bytes": peak_bytes,
     }
 

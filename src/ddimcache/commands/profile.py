@@ -163,13 +163,13 @@ def _run(
     import dataclasses
 
     from ddimcache.profile.match import expected_calls, match
-    from ddimcache.runtime.image import run_image
+    from ddimcache.runtime.image import MemoryChoice, run_image
 
     bars = progress()
     profiler = device.profiler()
     say("measuring the device's limits, unless they are kept")
     peaks, kept = profiler.peaks(measure_again)
-    session = device.open(bundle, bars)
+    session = device.open(bundle, bars, MemoryChoice())
     try:
         shorter = min(request.steps, 2)
         interval = 1 if request.cache_interval == 1 else 2

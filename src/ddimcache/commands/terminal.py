@@ -6,10 +6,13 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddimcache.errors import UsageError
 from ddimcache.runtime.progress import Progress, progress_for
+
+if TYPE_CHECKING:
+    from ddimcache.runtime.image import MemoryChoice
 
 _SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -48,6 +51,19 @@ def parse_bytes(text: str | None, option: str) -> int | None:
     if match is None or match[2] == "I":
         raise UsageError(f"{text!r} is no number of bytes", where=option, remedy="write 500M or 1.5GiB")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def memory_choice(mode: str, budget: str | None) -> MemoryChoice:
+    """Read ``--memory`` and ``--memory-budget``; raises :class:`UsageError` that names the option."""
+    from ddimcache.runtime.image import MEMORY_MODES, MemoryChoice
+
+    found = next((name for name in MEMORY_MODES if name == mode), None)
+    if found is None:
+        raise UsageError(f"{mode!r} is none of: {', '.join(MEMORY_MODES)}", where="--memory")
+    count = parse_bytes(budget, "--memory-budget")
+    if count == 0:
+        raise UsageError("0 bytes is no budget", where="--memory-budget")
+    return MemoryChoice(found, count)
 
 
 def bytes_text(count: int) -> str:

@@ -61,7 +61,7 @@ def expected_calls(steps: int, cache_interval: int, guided: bool) -> list[Call]:
     times = 1 + guided
     calls = [Call("text_encoder", "encode")] * times
     for step in range(steps):
-        calls.append(Call("unet", "set_timestep", step))
+        calls.append(Call("unet", "next_step", step))
         calls += [Call("unet", "cached" if step % cache_interval else "full", step)] * times
         calls.append(Call("unet", "guide_and_step" if guided else "step", step))
     return [*calls, Call("vae_decoder", "decode")]

@@ -1,0 +1,382 @@
+#include "manifest.h"
+
+#include <algorithm>
+
+#include "json_reader.h"
+#include "session.h"
+
+namespace ddimcache::session {
+namespace {
+
+// Shapes whose bytes would not fit into 62 bits are refused, so that sizes can be multiplied without a
+// thought.
+constexpr uint64_t kLargestTensor = uint64_t{1} << 62;
+
+bool IsPlainLetter(char letter, bool first) {
+  return (letter >= 'A' && letter <= 'Z') || (letter >= 'a' && letter <= 'z') ||
+         (letter >= '0' && letter <= '9') || letter == '_' ||
+         (!first && (letter == '.' || letter == '+' || letter == '-'));
+}
+
+// Parts of plain letters with slashes between them: no root, no "..", nothing hidden.
+bool IsFileName(const std::string& name) {
+  if (name.empty() || name.size() > 200) return false;
+  bool first = true;
+  for (const char letter : name) {
+    if (letter == '/') {
+      if (first) return false;
+      first = true;
+    } else {
+      if (!IsPlainLetter(letter, first)) return false;
+      first = false;
+    }
+  }
+  return !first;
+}
+
+std::string ReadFileName(const Place& place) {
+  const std::string& name = place.Text();
+  if (!IsFileName(name)) {
+    place.Refuse("'" + name + "' is not a plain relative file name inside the bundle");
+  }
+  return name;
+}
+
+std::string ReadSha256(const Place& place) {
+  const std::string& sum = place.Text();
+  const bool good = sum.size() == 64 && std::all_of(sum.begin(), sum.end(), [](char digit) {
+                      return (digit >= '0' && digit <= '9') || (digit >= 'a' && digit <= 'f');
+                    });
+  if (!good) place.Refuse("'" + sum + "' is not a sha256 in lower-case hexadecimal");
+  return sum;
+}
+
+TensorSpec ReadSpec(const Place& shape, const Place& dtype) {
+  TensorSpec spec;
+  spec.dtype = dtype.Choice({"float32", "float16", "int32", "int8", "uint8"});
+  uint64_t bytes = ItemBytes(spec.dtype);
+  for (const Place& item : shape.Items()) {
+    const int64_t extent = item.Integer(1);
+    if (static_cast<uint64_t>(extent) > kLargestTensor / bytes) shape.Refuse("is larger than any tensor");
+    bytes *= static_cast<uint64_t>(extent);
+    spec.shape.push_back(extent);
+  }
+  return spec;
+}
+
+TensorSpec ReadSpec(const Place& place) {
+  const Fields fields = place.Object({"shape", "dtype"});
+  return ReadSpec(fields["shape"], fields["dtype"]);
+}
+
+std::vector<TensorSpec> ReadSpecs(const Place& place) {
+  std::vector<TensorSpec> specs;
+  for (const Place& item : place.Items()) specs.push_back(ReadSpec(item));
+  return specs;
+}
+
+void CheckKernel(const Place& place) {
+  const Fields fields = place.Object({"name", "calls"}, {"macs"});
+  fields["name"].Text(1);
+  for (const auto& [function, calls] : fields["calls"].Entries()) calls.Integer(0);
+  if (const auto macs = fields.Find("macs")) macs->Integer(0);
+}
+
+std::vector<Weight> ReadWeights(const Place& place) {
+  std::vector<Weight> weights;
+  uint64_t total = 0;
+  for (const Place& item : place.Items()) {
+    const Fields weight = item.Object({"name", "shape", "dtype"});
+    const TensorSpec spec = ReadSpec(weight["shape"], weight["dtype"]);
+    if (spec.bytes() > kLargestTensor - total) item.Refuse("makes the weights larger than any memory");
+    total += spec.bytes();
+    weights.push_back({weight["name"].Text(1), spec});
+  }
+  return weights;
+}
+
+ComponentSpec ReadComponent(const Place& place) {
+  const Fields fields = place.Object({"library", "weights_file", "weights", "functions", "launches"},
+                                     {"kernels", "activation_bytes", "sources"});
+  ComponentSpec component;
+  component.library = ReadFileName(fields["library"]);
+  component.weights_file = ReadFileName(fields["weights_file"]);
+  component.launches = ReadFileName(fields["launches"]);
+  component.weights = ReadWeights(fields["weights"]);
+  for (const auto& [name, function] : fields["functions"].Entries()) {
+    const Fields sides = function.Object({"inputs", "outputs"});
+    component.functions[name] = {ReadSpecs(sides["inputs"]), ReadSpecs(sides["outputs"])};
+  }
+  if (const auto kernels = fields.Find("kernels")) {
+    for (const Place& kernel : kernels->Items()) CheckKernel(kernel);
+  }
+  if (const auto bytes = fields.Find("activation_bytes")) {
+    component.activation_bytes = static_cast<uint64_t>(bytes->Integer(0));
+  }
+  if (const auto sources = fields.FindUnlessNull("sources")) component.sources = ReadFileName(*sources);
+  return component;
+}
+
+SamplerConstants ReadSampler(const Place& place) {
+  const Fields fields =
+      place.Object({"num_train_timesteps", "alphas_cumprod", "final_alpha_cumprod", "prediction_type",
+                    "timestep_spacing", "steps_offset", "clip_sample", "clip_sample_range"},
+                   {"init_noise_sigma", "vae_scaling_factor", "vae_shift_factor"});
+  SamplerConstants sampler;
+  sampler.num_train_timesteps = fields["num_train_timesteps"].Integer(1);
+  for (const Place& item : fields["alphas_cumprod"].Items()) {
+    sampler.alphas_cumprod.push_back(item.Number(0, 1));
+  }
+  sampler.final_alpha_cumprod = fields["final_alpha_cumprod"].Number(0, 1);
+  sampler.prediction_type = fields["prediction_type"].Choice({"epsilon", "v_prediction", "sample"});
+  sampler.timestep_spacing = fields["timestep_spacing"].Choice({"leading", "trailing", "linspace"});
+  sampler.steps_offset = fields["steps_offset"].Integer(0);
+  sampler.clip_sample = fields["clip_sample"].Boolean();
+  sampler.clip_sample_range = fields["clip_sample_range"].Number(0);
+  if (const auto sigma = fields.Find("init_noise_sigma")) sampler.init_noise_sigma = sigma->Number(0);
+  for (const char* key : {"vae_scaling_factor", "vae_shift_factor"}) {
+    if (const auto factor = fields.Find(key)) factor->Number();
+  }
+  const size_t table = sampler.alphas_cumprod.size();
+  if (table != static_cast<uint64_t>(sampler.num_train_timesteps)) {
+    place.Refuse("alphas_cumprod: " + std::to_string(table) + " numbers for " +
+                 std::to_string(sampler.num_train_timesteps) + " training timesteps");
+  }
+  return sampler;
+}
+
+void CheckPass(const Place& place) {
+  const Fields fields = place.Object({"name", "component", "changes"}, {"seconds", "note"});
+  fields["name"].Text(1);
+  fields["component"].Choice({"text_encoder", "unet", "vae_decoder"});
+  fields["changes"].Integer(0);
+  if (const auto seconds = fields.Find("seconds")) seconds->Number(0);
+  if (const auto note = fields.Find("note")) note->Text();
+}
+
+std::string Text(const FunctionSpec& function) {
+  const auto side = [](const std::vector<TensorSpec>& specs) {
+    std::string text;
+    for (const TensorSpec& spec : specs) text += (text.empty() ? "" : ", ") + spec.text();
+    return "(" + text + ")";
+  };
+  return side(function.inputs) + " → " + side(function.outputs);
+}
+
+// Throws JsonProblem for the first contradiction, as Manifest.first_problem does in Python.
+void CheckWhole(const Manifest& manifest, uint64_t feature_bytes) {
+  const auto names = [](const auto& map) {
+    std::string list;
+    for (const auto& entry : map) list += (list.empty() ? "" : ", ") + entry.first;
+    return list.empty() ? "none" : list;
+  };
+  const auto& components = manifest.components;
+  if (components.size() != 3 || !components.count("text_encoder") || !components.count("unet") ||
+      !components.count("vae_decoder")) {
+    throw JsonProblem("components",
+                      "expected text_encoder, unet and vae_decoder, found " + names(components));
+  }
+  if (manifest.feature.bytes() != feature_bytes) {
+    throw JsonProblem("feature_bytes", std::to_string(feature_bytes) + ", but the feature's shape makes " +
+                                           std::to_string(manifest.feature.bytes()));
+  }
+  const auto& shape = manifest.context.shape;
+  if (shape.size() != 3 || shape[0] != 1) {
+    const std::string text = manifest.context.text();
+    throw JsonProblem("context", "expected shape [1, L, D], found " + text.substr(text.find('[')));
+  }
+  const TensorSpec latents = manifest.latents(), contexts = manifest.contexts();
+  const TensorSpec ids{{1, shape[1]}, "int32"}, time{{1}, "float32"};
+  const struct {
+    const char *component, *function;
+    FunctionSpec spec;
+  } contract[] = {
+      {"text_encoder", "encode", {{ids}, {manifest.context}}},
+      {"unet", "full", {{latents, time, contexts}, {latents, manifest.feature}}},
+      {"unet", "cached", {{latents, time, contexts, manifest.feature}, {latents}}},
+      {"vae_decoder", "decode", {{latents}, {manifest.image()}}},
+  };
+  for (const auto& [component, function, expected] : contract) {
+    const std::string where = "components." + std::string(component) + ".functions";
+    const auto& functions = components.at(component).functions;
+    const auto found = functions.find(function);
+    if (found == functions.end()) {
+      throw JsonProblem(where, "function '" + std::string(function) + "' is missing");
+    }
+    if (found->second != expected) {
+      throw JsonProblem(where + "." + function,
+                        Text(found->second) + " does not fit the manifest's sizes: " + Text(expected));
+    }
+  }
+  if (manifest.files.count(kManifestName)) {
+    throw JsonProblem("files", std::string(kManifestName) + " cannot hold its own sum");
+  }
+  for (const auto& [name, component] : components) {
+    for (const std::string& file :
+         {component.library, component.weights_file, component.launches, component.sources}) {
+      if (!file.empty() && !manifest.files.count(file)) {
+        throw JsonProblem("components." + name, file + " is not in the list of files");
+      }
+    }
+  }
+  const std::string folder = manifest.tokenizer + "/";
+  const auto first = manifest.files.lower_bound(folder);
+  if (first == manifest.files.end() || first->first.compare(0, folder.size(), folder) != 0) {
+    throw JsonProblem("tokenizer", "no file of folder " + manifest.tokenizer + " is in the list of files");
+  }
+}
+
+Manifest Read(const Place& place) {
+  const Fields fields = place.Object({"format_version",
+                                      "model",
+                                      "model_fingerprint",
+                                      "target",
+                                      "device_kind",
+                                      "profile",
+                                      "host",
+                                      "weights",
+                                      "image_size",
+                                      "latent_size",
+                                      "latent_channels",
+                                      "batch",
+                                      "cut",
+                                      "cuts",
+                                      "context",
+                                      "feature",
+                                      "feature_bytes",
+                                      "sampler",
+                                      "tokenizer",
+                                      "built_with",
+                                      "activation_bytes",
+                                      "macs_full",
+                                      "macs_cached",
+                                      "components"},
+                                     {"passes", "files"});
+  Manifest manifest;
+  manifest.model = fields["model"].Text(1);
+  ReadSha256(fields["model_fingerprint"]);
+  manifest.device_kind = fields["device_kind"].Choice({"opencl", "llvm"});
+  for (const char* key : {"target", "profile"}) fields[key].Text(1);
+  manifest.host = fields["host"].Text(1);
+  fields["weights"].Choice({"int8", "fp16", "fp32"});
+  const auto side = [](const Place& item) {
+    const int64_t extent = item.Integer(1);
+    // Five such sides make a product of less than 63 bits.
+    if (extent > 1 << 20) item.Refuse("is larger than any picture");
+    return extent;
+  };
+  const auto image = fields["image_size"].Items(2), latent = fields["latent_size"].Items(2);
+  manifest.width = side(image[0]), manifest.height = side(image[1]);
+  manifest.latent_width = side(latent[0]), manifest.latent_height = side(latent[1]);
+  manifest.latent_channels = fields["latent_channels"].Integer(1);
+  manifest.batch = fields["batch"].Integer(1);
+  if (manifest.latent_channels > 1 << 10) fields["latent_channels"].Refuse("is more than any model has");
+  if (manifest.batch > 1 << 10) fields["batch"].Refuse("is more than any bundle makes at once");
+  const int64_t cut = fields["cut"].Integer(0), cuts = fields["cuts"].Integer(1);
+  if (cut >= cuts) {
+    fields["cut"].Refuse(std::to_string(cut) + " is outside 0 … " + std::to_string(cuts - 1));
+  }
+  manifest.context = ReadSpec(fields["context"]);
+  manifest.feature = ReadSpec(fields["feature"]);
+  manifest.sampler = ReadSampler(fields["sampler"]);
+  manifest.tokenizer = ReadFileName(fields["tokenizer"]);
+  for (const auto& [name, version] : fields["built_with"].Entries()) version.Text();
+  for (const char* key : {"activation_bytes", "macs_full", "macs_cached"}) fields[key].Integer(0);
+  for (const auto& [name, component] : fields["components"].Entries()) {
+    manifest.components[name] = ReadComponent(component);
+  }
+  if (const auto passes = fields.Find("passes")) {
+    for (const Place& pass : passes->Items()) CheckPass(pass);
+  }
+  if (const auto files = fields.Find("files")) {
+    for (const auto& [name, entry] : files->Entries()) {
+      if (!IsFileName(name)) {
+        files->Refuse("'" + name + "' is not a plain relative file name inside the bundle");
+      }
+      const Fields file = entry.Object({"bytes", "sha256"});
+      manifest.files[name] = {static_cast<uint64_t>(file["bytes"].Integer(0)), ReadSha256(file["sha256"])};
+    }
+  }
+  CheckWhole(manifest, static_cast<uint64_t>(fields["feature_bytes"].Integer(0)));
+  return manifest;
+}
+
+// Before anything else: another version may have other keys, and its version is what to name then.
+void CheckVersion(const Json& json) {
+  const Json* version = nullptr;
+  if (const auto* object = std::get_if<Json::Object>(&json.value)) {
+    for (const auto& [key, value] : *object) {
+      if (key == "format_version") version = &value;
+    }
+  }
+  if (version == nullptr) throw JsonProblem("", "has no format_version, so it is no bundle of ours");
+  const auto* number = std::get_if<int64_t>(&version->value);
+  if (number != nullptr && *number == kFormatVersion) return;
+  throw JsonProblem("", "format_version is " + (number ? std::to_string(*number) : "no whole number") +
+                            ", this runtime reads " + std::to_string(kFormatVersion));
+}
+
+}  // namespace
+
+uint64_t ItemBytes(const std::string& dtype) {
+  if (dtype == "float32" || dtype == "int32") return 4;
+  return dtype == "float16" ? 2 : 1;
+}
+
+uint64_t TensorSpec::elements() const {
+  uint64_t count = 1;
+  for (const int64_t extent : shape) count *= static_cast<uint64_t>(extent);
+  return count;
+}
+
+uint64_t TensorSpec::bytes() const {
+  return elements() * ItemBytes(dtype);
+}
+
+std::string TensorSpec::text() const {
+  std::string list;
+  for (const int64_t extent : shape) list += (list.empty() ? "" : ", ") + std::to_string(extent);
+  return dtype + "[" + list + "]";
+}
+
+uint64_t ComponentSpec::weights_bytes() const {
+  uint64_t total = 0;
+  for (const Weight& weight : weights) total += weight.spec.bytes();
+  return total;
+}
+
+TensorSpec Manifest::latents() const {
+  return {{batch, latent_channels, latent_height, latent_width}, "float32"};
+}
+
+TensorSpec Manifest::image() const {
+  return {{batch, height, width, 3}, "uint8"};
+}
+
+TensorSpec Manifest::contexts() const {
+  TensorSpec spec = context;
+  spec.shape[0] = batch;
+  return spec;
+}
+
+Manifest ParseManifest(std::string_view text, const std::string& where) {
+  try {
+    const Json json = Json::Parse(text);
+    CheckVersion(json);
+    return Read(Place(json, ""));
+  } catch (const JsonProblem& problem) {
+    throw Failure("BundleError", problem.what(), where, kCompileAgain);
+  }
+}
+
+std::vector<Weight> ParseWeights(std::string_view text) {
+  const Json json = Json::Parse(text);
+  return ReadWeights(Place(json, "weights"));
+}
+
+SamplerConstants ParseSampler(std::string_view text) {
+  const Json json = Json::Parse(text);
+  return ReadSampler(Place(json, "sampler"));
+}
+
+}  // namespace ddimcache::session

@@ -1,0 +1,87 @@
+// The manifest of a bundle: what src/ddimcache/manifest.py defines, read as strictly. Only what the loop
+// needs is kept; the rest is checked and dropped.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ddimcache::session {
+
+struct TensorSpec {
+  std::vector<int64_t> shape;
+  std::string dtype;
+
+  uint64_t elements() const;
+  uint64_t bytes() const;
+  // "float32[1, 4, 8, 8]"
+  std::string text() const;
+  bool operator==(const TensorSpec&) const = default;
+};
+
+// Bytes of one number: "float32", "float16", "int32", "int8" or "uint8".
+uint64_t ItemBytes(const std::string& dtype);
+
+struct FunctionSpec {
+  std::vector<TensorSpec> inputs, outputs;
+  bool operator==(const FunctionSpec&) const = default;
+};
+
+struct Weight {
+  std::string name;
+  TensorSpec spec;
+};
+
+struct ComponentSpec {
+  std::string library, weights_file, launches, sources;
+  std::vector<Weight> weights;
+  std::map<std::string, FunctionSpec> functions;
+  uint64_t activation_bytes = 0;
+
+  uint64_t weights_bytes() const;
+};
+
+struct SamplerConstants {
+  int64_t num_train_timesteps = 0;
+  std::vector<double> alphas_cumprod;
+  double final_alpha_cumprod = 0;
+  std::string prediction_type, timestep_spacing;
+  int64_t steps_offset = 0;
+  bool clip_sample = false;
+  double clip_sample_range = 0, init_noise_sigma = 1;
+};
+
+struct FileEntry {
+  uint64_t bytes = 0;
+  std::string sha256;
+};
+
+struct Manifest {
+  std::string model, device_kind, host, tokenizer;
+  int64_t width = 0, height = 0, latent_width = 0, latent_height = 0, latent_channels = 0, batch = 0;
+  TensorSpec context, feature;
+  SamplerConstants sampler;
+  std::map<std::string, ComponentSpec> components;
+  std::map<std::string, FileEntry> files;
+
+  TensorSpec latents() const;
+  TensorSpec image() const;
+  // The context as the UNet takes it: once for every picture of the batch.
+  TensorSpec contexts() const;
+};
+
+inline constexpr int kFormatVersion = 3;
+inline constexpr const char* kManifestName = "manifest.json";
+inline constexpr const char* kCompileAgain = "compile it again with `ddimcache compile`";
+
+// Throws Failure of kind BundleError that names `where` and the first thing wrong: the version, a key, a
+// type, a range, or a contradiction between them.
+Manifest ParseManifest(std::string_view text, const std::string& where);
+
+// Parts of a manifest by themselves. Both throw JsonProblem.
+SamplerConstants ParseSampler(std::string_view text);
+std::vector<Weight> ParseWeights(std::string_view text);
+
+}  // namespace ddimcache::session

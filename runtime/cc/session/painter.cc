@@ -1,0 +1,246 @@
+#include "painter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <string>
+
+#include "noise.h"
+
+namespace ddimcache::session {
+namespace {
+
+using tvm::ffi::Any;
+using tvm::runtime::Tensor;
+
+constexpr uint64_t kLargestSeed = (uint64_t{1} << 63) - 1;
+
+// Of the steps behind the first, or of the first alone.
+std::optional<double> Typical(std::vector<double> seconds) {
+  if (seconds.empty()) return std::nullopt;
+  if (seconds.size() > 1) seconds.erase(seconds.begin());
+  std::sort(seconds.begin(), seconds.end());
+  const size_t middle = seconds.size() / 2;
+  return seconds.size() % 2 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
+}
+
+[[noreturn]] void Refuse(const std::string& problem, const std::string& where,
+                         const std::string& remedy = "") {
+  throw Failure("UsageError", problem, where, remedy);
+}
+
+bool AllFinite(const std::vector<float>& numbers) {
+  return std::all_of(numbers.begin(), numbers.end(), [](float number) { return std::isfinite(number); });
+}
+
+// The part of a tensor with a leading batch that belongs to one picture.
+DLTensor Slice(const Tensor& batch, int64_t picture, std::vector<int64_t>* shape) {
+  DLTensor slice = *batch.operator->();
+  shape->assign(slice.shape, slice.shape + slice.ndim);
+  (*shape)[0] = 1;
+  slice.shape = shape->data();
+  slice.strides = nullptr;
+  slice.byte_offset += static_cast<uint64_t>(picture) * tvm::ffi::GetDataSize(slice);
+  return slice;
+}
+
+}  // namespace
+
+void CheckRequest(const Request& request, const Manifest& manifest) {
+  const auto length = static_cast<size_t>(manifest.context.shape[1]);
+  const bool guided = request.guidance > 1;
+  for (const auto* ids : {&request.ids, &request.negative_ids}) {
+    if (ids == &request.negative_ids && !guided && ids->empty()) continue;
+    if (ids->size() != length) {
+      Refuse(std::to_string(ids->size()) + " token ids, the text encoder takes " + std::to_string(length),
+             ids == &request.ids ? "prompt" : "negative prompt");
+    }
+  }
+  if (request.steps < 1 || request.steps > kMostSteps) {
+    Refuse(std::to_string(request.steps) + " is outside 1 … " + std::to_string(kMostSteps), "--steps");
+  }
+  if (request.cache_interval < 1) {
+    Refuse(std::to_string(request.cache_interval) + " is below 1", "--cache-interval", "1 is no cache");
+  }
+  if (!(std::isfinite(request.guidance) && request.guidance >= 0)) {
+    Refuse(std::to_string(request.guidance) + " is no finite number from 0 up", "--guidance");
+  }
+  if (request.latents.empty()) {
+    if (request.seed > kLargestSeed) {
+      Refuse(std::to_string(request.seed) + " is outside 0 … 2⁶³ − 1", "seed");
+    }
+    return;
+  }
+  const uint64_t expected = manifest.latents().elements();
+  if (request.latents.size() != expected) {
+    Refuse(std::to_string(request.latents.size()) + " numbers, expected " + std::to_string(expected),
+           "initial latents");
+  }
+  if (!AllFinite(request.latents)) Refuse("holds numbers that are not finite", "initial latents");
+}
+
+void Clock::AddStep(bool is_full, double seconds) {
+  steps_[is_full].push_back(seconds);
+  denoise += seconds;
+}
+
+Timings Clock::timings() const {
+  Timings timings;
+  timings.text = text, timings.denoise = denoise, timings.decode = decode;
+  timings.total = Seconds(began_, Now());
+  timings.full_steps = static_cast<int>(steps_[true].size());
+  timings.cached_steps = static_cast<int>(steps_[false].size());
+  timings.full_step = Typical(steps_[true]);
+  timings.cached_step = Typical(steps_[false]);
+  timings.replayed_steps = replayed;
+  return timings;
+}
+
+Painter::Painter(const Bundle& bundle, const ComputeDevice& device, Memory mode, bool replay)
+    : bundle_(bundle),
+      device_(device),
+      mode_(mode),
+      replay_(replay),
+      components_(bundle, device),
+      contexts_{EmptyTensor(bundle.manifest.contexts(), device),
+                EmptyTensor(bundle.manifest.contexts(), device)} {}
+
+Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& observer) {
+  const std::vector<Step> steps = Schedule(bundle_.manifest.sampler, request.steps, request.cache_interval);
+  device_.MakeCurrent();
+  Clock clock(began);
+  Picture picture;
+  EncodeText(request, clock, observer);
+  picture.latents = Denoise(request, steps, clock, observer);
+  if (!AllFinite(picture.latents)) {
+    throw Failure(
+        "DeviceError",
+        "the latents after " + std::to_string(steps.size()) + " steps hold numbers that are not finite",
+        "device " + device_.name(),
+        "a kernel overflowed: compile with --weights fp32 and compare, and report the device");
+  }
+  picture.pixels = Decode(clock, observer);
+  observer.Entered(State::kDone, clock.timings());
+  return picture;
+}
+
+void Painter::EncodeText(const Request& request, Clock& clock, Observer& observer) {
+  observer.Entered(State::kText, clock.timings());
+  if (mode_ == Memory::kPipelined) components_.Prefetch("unet");
+  {
+    const auto encoder = components_.Get("text_encoder");
+    const auto start = Clock::Now();
+    EncodePrompt(*encoder, request.ids, false);
+    if (request.guidance > 1) EncodePrompt(*encoder, request.negative_ids, true);
+    device_.Synchronise();
+    clock.text = Clock::Seconds(start, Clock::Now());
+  }
+  if (mode_ != Memory::kResident) components_.Release("text_encoder");
+}
+
+void Painter::EncodePrompt(const LoadedComponent& encoder, const std::vector<int32_t>& ids, bool negative) {
+  const auto length = static_cast<int64_t>(ids.size());
+  Tensor tokens = EmptyTensor({{1, length}, "int32"}, device_);
+  tokens.CopyFromBytes(ids.data(), ids.size() * sizeof(int32_t));
+  const Tensor context = encoder.Call("encode", tokens).cast<Tensor>();
+  std::vector<int64_t> shape;
+  for (int64_t picture = 0; picture < bundle_.manifest.batch; ++picture) {
+    DLTensor slice = Slice(contexts_[negative], picture, &shape);
+    Tensor::CopyFromTo(context.operator->(), &slice);
+  }
+}
+
+std::vector<float> Painter::Denoise(const Request& request, const std::vector<Step>& steps, Clock& clock,
+                                    Observer& observer) {
+  const Manifest& manifest = bundle_.manifest;
+  std::vector<float> noise =
+      request.latents.empty() ? Noise(request.seed, manifest.latents().elements()) : request.latents;
+  if (const auto sigma = static_cast<float>(manifest.sampler.init_noise_sigma); sigma != 1) {
+    for (float& number : noise) number *= sigma;
+  }
+  if (loop_ == nullptr) {
+    loop_ = std::make_unique<UnetLoop>(manifest, components_.Get("unet"), device_, contexts_, replay_);
+  }
+  loop_->Begin(noise, steps, request.guidance);
+  observer.Entered(State::kDenoise, clock.timings());
+  try {
+    RunSteps(steps, clock, observer);
+  } catch (...) {
+    // What was enqueued still uses what the next image writes to.
+    device_.Synchronise();
+    throw;
+  }
+  return ReadLatents();
+}
+
+void Painter::RunSteps(const std::vector<Step>& steps, Clock& clock, Observer& observer) {
+  struct Running {
+    Marker marker;
+    bool is_full;
+  };
+  // The device has one step to do while the next is enqueued; the CPU does a step at once.
+  const size_t most_running = device_.opencl() != nullptr ? 1 : 0;
+  std::deque<Running> running;
+  auto last = Clock::Now();
+  int done = 0;
+  const auto settle = [&](size_t most) {
+    while (running.size() > most) {
+      running.front().marker.Wait();
+      const auto now = Clock::Now();
+      clock.AddStep(running.front().is_full, Clock::Seconds(last, now));
+      last = now;
+      running.pop_front();
+      observer.StepsDone(++done, clock.timings());
+    }
+  };
+  bool seen[2] = {false, false};
+  for (size_t index = 0; index < steps.size(); ++index) {
+    if (observer.Cancelled()) {
+      throw Failure(
+          "CancelledError",
+          "cancelled after " + std::to_string(done) + " of " + std::to_string(steps.size()) + " steps", "");
+    }
+    if (mode_ == Memory::kPipelined && index >= steps.size() - (steps.size() + 3) / 4) {
+      components_.Prefetch("vae_decoder");
+    }
+    const bool is_full = steps[index].is_full;
+    // The first of a kind may compile kernels, which is not the time of the step before.
+    if (!seen[is_full]) settle(0);
+    seen[is_full] = true;
+    clock.replayed += loop_->Enqueue(is_full);
+    running.push_back({Marker(device_), is_full});
+    settle(most_running);
+    if (observer.WantsPreview()) {
+      std::vector<float> latents = ReadLatents();
+      settle(0);
+      observer.Preview(static_cast<int>(index) + 1, std::move(latents));
+    }
+  }
+  settle(0);
+}
+
+std::vector<float> Painter::ReadLatents() const {
+  std::vector<float> latents(bundle_.manifest.latents().elements());
+  loop_->latents().CopyToBytes(latents.data(), latents.size() * sizeof(float));
+  return latents;
+}
+
+std::vector<uint8_t> Painter::Decode(Clock& clock, Observer& observer) {
+  observer.Entered(State::kDecode, clock.timings());
+  const Tensor latents = loop_->latents();
+  if (mode_ != Memory::kResident) loop_.reset();
+  if (mode_ == Memory::kLoadOnUse) components_.Release("unet");
+  std::vector<uint8_t> pixels(bundle_.manifest.image().bytes());
+  {
+    const auto decoder = components_.Get("vae_decoder");
+    if (mode_ == Memory::kPipelined) device_.ReleaseIdle();
+    const auto start = Clock::Now();
+    const Tensor image = decoder->Call("decode", latents).cast<Tensor>();
+    image.CopyToBytes(pixels.data(), pixels.size());
+    clock.decode = Clock::Seconds(start, Clock::Now());
+  }
+  if (mode_ != Memory::kResident) components_.Release("vae_decoder");
+  return pixels;
+}
+
+}  // namespace ddimcache::session

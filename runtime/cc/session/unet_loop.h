@@ -1,0 +1,50 @@
+// The steps of one image: what the UNet and the sampler's kernels are given lives on the device, and a step
+// has no argument that depends on the host, so each kind of step is recorded once and replayed.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "component.h"
+#include "schedule.h"
+
+namespace ddimcache::opencl {
+class Recording;
+}
+
+namespace ddimcache::session {
+
+class UnetLoop {
+ public:
+  // `contexts` are of the prompt and of the negative prompt, [B, L, D]; what they hold may change between
+  // images. With `replay` false every launch goes through the VM, as it always does on the CPU.
+  UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> unet, const ComputeDevice& device,
+           const std::array<tvm::runtime::Tensor, 2>& contexts, bool replay);
+  ~UnetLoop();
+
+  // Uploads the latents and one row of numbers for each step.
+  void Begin(const std::vector<float>& latents, const std::vector<Step>& steps, double guidance);
+
+  // Enqueues the next step. Returns whether it was replayed.
+  bool Enqueue(bool is_full);
+
+  const tvm::runtime::Tensor& latents() const { return latents_; }
+
+ private:
+  void Launch(bool is_full);
+
+  const ComputeDevice& device_;
+  const std::shared_ptr<LoadedComponent> unet_;
+  const bool replay_;
+  bool guided_ = false;
+  tvm::ffi::Function full_, cached_, next_step_, step_, guide_and_step_;
+  tvm::runtime::Tensor latents_, table_, row_, timestep_;
+  const std::array<tvm::runtime::Tensor, 2> contexts_;
+  std::array<tvm::ffi::Any, 2> features_;
+  // These two are of a cached and of a full step. A recording writes to its own predictions at every replay.
+  std::array<std::array<tvm::ffi::Any, 2>, 2> predictions_;
+  std::array<std::unique_ptr<opencl::Recording>, 2> recordings_;
+};
+
+}  // namespace ddimcache::session
