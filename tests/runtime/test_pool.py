@@ -212,7 +212,9 @@ def test_a_device_of_this_machine(log, fake_bundle):
 
     report = Pool([LocalServer("llvm")]).run(numbered(draw, 2), log, SilentProgress())
     expected = (
-        run_image(Session(bundle, DeviceSpec("llvm")), request, SilentProgress()).drawn.latents.tobytes().hex()
+        run_image(Session(bundle, DeviceSpec("llvm")), request, SilentProgress())
+        .drawn.latents.tobytes()
+        .hex()
     )
     assert set(report.results.values()) == {expected}
 
