@@ -184,7 +184,7 @@ constexpr cl_uint kProfilingCommandEnd = 0x1283;
   X(clEnqueueNDRangeKernel, cl_int,                                                                         \
     (cl_command_queue, cl_kernel, cl_uint, const size_t*, const size_t*, const size_t*, cl_uint,            \
      const cl_event*, cl_event*))                                                                           \
-  X(clEnqueueMarkerWithWaitList, cl_int, (cl_command_queue, cl_uint, const cl_event*, cl_event*))            \
+  X(clEnqueueMarkerWithWaitList, cl_int, (cl_command_queue, cl_uint, const cl_event*, cl_event*))           \
   X(clFlush, cl_int, (cl_command_queue))                                                                    \
   X(clFinish, cl_int, (cl_command_queue))                                                                   \
   X(clWaitForEvents, cl_int, (cl_uint, const cl_event*))                                                    \

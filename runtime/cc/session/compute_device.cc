@@ -96,8 +96,8 @@ Marker::Marker(const ComputeDevice& device) : device_(device.opencl()) {
   if (device_ == nullptr) return;
   const opencl::Api& api = device_->api;
   before_ = device_->queue().enqueued();
-  const opencl::cl_int code =
-      device_->queue().Submit("marker of a step", [&](opencl::cl_command_queue queue, opencl::cl_event* event) {
+  const opencl::cl_int code = device_->queue().Submit(
+      "marker of a step", [&](opencl::cl_command_queue queue, opencl::cl_event* event) {
         const opencl::cl_int result = api.clEnqueueMarkerWithWaitList(queue, 0, nullptr, &event_);
         if (event != nullptr && result == opencl::kSuccess) {
           // The queue gives its copy back by itself.

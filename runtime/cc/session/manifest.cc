@@ -82,6 +82,18 @@ void CheckKernel(const Place& place) {
   if (const auto macs = fields.Find("macs")) macs->Integer(0);
 }
 
+void CheckPeak(const Place& place) {
+  const Fields fields = place.Object({"function", "bytes", "tensors"});
+  fields["function"].Text(1);
+  fields["bytes"].Integer(0);
+  for (const Place& item : fields["tensors"].Items()) {
+    const Fields tensor = item.Object({"kernel", "shape", "bytes"});
+    tensor["kernel"].Text(1);
+    for (const Place& extent : tensor["shape"].Items()) extent.Integer(1);
+    tensor["bytes"].Integer(0);
+  }
+}
+
 std::vector<Weight> ReadWeights(const Place& place) {
   std::vector<Weight> weights;
   uint64_t total = 0;
@@ -97,7 +109,7 @@ std::vector<Weight> ReadWeights(const Place& place) {
 
 ComponentSpec ReadComponent(const Place& place) {
   const Fields fields = place.Object({"library", "weights_file", "weights", "functions", "launches"},
-                                     {"kernels", "activation_bytes", "sources"});
+                                     {"kernels", "activation_bytes", "sources", "peaks"});
   ComponentSpec component;
   component.library = ReadFileName(fields["library"]);
   component.weights_file = ReadFileName(fields["weights_file"]);
@@ -112,6 +124,9 @@ ComponentSpec ReadComponent(const Place& place) {
   }
   if (const auto bytes = fields.Find("activation_bytes")) {
     component.activation_bytes = static_cast<uint64_t>(bytes->Integer(0));
+  }
+  if (const auto peaks = fields.Find("peaks")) {
+    for (const Place& peak : peaks->Items()) CheckPeak(peak);
   }
   if (const auto sources = fields.FindUnlessNull("sources")) component.sources = ReadFileName(*sources);
   return component;
