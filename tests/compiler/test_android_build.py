@@ -60,13 +60,13 @@ def needs_tools() -> None:
 
 
 def test_the_project_is_configured_without_python(tmp_path: Path) -> None:
-    done = configure(
-        tmp_path, f"-DDDIMCACHE_TVM_DIR={tmp_path / 'tvm'}", f"-DDDIMCACHE_TVM_FFI_DIR={tmp_path / 'tvm_ffi'}"
-    )
+    folders = [f"-DDDIMCACHE_TVM_DIR={tmp_path / 'tvm'}", f"-DDDIMCACHE_TVM_FFI_DIR={tmp_path / 'tvm_ffi'}"]
+    done = configure(tmp_path, *folders, "-DDDIMCACHE_EXAMPLES=ON")
     assert done.returncode == 0, done.stderr
     every = json.loads((tmp_path / "build/compile_commands.json").read_text())
     commands = [command for command in every if "ddimcache_objects.dir" in command["command"]]
     sources = {Path(command["file"]).relative_to(PROJECT / "runtime/cc") for command in commands}
+    assert [command["file"] for command in every].count(str(PROJECT / "examples/draw.cc")) == 1
     assert {Path("plugin.cc"), Path("opencl_api.cc"), Path("queue.cc")} <= sources
     for command in commands:
         arguments = shlex.split(command["command"])
