@@ -23,6 +23,8 @@ from ddimcache.runtime.progress import SilentProgress
 from ddimcache.runtime.sampler import schedule
 from ddimcache.runtime.session import Session
 from tests.fakes import fake_bundle as fake
+from tests.kit.device_run import compile_to
+from tests.kit.family import stand_in
 from tests.runtime.test_bundle import edit, put
 
 LLVM = DeviceSpec("llvm")
@@ -182,13 +184,44 @@ def test_the_budget_chooses_the_mode(fake_bundle):
         session = Session(bundle, LLVM, MemoryChoice(mode))
         needed[mode] = session.memory_estimate
         session.close()
-    assert needed["resident"] > needed["pipelined"] > needed["load-on-use"] > bundle.manifest.feature.bytes
+    assert needed["resident"] > needed["pipelined"] > needed["load-on-use"]
     for mode in modes:
         session = Session(bundle, LLVM, MemoryChoice("auto", needed[mode]))
         assert session.memory == mode
         session.close()
     with pytest.raises(UsageError, match=r"--memory-budget: \d+ bytes are not enough: loading each part"):
         Session(bundle, LLVM, MemoryChoice("auto", needed["load-on-use"] - 1))
+
+
+@pytest.mark.opencl
+def test_every_plan_stays_within_its_estimate(tmp_path):
+    bundle = compile_to(stand_in("tiny-sd15"), tmp_path / "bundle", target="opencl")
+    length = bundle.manifest.context.shape[1]
+    request = ImageRequest([1] * length, [2] * length, 1, 6, 3, 7.5)
+    pictures = set()
+    for mode, replay in (("resident", True), ("pipelined", True), ("load-on-use", False)):
+        session = Session(bundle, DeviceSpec("opencl"), MemoryChoice(mode), replay=replay)
+        estimate = session.memory_estimate
+        session.close()
+        session = Session(bundle, DeviceSpec("opencl"), MemoryChoice(mode, estimate), replay=replay)
+        done = session.draw(request)
+        pictures.add(done.picture.latents.tobytes())
+        assert done.replayed_steps == (4 if replay else 0)
+        assert session.peak_bytes <= estimate
+        session.close()
+    assert len(pictures) == 1
+
+
+@pytest.mark.opencl
+def test_a_budget_without_room_for_recordings(opencl_bundle):
+    bundle = open_bundle(opencl_bundle)
+    plain = Session(bundle, DeviceSpec("opencl"), MemoryChoice("load-on-use"), replay=False)
+    least = plain.memory_estimate
+    plain.close()
+    session = Session(bundle, DeviceSpec("opencl"), MemoryChoice("auto", least))
+    assert (session.memory, session.memory_estimate) == ("load-on-use", least)
+    assert session.draw(REQUEST).replayed_steps == 0
+    session.close()
 
 
 @pytest.mark.opencl

@@ -16,38 +16,51 @@ constexpr struct {
     {Memory::kLoadOnUse, "load-on-use"},
 };
 
+// Storage is handed out in pages, and from the pool a quarter larger than asked for at most.
+constexpr uint64_t kRounding = 512 << 10;
+
 }  // namespace
 
-uint64_t EstimateBytes(const Manifest& manifest, Memory mode) {
+uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
   const ComponentSpec& text = manifest.components.at("text_encoder");
   const ComponentSpec& unet = manifest.components.at("unet");
   const ComponentSpec& decoder = manifest.components.at("vae_decoder");
-  const uint64_t text_weights = text.weights_bytes(), text_work = text.activation_bytes;
+  const auto work = [](uint64_t planned) { return planned + planned / 4 + kRounding; };
+  const uint64_t text_weights = text.weights_bytes(), text_work = work(text.activation_bytes);
   const uint64_t unet_weights = unet.weights_bytes();
-  const uint64_t decoder_weights = decoder.weights_bytes(), decoder_work = decoder.activation_bytes;
-  // Full and cached steps are recorded with storage of their own, each keeps its predictions, and full steps
-  // one feature for either prompt; the rest are latents and contexts.
-  const uint64_t unet_work = 2 * unet.activation_bytes + 2 * manifest.feature.bytes() +
-                             5 * manifest.latents().bytes() + 2 * manifest.contexts().bytes();
-  switch (mode) {
+  const uint64_t decoder_weights = decoder.weights_bytes(), decoder_work = work(decoder.activation_bytes);
+  // Two kinds of steps with two calls each, none of which shares storage with another in a recording.
+  // Features and predictions of both prompts are kept; the rest are latents and contexts.
+  const uint64_t unet_work = work((plan.replay ? 4 : 1) * unet.activation_bytes) +
+                             2 * manifest.feature.bytes() + 6 * manifest.latents().bytes();
+  const uint64_t contexts = 2 * manifest.contexts().bytes();
+  switch (plan.mode) {
     case Memory::kPipelined:
-      return unet_weights + std::max({text_weights + text_work, unet_work + decoder_weights,
-                                      decoder_weights + decoder_work});
+      return contexts + unet_weights +
+             std::max(
+                 {text_weights + text_work, unet_work + decoder_weights, decoder_weights + decoder_work});
     case Memory::kLoadOnUse:
-      return std::max({text_weights + text_work, unet_weights + unet_work, decoder_weights + decoder_work});
+      return contexts +
+             std::max({text_weights + text_work, unet_weights + unet_work, decoder_weights + decoder_work});
     default:
-      return text_weights + text_work + unet_weights + unet_work + decoder_weights + decoder_work;
+      return contexts + text_weights + text_work + unet_weights + unet_work + decoder_weights + decoder_work;
   }
 }
 
-Memory ChooseMemory(const Manifest& manifest, uint64_t bytes) {
-  for (const auto& entry : kModes) {
-    if (EstimateBytes(manifest, entry.mode) <= bytes) return entry.mode;
+MemoryPlan PlanMemory(const Manifest& manifest, Memory mode, bool replay, uint64_t bytes) {
+  for (const bool recorded : {true, false}) {
+    for (const auto& entry : kModes) {
+      const MemoryPlan plan{entry.mode, recorded};
+      const bool allowed = (mode == Memory::kAuto || mode == entry.mode) && (replay || !recorded);
+      if (allowed && EstimateBytes(manifest, plan) <= bytes) return plan;
+    }
   }
+  if (mode != Memory::kAuto) return {mode, false};
+  const uint64_t least = EstimateBytes(manifest, {Memory::kLoadOnUse, false});
   throw Failure("UsageError",
                 std::to_string(bytes) +
                     " bytes are not enough: loading each part when it is used takes about " +
-                    std::to_string(EstimateBytes(manifest, Memory::kLoadOnUse)),
+                    std::to_string(least),
                 "--memory-budget", "give more, or compile the model with --weights int8 or a smaller --size");
 }
 

@@ -8,12 +8,21 @@
 
 namespace ddimcache::session {
 
-// Bytes on the device at most with a mode that is not kAuto: weights, planned activations, and what the loop
-// keeps. An estimate: drivers and the host's side of libraries are not in it.
-uint64_t EstimateBytes(const Manifest& manifest, Memory mode);
+struct MemoryPlan {
+  // Not kAuto.
+  Memory mode;
+  // Whether steps are recorded: a recording has storage of its own.
+  bool replay;
+};
 
-// The fastest mode whose estimate is within `bytes`. Throws Failure of kind UsageError when none is.
-Memory ChooseMemory(const Manifest& manifest, uint64_t bytes);
+// Bytes on the device at most: weights, planned activations, and what the loop keeps. An estimate: drivers
+// and the host's side of libraries are not in it.
+uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan);
+
+// The fastest plan with this mode, or any where it is kAuto, whose estimate is within `bytes`; steps are
+// recorded only with `replay`. Where none fits, the smallest plan of a mode that was asked for; throws
+// Failure of kind UsageError for kAuto.
+MemoryPlan PlanMemory(const Manifest& manifest, Memory mode, bool replay, uint64_t bytes);
 
 // "resident", "pipelined" or "load-on-use", and "auto".
 const char* MemoryName(Memory mode);

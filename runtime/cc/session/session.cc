@@ -10,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "../replay.h"
 #include "memory_plan.h"
 #include "painter.h"
 
@@ -52,8 +53,10 @@ class Session::Implementation final : public Observer {
         bounded_(options.memory_budget != 0) {
     const Manifest& manifest = bundle_.manifest;
     const uint64_t bytes = options.memory_budget != 0 ? options.memory_budget : device_.memory_bytes();
-    facts_.memory = options.memory != Memory::kAuto ? options.memory : ChooseMemory(manifest, bytes);
-    facts_.memory_estimate = EstimateBytes(manifest, facts_.memory);
+    const bool replay = options.replay && device_.opencl() != nullptr && opencl::ReplayAllowed();
+    const MemoryPlan plan = PlanMemory(manifest, options.memory, replay, bytes);
+    facts_.memory = plan.mode;
+    facts_.memory_estimate = EstimateBytes(manifest, plan);
     facts_.model = manifest.model;
     facts_.device = device_.name();
     facts_.tokenizer = bundle_.path(manifest.tokenizer).string();
@@ -65,7 +68,7 @@ class Session::Implementation final : public Observer {
     try {
       if (bounded_) device_.SetBudget(options.memory_budget);
       device_.ResetPeak();
-      painter_ = std::make_unique<Painter>(bundle_, device_, facts_.memory, options.replay);
+      painter_ = std::make_unique<Painter>(bundle_, device_, plan.mode, plan.replay);
     } catch (...) {
       throw Translate(std::current_exception(), device_.name());
     }

@@ -289,18 +289,6 @@ Bytes ReadWeights(String path, Bytes specs) {
   });
 }
 
-// Of a bundle's manifest: {"resident": bytes, …}.
-Bytes MemoryEstimates(Bytes text) {
-  return Reply([&] {
-    const Manifest manifest = ParseManifest(ViewOf(text), kManifestName);
-    JsonObject estimates;
-    for (const Memory mode : {Memory::kResident, Memory::kPipelined, Memory::kLoadOnUse}) {
-      estimates.Add(MemoryName(mode), EstimateBytes(manifest, mode));
-    }
-    return ResultReply(estimates.Finish());
-  });
-}
-
 Bytes NoiseBytes(Bytes key, int64_t count) {
   uint64_t seed = 0;
   std::memcpy(&seed, key.data(), std::min(sizeof(seed), key.size()));
@@ -332,7 +320,6 @@ void RegisterFunctions() {
       .def("ddimcache.device_session.check_bundle", CheckBundle)
       .def("ddimcache.device_session.check_manifest", CheckManifest)
       .def("ddimcache.device_session.read_weights", ReadWeights)
-      .def("ddimcache.device_session.memory_estimates", MemoryEstimates)
       .def("ddimcache.device_session.noise", NoiseBytes)
       .def("ddimcache.device_session.schedule", ScheduleRows);
 }

@@ -19,7 +19,7 @@ UnetLoop::UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> un
                    const ComputeDevice& device, const std::array<Tensor, 2>& contexts, bool replay)
     : device_(device),
       unet_(std::move(unet)),
-      replay_(replay && device.opencl() != nullptr && opencl::ReplayAllowed()),
+      replay_(replay),
       full_(unet_->function("full")),
       cached_(unet_->function("cached")),
       next_step_(unet_->Kernel("next_step")),

@@ -18,7 +18,8 @@ namespace ddimcache::session {
 class UnetLoop {
  public:
   // `contexts` are of the prompt and of the negative prompt, [B, L, D]; what they hold may change between
-  // images. With `replay` false every launch goes through the VM, as it always does on the CPU.
+  // images. With `replay`, which the CPU cannot, steps are recorded and replayed; without it every launch
+  // goes through the VM.
   UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> unet, const ComputeDevice& device,
            const std::array<tvm::runtime::Tensor, 2>& contexts, bool replay);
   ~UnetLoop();
