@@ -10,7 +10,9 @@
 # PYTHON is the interpreter with TVM (python3); the builds are kept in build/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-PYTHON=${PYTHON:-python3}
+# Whole, because a build looks for it from a folder of its own; links stay, they are what a virtual environment is.
+PYTHON=$(command -v "${PYTHON:-python3}")
+[[ $PYTHON = /* ]] || PYTHON=$PWD/$PYTHON
 what=${1:-}
 here=$PWD/tests/native
 
@@ -18,9 +20,12 @@ here=$PWD/tests/native
 # library.
 build() {
   built=$PWD/build/sanitize-${1//,/-}
-  cmake -S . -B "$built" -DCMAKE_BUILD_TYPE=Debug -DPython_EXECUTABLE="$(command -v "$PYTHON")" \
+  cmake -S . -B "$built" -DCMAKE_BUILD_TYPE=Debug -DPython_EXECUTABLE="$PYTHON" \
     -DDDIMCACHE_SANITIZE="$1" -DDDIMCACHE_NATIVE_TESTS=ON -DDDIMCACHE_WERROR=OFF -DCMAKE_CXX_FLAGS=-Wno-maybe-uninitialized >/dev/null
-  cmake --build "$built" --parallel "$(nproc)" | grep -v '^\[' || true
+  cmake --build "$built" --parallel "$(nproc)" >"$built/build.log" 2>&1 || {
+    cat "$built/build.log" >&2
+    exit 1
+  }
 }
 
 # A cache of its own, small enough that programs are evicted.
