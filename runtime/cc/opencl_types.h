@@ -122,74 +122,74 @@ constexpr cl_uint kProfilingCommandEnd = 0x1283;
 
 // X(name, result, parameters): every entry point that is looked up in the library. All belong to OpenCL 1.2,
 // the oldest version on any phone that can run these models.
-#define DDIMCACHE_CL_FUNCTIONS(X)                                                                           \
-  X(clGetPlatformIDs, cl_int, (cl_uint, cl_platform_id*, cl_uint*))                                         \
-  X(clGetPlatformInfo, cl_int, (cl_platform_id, cl_uint, size_t, void*, size_t*))                           \
-  X(clGetDeviceIDs, cl_int, (cl_platform_id, cl_bitfield, cl_uint, cl_device_id*, cl_uint*))                \
-  X(clGetDeviceInfo, cl_int, (cl_device_id, cl_uint, size_t, void*, size_t*))                               \
-  X(clCreateContext, cl_context,                                                                            \
-    (const intptr_t*, cl_uint, const cl_device_id*,                                                         \
-     void(DDIMCACHE_CL_CALL*)(const char*, const void*, size_t, void*), void*, cl_int*))                    \
-  X(clCreateCommandQueue, cl_command_queue, (cl_context, cl_device_id, cl_bitfield, cl_int*))               \
-  X(clReleaseCommandQueue, cl_int, (cl_command_queue))                                                      \
-  X(clCreateBuffer, cl_mem, (cl_context, cl_bitfield, size_t, void*, cl_int*))                              \
-  X(clCreateImage, cl_mem,                                                                                  \
-    (cl_context, cl_bitfield, const ImageFormat*, const ImageDescription*, void*, cl_int*))                 \
-  X(clReleaseMemObject, cl_int, (cl_mem))                                                                   \
-  X(clEnqueueReadBuffer, cl_int,                                                                            \
-    (cl_command_queue, cl_mem, cl_bool, size_t, size_t, void*, cl_uint, const cl_event*, cl_event*))        \
-  X(clEnqueueWriteBuffer, cl_int,                                                                           \
-    (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void*, cl_uint, const cl_event*, cl_event*))  \
-  X(clEnqueueCopyBuffer, cl_int,                                                                            \
-    (cl_command_queue, cl_mem, cl_mem, size_t, size_t, size_t, cl_uint, const cl_event*, cl_event*))        \
-  X(clEnqueueReadBufferRect, cl_int,                                                                        \
-    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, const size_t*, size_t, size_t,        \
-     size_t, size_t, void*, cl_uint, const cl_event*, cl_event*))                                           \
-  X(clEnqueueWriteBufferRect, cl_int,                                                                       \
-    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, const size_t*, size_t, size_t,        \
-     size_t, size_t, const void*, cl_uint, const cl_event*, cl_event*))                                     \
-  X(clEnqueueCopyBufferRect, cl_int,                                                                        \
-    (cl_command_queue, cl_mem, cl_mem, const size_t*, const size_t*, const size_t*, size_t, size_t, size_t, \
-     size_t, cl_uint, const cl_event*, cl_event*))                                                          \
-  X(clEnqueueReadImage, cl_int,                                                                             \
-    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, size_t, size_t, void*, cl_uint,       \
-     const cl_event*, cl_event*))                                                                           \
-  X(clEnqueueWriteImage, cl_int,                                                                            \
-    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, size_t, size_t, const void*, cl_uint, \
-     const cl_event*, cl_event*))                                                                           \
-  X(clEnqueueCopyImage, cl_int,                                                                             \
-    (cl_command_queue, cl_mem, cl_mem, const size_t*, const size_t*, const size_t*, cl_uint,                \
-     const cl_event*, cl_event*))                                                                           \
-  X(clEnqueueCopyImageToBuffer, cl_int,                                                                     \
-    (cl_command_queue, cl_mem, cl_mem, const size_t*, const size_t*, size_t, cl_uint, const cl_event*,      \
-     cl_event*))                                                                                            \
-  X(clEnqueueCopyBufferToImage, cl_int,                                                                     \
-    (cl_command_queue, cl_mem, cl_mem, size_t, const size_t*, const size_t*, cl_uint, const cl_event*,      \
-     cl_event*))                                                                                            \
-  X(clCreateProgramWithSource, cl_program, (cl_context, cl_uint, const char**, const size_t*, cl_int*))     \
-  X(clCreateProgramWithBinary, cl_program,                                                                  \
-    (cl_context, cl_uint, const cl_device_id*, const size_t*, const unsigned char**, cl_int*, cl_int*))     \
-  X(clGetProgramInfo, cl_int, (cl_program, cl_uint, size_t, void*, size_t*))                                \
-  X(clBuildProgram, cl_int,                                                                                 \
-    (cl_program, cl_uint, const cl_device_id*, const char*, void(DDIMCACHE_CL_CALL*)(cl_program, void*),    \
-     void*))                                                                                                \
-  X(clGetProgramBuildInfo, cl_int, (cl_program, cl_device_id, cl_uint, size_t, void*, size_t*))             \
-  X(clRetainProgram, cl_int, (cl_program))                                                                  \
-  X(clReleaseProgram, cl_int, (cl_program))                                                                 \
-  X(clCreateKernel, cl_kernel, (cl_program, const char*, cl_int*))                                          \
-  X(clReleaseKernel, cl_int, (cl_kernel))                                                                   \
-  X(clSetKernelArg, cl_int, (cl_kernel, cl_uint, size_t, const void*))                                      \
-  X(clGetKernelInfo, cl_int, (cl_kernel, cl_uint, size_t, void*, size_t*))                                  \
-  X(clGetKernelWorkGroupInfo, cl_int, (cl_kernel, cl_device_id, cl_uint, size_t, void*, size_t*))           \
-  X(clEnqueueNDRangeKernel, cl_int,                                                                         \
-    (cl_command_queue, cl_kernel, cl_uint, const size_t*, const size_t*, const size_t*, cl_uint,            \
-     const cl_event*, cl_event*))                                                                           \
-  X(clEnqueueMarkerWithWaitList, cl_int, (cl_command_queue, cl_uint, const cl_event*, cl_event*))           \
-  X(clFlush, cl_int, (cl_command_queue))                                                                    \
-  X(clFinish, cl_int, (cl_command_queue))                                                                   \
-  X(clWaitForEvents, cl_int, (cl_uint, const cl_event*))                                                    \
-  X(clRetainEvent, cl_int, (cl_event))                                                                      \
-  X(clReleaseEvent, cl_int, (cl_event))                                                                     \
+#define DDIMCACHE_CL_FUNCTIONS(X)                                                                            \
+  X(clGetPlatformIDs, cl_int, (cl_uint, cl_platform_id*, cl_uint*))                                          \
+  X(clGetPlatformInfo, cl_int, (cl_platform_id, cl_uint, size_t, void*, size_t*))                            \
+  X(clGetDeviceIDs, cl_int, (cl_platform_id, cl_bitfield, cl_uint, cl_device_id*, cl_uint*))                 \
+  X(clGetDeviceInfo, cl_int, (cl_device_id, cl_uint, size_t, void*, size_t*))                                \
+  X(clCreateContext, cl_context,                                                                             \
+    (const intptr_t*, cl_uint, const cl_device_id*,                                                          \
+     void(DDIMCACHE_CL_CALL*)(const char*, const void*, size_t, void*), void*, cl_int*))                     \
+  X(clCreateCommandQueue, cl_command_queue, (cl_context, cl_device_id, cl_bitfield, cl_int*))                \
+  X(clReleaseCommandQueue, cl_int, (cl_command_queue))                                                       \
+  X(clCreateBuffer, cl_mem, (cl_context, cl_bitfield, size_t, void*, cl_int*))                               \
+  X(clCreateImage, cl_mem,                                                                                   \
+    (cl_context, cl_bitfield, const ImageFormat*, const ImageDescription*, void*, cl_int*))                  \
+  X(clReleaseMemObject, cl_int, (cl_mem))                                                                    \
+  X(clEnqueueReadBuffer, cl_int,                                                                             \
+    (cl_command_queue, cl_mem, cl_bool, size_t, size_t, void*, cl_uint, const cl_event*, cl_event*))         \
+  X(clEnqueueWriteBuffer, cl_int,                                                                            \
+    (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void*, cl_uint, const cl_event*, cl_event*))   \
+  X(clEnqueueCopyBuffer, cl_int,                                                                             \
+    (cl_command_queue, cl_mem, cl_mem, size_t, size_t, size_t, cl_uint, const cl_event*, cl_event*))         \
+  X(clEnqueueReadBufferRect, cl_int,                                                                         \
+    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, const size_t*, size_t, size_t, size_t, \
+     size_t, void*, cl_uint, const cl_event*, cl_event*))                                                    \
+  X(clEnqueueWriteBufferRect, cl_int,                                                                        \
+    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, const size_t*, size_t, size_t, size_t, \
+     size_t, const void*, cl_uint, const cl_event*, cl_event*))                                              \
+  X(clEnqueueCopyBufferRect, cl_int,                                                                         \
+    (cl_command_queue, cl_mem, cl_mem, const size_t*, const size_t*, const size_t*, size_t, size_t, size_t,  \
+     size_t, cl_uint, const cl_event*, cl_event*))                                                           \
+  X(clEnqueueReadImage, cl_int,                                                                              \
+    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, size_t, size_t, void*, cl_uint,        \
+     const cl_event*, cl_event*))                                                                            \
+  X(clEnqueueWriteImage, cl_int,                                                                             \
+    (cl_command_queue, cl_mem, cl_bool, const size_t*, const size_t*, size_t, size_t, const void*, cl_uint,  \
+     const cl_event*, cl_event*))                                                                            \
+  X(clEnqueueCopyImage, cl_int,                                                                              \
+    (cl_command_queue, cl_mem, cl_mem, const size_t*, const size_t*, const size_t*, cl_uint,                 \
+     const cl_event*, cl_event*))                                                                            \
+  X(clEnqueueCopyImageToBuffer, cl_int,                                                                      \
+    (cl_command_queue, cl_mem, cl_mem, const size_t*, const size_t*, size_t, cl_uint, const cl_event*,       \
+     cl_event*))                                                                                             \
+  X(clEnqueueCopyBufferToImage, cl_int,                                                                      \
+    (cl_command_queue, cl_mem, cl_mem, size_t, const size_t*, const size_t*, cl_uint, const cl_event*,       \
+     cl_event*))                                                                                             \
+  X(clCreateProgramWithSource, cl_program, (cl_context, cl_uint, const char**, const size_t*, cl_int*))      \
+  X(clCreateProgramWithBinary, cl_program,                                                                   \
+    (cl_context, cl_uint, const cl_device_id*, const size_t*, const unsigned char**, cl_int*, cl_int*))      \
+  X(clGetProgramInfo, cl_int, (cl_program, cl_uint, size_t, void*, size_t*))                                 \
+  X(clBuildProgram, cl_int,                                                                                  \
+    (cl_program, cl_uint, const cl_device_id*, const char*, void(DDIMCACHE_CL_CALL*)(cl_program, void*),     \
+     void*))                                                                                                 \
+  X(clGetProgramBuildInfo, cl_int, (cl_program, cl_device_id, cl_uint, size_t, void*, size_t*))              \
+  X(clRetainProgram, cl_int, (cl_program))                                                                   \
+  X(clReleaseProgram, cl_int, (cl_program))                                                                  \
+  X(clCreateKernel, cl_kernel, (cl_program, const char*, cl_int*))                                           \
+  X(clReleaseKernel, cl_int, (cl_kernel))                                                                    \
+  X(clSetKernelArg, cl_int, (cl_kernel, cl_uint, size_t, const void*))                                       \
+  X(clGetKernelInfo, cl_int, (cl_kernel, cl_uint, size_t, void*, size_t*))                                   \
+  X(clGetKernelWorkGroupInfo, cl_int, (cl_kernel, cl_device_id, cl_uint, size_t, void*, size_t*))            \
+  X(clEnqueueNDRangeKernel, cl_int,                                                                          \
+    (cl_command_queue, cl_kernel, cl_uint, const size_t*, const size_t*, const size_t*, cl_uint,             \
+     const cl_event*, cl_event*))                                                                            \
+  X(clEnqueueMarkerWithWaitList, cl_int, (cl_command_queue, cl_uint, const cl_event*, cl_event*))            \
+  X(clFlush, cl_int, (cl_command_queue))                                                                     \
+  X(clFinish, cl_int, (cl_command_queue))                                                                    \
+  X(clWaitForEvents, cl_int, (cl_uint, const cl_event*))                                                     \
+  X(clRetainEvent, cl_int, (cl_event))                                                                       \
+  X(clReleaseEvent, cl_int, (cl_event))                                                                      \
   X(clGetEventProfilingInfo, cl_int, (cl_event, cl_uint, size_t, void*, size_t*))
 
 }  // namespace ddimcache::opencl

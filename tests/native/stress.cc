@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "copy.h"
 #include "memory.h"
 #include "program.h"
 #include "program_cache.h"
