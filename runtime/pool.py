@@ -232,7 +232,7 @@ class _Run:
                     result = attempts.job.work(worker)
                 except DdimcacheError as error:
                     self._note_problem(attempts, name, device, str(error))
-                except Exception as error:
+                except Exception as error:  # a job is its caller's code: what it raises is its failure
                     self._note_problem(attempts, name, device, f"{type(error).__name__}: {error}")
                 else:
                     self._note_result(attempts, name, result, time.monotonic() - start)
