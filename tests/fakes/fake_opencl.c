@@ -340,6 +340,7 @@ int clGetEventProfilingInfo(void* event, uint32_t what, size_t room, void* out, 
   int name(void) {            \
     return INVALID_OPERATION; \
   }
+NOT_NEEDED(clEnqueueMarkerWithWaitList);
 NOT_NEEDED(clEnqueueReadBufferRect);
 NOT_NEEDED(clEnqueueWriteBufferRect);
 NOT_NEEDED(clEnqueueCopyBufferRect);
