@@ -143,7 +143,7 @@ def test_file_that_rots_in_the_store_is_sent_again(device, fake_bundle, tmp_path
 
 
 def test_defect_is_told_and_logged(device, calls, caplog):
-    calls._methods["peak_bytes"] = (calls._methods["latents"][0], lambda *_: 1 // 0)
+    calls._methods["peak_bytes"] = (calls._methods["peak_bytes"][0], lambda *_: 1 // 0)
     with pytest.raises(Exception, match="server's peak_bytes: failed inside: ZeroDivisionError"):
         device.call("peak_bytes", {})
     assert "Traceback" in caplog.text
