@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddimcache.commands import image_options
 from ddimcache.commands.generate import (
     DEFAULT_GUIDANCE,
     EMBEDDED_GUIDANCE,
@@ -48,23 +49,14 @@ def batch(
         typer.Option("--output", "-o", help="Folder for the pictures; made when missing.", metavar="DIR"),
     ],
     seeds: Annotated[str, typer.Option(help="Seeds of each prompt: 7, or 1,5,9, or 1..8.")] = "0",
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Diffusers folder or bundle. Default: the embedded model.", metavar="DIR|BUNDLE"),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="int8, fp16 or fp32, for a folder that is compiled. Default: int8.")
-    ] = None,
-    cut: Annotated[int | None, typer.Option(help="Where the cache cuts the UNet. Default: 0.")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="DDIM steps, 1 … 1000.")] = 50,
-    cache_interval: Annotated[int, typer.Option(help="Run the whole UNet every n-th step; 1: always.")] = 5,
-    guidance: Annotated[
-        float | None, typer.Option(help="Scale of guidance. Default: 7.5; embedded model 2.")
-    ] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    model: image_options.Model = None,
+    weights: image_options.Weights = None,
+    cut: image_options.Cut = None,
+    size: image_options.Size = None,
+    steps: image_options.Steps = 50,
+    cache_interval: image_options.CacheInterval = 5,
+    guidance: image_options.Guidance = None,
+    negative_prompt: image_options.NegativePrompt = "",
     device: Annotated[
         list[str] | None,
         typer.Option(help="opencl, opencl:1, llvm or rpc://host:port/key; give it once a device."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddimcache.commands import image_options
 from ddimcache.commands.terminal import (
     bytes_text,
     memory_choice,
@@ -45,13 +46,8 @@ EXAMPLES = """
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Diffusers folder or bundle. Default: the embedded model.", metavar="DIR|BUNDLE"),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="int8, fp16 or fp32, for a folder that is compiled. Default: int8.")
-    ] = None,
+    model: image_options.Model = None,
+    weights: image_options.Weights = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -59,28 +55,16 @@ def generate(
             "for a folder the first OpenCL device, else llvm."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="DDIM steps, 1 … 1000.")] = 50,
-    cache_interval: Annotated[
-        int,
-        typer.Option(help="Run the whole UNet every n-th step and reuse its U2 feature between; 1: always."),
-    ] = 5,
-    cut: Annotated[
-        int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            help="Scale of classifier-free guidance; 1 or below: none. Default: 7.5; embedded model 2."
-        ),
-    ] = None,
-    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    steps: image_options.Steps = 50,
+    cache_interval: image_options.CacheInterval = 5,
+    cut: image_options.Cut = None,
+    guidance: image_options.Guidance = None,
+    negative_prompt: image_options.NegativePrompt = "",
     seed: Annotated[
         int | None,
         typer.Option(help="Seed of the noise, 0 … 2⁶³ − 1. Default: a random one, which is reported."),
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")
-    ] = None,
+    size: image_options.Size = None,
     latents: Annotated[
         Path | None,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddimcache.commands import image_options
 from ddimcache.commands.terminal import (
     bytes_text,
     print_json,
@@ -44,12 +45,9 @@ def profile(
         typer.Option(help="opencl, opencl:1 or rpc://host:port/key. Default: the first OpenCL device."),
     ] = None,
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a photograph of an astronaut",
-    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    steps: Annotated[int, typer.Option(help="DDIM steps, 1 … 1000.")] = 5,
-    cache_interval: Annotated[
-        int,
-        typer.Option(help="Run the whole UNet every n-th step and reuse its U2 feature between; 1: always."),
-    ] = 5,
+    negative_prompt: image_options.NegativePrompt = "",
+    steps: image_options.Steps = 5,
+    cache_interval: image_options.CacheInterval = 5,
     guidance: Annotated[
         float, typer.Option(help="Scale of classifier-free guidance; 1 or below: one UNet call a step.")
     ] = 7.5,
