@@ -44,7 +44,8 @@ class ImageRequest:
     ``noise`` is a seed (0 … 2⁶³ − 1), or the initial latents as the bytes of float32 [B, 4, h, w],
     little-endian, unit variance. ``steps`` is 1 … 1000; the feature of U₂ is computed on one step and reused
     on the next ``cache_interval`` − 1 (1 is no cache). At a ``guidance`` of 1 or below the UNet runs once a
-    step, without the negative prompt.
+    step, without the negative prompt. ``full_steps``, where there are any, takes the place of
+    ``cache_interval``: the steps that run the whole UNet, rising from 0.
     """
 
     ids: Sequence[int]
@@ -53,6 +54,7 @@ class ImageRequest:
     steps: int
     cache_interval: int
     guidance: float
+    full_steps: tuple[int, ...] = ()
 
     def message(self, wait_seconds: float | None) -> tuple[dict[str, Any], bytes]:
         """Return object and raw bytes of a call of ``draw``."""
@@ -63,6 +65,7 @@ class ImageRequest:
             "seed": seed,
             "steps": self.steps,
             "cache_interval": self.cache_interval,
+            "full_steps": list(self.full_steps),
             "guidance": self.guidance,
             "wait_seconds": wait_seconds,
         }

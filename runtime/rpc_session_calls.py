@@ -39,6 +39,7 @@ class _Draw:
     seed: int | None
     steps: int
     cache_interval: int
+    full_steps: tuple[int, ...]
     guidance: float
     wait_seconds: Annotated[float, Limits(minimum=0)] | None
 
@@ -139,7 +140,7 @@ class SessionCalls:
     def _draw(self, draw: _Draw, latents: bytes) -> tuple[Any, bytes]:
         noise = latents if draw.seed is None else draw.seed
         numbers = (draw.steps, draw.cache_interval, draw.guidance)
-        check_request(ImageRequest(draw.ids, draw.negative_ids, noise, *numbers))
+        check_request(ImageRequest(draw.ids, draw.negative_ids, noise, *numbers, draw.full_steps))
         return self._opened().answer("draw", to_json(draw), latents)
 
     def _profile_start(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:

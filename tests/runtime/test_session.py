@@ -48,13 +48,13 @@ def opencl_bundle(tmp_path_factory):
     return fake.build_fake_bundle(folder / "bundle", folder, "opencl")
 
 
-def expected_latents(latents, steps, interval, guidance, target="llvm"):
+def expected_latents(latents, steps, interval, guidance, target="llvm", full_steps=()):
     """The loop in numpy float32, on the same kernels' formula."""
     reference = fake.Reference.of(IDS, NEGATIVE, target)
     features = {}
     for step in schedule(fake.SAMPLER, steps, interval):
         c = step.coefficients
-        if step.is_full:
+        if step.index in full_steps if full_steps else step.is_full:
             features = {
                 negative: reference.feature(latents, step.timestep, negative) for negative in (False, True)
             }
@@ -81,6 +81,18 @@ def test_same_as_numpy(session, steps, interval, guidance):
     assert (done.timings["full_steps"], done.timings["cached_steps"]) == (full, steps - full)
 
 
+@pytest.mark.parametrize("full_steps", [(0,), (0, 1, 2, 7), (0, 9), tuple(range(10))])
+def test_any_steps_may_be_full(session, full_steps):
+    done = session.draw(replace(REQUEST, full_steps=full_steps))
+    assert (done.timings["full_steps"], done.timings["cached_steps"]) == (
+        len(full_steps),
+        10 - len(full_steps),
+    )
+    start = noise(11, session.manifest.latents.shape)
+    expected = expected_latents(start, 10, REQUEST.cache_interval, 7.5, full_steps=full_steps)
+    np.testing.assert_allclose(done.picture.latents, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.opencl
 @pytest.mark.parametrize("batch", [1, 2])
 def test_same_as_numpy_on_opencl(tmp_path, batch):
@@ -98,7 +110,7 @@ def test_same_as_numpy_on_opencl(tmp_path, batch):
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 def test_replayed_steps_have_the_same_bits(opencl_bundle, guidance):
     bundle = open_bundle(opencl_bundle)
-    request = replace(REQUEST, steps=20, cache_interval=4, guidance=guidance)
+    request = replace(REQUEST, steps=20, full_steps=(0, 1, 5, 6, 7, 19), guidance=guidance)
     plain = Session(bundle, DeviceSpec("opencl"), replay=False)
     replaying = Session(bundle, DeviceSpec("opencl"))
     expected = plain.draw(request)
@@ -374,6 +386,10 @@ def test_close_ends_what_is_at_work(fake_bundle):
         ),
         ({"ids": IDS[:-1]}, "prompt: 76 token ids, the text encoder takes 77"),
         ({"negative_ids": [*IDS, 1]}, "negative prompt: 78 token ids, the text encoder takes 77"),
+        ({"full_steps": (1, 2)}, "full steps: the first is 1; begin with 0"),
+        ({"full_steps": (0, 3, 3)}, "full steps: 3 is not among 4 … 9; name steps of the image, each once"),
+        ({"full_steps": (0, 10)}, "full steps: 10 is not among 1 … 9"),
+        ({"full_steps": (0, 2**40)}, "full_steps[1]: is larger than any count"),
         ({"ids": [-1] * 77}, "ids[0]: is -1, below the least allowed, 0"),
         ({"ids": [2**40] * 77}, "ids[0]: is larger than any token id"),
     ],

@@ -106,7 +106,8 @@ Painter::Painter(const Bundle& bundle, const ComputeDevice& device, Memory mode,
                 EmptyTensor(bundle.manifest.contexts(), device)} {}
 
 Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& observer) {
-  const std::vector<Step> steps = Schedule(bundle_.manifest.sampler, request.steps, request.cache_interval);
+  const std::vector<Step> steps =
+      Schedule(bundle_.manifest.sampler, request.steps, request.cache_interval, request.full_steps);
   device_.MakeCurrent();
   Clock clock(began);
   Picture picture;

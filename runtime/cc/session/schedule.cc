@@ -74,9 +74,26 @@ StepCoefficients Coefficients(const SamplerConstants& constants, int64_t timeste
   return c;
 }
 
+void CheckFullSteps(const std::vector<int>& full_steps, int steps) {
+  int least = 0;
+  for (const int step : full_steps) {
+    if (least == 0 && step != 0) {
+      Refuse("the first is " + std::to_string(step), "full steps",
+             "begin with 0: before it no feature is there to reuse");
+    }
+    if (step < least || step >= steps) {
+      Refuse(
+          std::to_string(step) + " is not among " + std::to_string(least) + " … " + std::to_string(steps - 1),
+          "full steps", "name steps of the image, each once, in rising order");
+    }
+    least = step + 1;
+  }
+}
+
 }  // namespace
 
-std::vector<Step> Schedule(const SamplerConstants& constants, int steps, int cache_interval) {
+std::vector<Step> Schedule(const SamplerConstants& constants, int steps, int cache_interval,
+                           const std::vector<int>& full_steps) {
   if (cache_interval < 1) {
     Refuse(std::to_string(cache_interval) + " is not a cache interval", "--cache-interval", "use 1 or more");
   }
@@ -84,9 +101,16 @@ std::vector<Step> Schedule(const SamplerConstants& constants, int steps, int cac
     Refuse(std::to_string(steps) + " steps cannot be taken", "--steps",
            "this model takes 1 to " + std::to_string(constants.num_train_timesteps));
   }
+  CheckFullSteps(full_steps, steps);
   std::vector<Step> schedule;
+  auto next_full = full_steps.begin();
   for (const int64_t timestep : Timesteps(constants, steps)) {
-    const bool is_full = schedule.size() % static_cast<size_t>(cache_interval) == 0;
+    const auto index = static_cast<int>(schedule.size());
+    bool is_full = full_steps.empty() && index % cache_interval == 0;
+    if (next_full != full_steps.end() && *next_full == index) {
+      is_full = true;
+      ++next_full;
+    }
     schedule.push_back({timestep, Coefficients(constants, timestep, steps), is_full});
   }
   return schedule;

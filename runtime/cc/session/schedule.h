@@ -24,8 +24,12 @@ struct Step {
   bool is_full = true;
 };
 
-// Throws Failure of kind UsageError: `steps` outside 1 … num_train_timesteps, an interval below 1, or a
-// timestep at which the network's prediction says nothing about the picture.
-std::vector<Step> Schedule(const SamplerConstants& constants, int steps, int cache_interval);
+// Every `cache_interval`-th step is full, or, where there are any, the steps in `full_steps` and no others.
+//
+// Throws Failure of kind UsageError: `steps` outside 1 … num_train_timesteps, an interval below 1, full steps
+// that do not rise from step 0 to one of the steps, or a timestep at which the network's prediction says
+// nothing about the picture.
+std::vector<Step> Schedule(const SamplerConstants& constants, int steps, int cache_interval,
+                           const std::vector<int>& full_steps = {});
 
 }  // namespace ddimcache::session

@@ -79,6 +79,8 @@ struct Request {
   // 1 … 1000 DDIM steps, of which every `cache_interval`-th runs the whole UNet.
   int steps = 50;
   int cache_interval = 5;
+  // In place of `cache_interval`: the steps that run the whole UNet, from 0 upwards; step 0 must be one.
+  std::vector<int> full_steps = {};
   // Scale of classifier-free guidance; at 1 or below the UNet runs once a step, without the negative prompt.
   double guidance = 7.5;
 };

@@ -77,6 +77,7 @@ Request ReadRequest(const Fields& fields, std::string_view body) {
   request.negative_ids = ReadIds(fields["negative_ids"]);
   request.steps = ReadCount(fields["steps"]);
   request.cache_interval = ReadCount(fields["cache_interval"]);
+  for (const Place& item : fields["full_steps"].Items()) request.full_steps.push_back(ReadCount(item));
   request.guidance = fields["guidance"].Number();
   if (const auto seed = fields.FindUnlessNull("seed")) {
     request.seed = static_cast<uint64_t>(seed->Integer(0));
@@ -143,7 +144,7 @@ class SessionModule final : public tvm::ffi::ModuleObj {
   std::string Draw(const Message& message) {
     const Json json = Json::Parse(message.head);
     const Fields fields = Place(json, "").Object(
-        {"ids", "negative_ids", "seed", "steps", "cache_interval", "guidance", "wait_seconds"});
+        {"ids", "negative_ids", "seed", "steps", "cache_interval", "full_steps", "guidance", "wait_seconds"});
     const auto session = Opened();
     session->Start(ReadRequest(fields, message.body));
     if (const auto wait = fields.FindUnlessNull("wait_seconds"))
