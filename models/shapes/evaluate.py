@@ -6,7 +6,7 @@ python -m ddimcache.models.shapes.evaluate --prompts 200 --steps 20 --guidance 2
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ import typer
 
 from ddimcache.models.shapes.export import WEIGHTS
 from ddimcache.models.shapes.grammar import Scene, SceneSampler
-from ddimcache.models.shapes.reader import judge, read
+from ddimcache.models.shapes.judge import read_scores
 from ddimcache.models.shapes.run_folder import RunFolder
 
 _EXAMPLES = """
@@ -55,20 +55,6 @@ def paint(
     return np.concatenate(pictures)
 
 
-def accuracies(pictures: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
-    """Return the share of right answers by attribute, and in ``all`` that of wholly right pictures.
-
-    ``one thing`` and ``two things`` are the shares of wholly right pictures of either kind of scene.
-    """
-    answers: dict[str, list[bool]] = defaultdict(list)
-    for picture, scene in zip(pictures, scenes, strict=True):
-        verdict = judge(read(picture), scene)
-        for name, right in verdict.items():
-            answers[name].append(right)
-        answers["two things" if len(scene.things) == 2 else "one thing"].append(verdict["all"])
-    return {name: float(np.mean(values)) for name, values in answers.items()}
-
-
 def load(folder: Path) -> Any:
     """Load a StableDiffusionPipeline in float32 on the CPU, without its progress bar."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -100,9 +86,8 @@ def main(
     pictures = paint(load(model), [scene.caption() for scene in scenes], steps, guidance, seed)
     if grid is not None:
         RunFolder(grid.parent).save_grid(grid.name, pictures[:32], 8)
-    result = accuracies(pictures, scenes)
+    scores = read_scores(pictures, scenes)
     if as_json:
-        values = {name: round(share, 4) for name, share in result.items()}
         settings = {
             "prompts": prompts,
             "steps": steps,
@@ -110,12 +95,21 @@ def main(
             "held_out": held_out,
             "seed": seed,
         }
-        typer.echo(json.dumps({**settings, "accuracy": values}))
+        typer.echo(json.dumps({**settings, **asdict(scores)}))
         return
     kind = "held-out" if held_out else "trained"
     typer.echo(f"{prompts} {kind} captions, {steps} DDIM steps, guidance {guidance:g}, seed {seed}")
-    for name, share in result.items():
-        typer.echo(f"  {name:<12}{share:7.1%}")
+    typer.echo(f"  {'':<14}attributes  wholly right")
+    rows = (
+        ("all", scores.accuracy, scores.all_right),
+        ("one thing", scores.accuracy_one, scores.all_right_one),
+        ("two things", scores.accuracy_two, scores.all_right_two),
+    )
+    for name, share, whole in rows:
+        if share is not None and whole is not None:
+            typer.echo(f"  {name:<14}{share:10.1%}{whole:14.1%}")
+    for name, share in scores.by_attribute.items():
+        typer.echo(f"  {name:<14}{share:10.1%}")
 
 
 main.__doc__ = f"{main.__doc__}\n{_EXAMPLES}"

@@ -139,9 +139,11 @@ def _related(first: FoundThing, second: FoundThing, relation: str) -> bool:
 
 
 def judge(reading: Reading, scene: Scene) -> dict[str, bool]:
-    """Say for each thing that a caption asks for whether the picture shows it; ``all`` is their conjunction.
+    """Say for each attribute that a caption asks for whether the picture shows it.
 
-    A shape counts for the colour it was asked in, so right shapes in exchanged colours are wrong.
+    These are background, count, colour and shape, and of one thing its size, of two things the relation and
+    the second one's colour and shape: five or seven answers. A shape counts for the colour it was asked in,
+    so right shapes in exchanged colours are wrong.
     """
     found = [
         next((thing for thing in reading.things if thing.colour == want.colour), None)
@@ -150,12 +152,10 @@ def judge(reading: Reading, scene: Scene) -> dict[str, bool]:
     verdict = {
         "background": reading.background == scene.background,
         "count": len(reading.things) == len(scene.things),
-        "colour": all(thing is not None for thing in found),
-        "shape": all(
-            thing is not None and thing.shape == want.shape
-            for thing, want in zip(found, scene.things, strict=True)
-        ),
     }
+    for prefix, thing, want in zip(("", "second "), found, scene.things, strict=False):
+        verdict[prefix + "colour"] = thing is not None
+        verdict[prefix + "shape"] = thing is not None and thing.shape == want.shape
     first = found[0]
     if len(scene.things) == 2:
         second = found[1]
@@ -165,5 +165,4 @@ def judge(reading: Reading, scene: Scene) -> dict[str, bool]:
     else:
         large = scene.things[0].size == "large"
         verdict["size"] = first is not None and (first.area > _LARGE_AREA) == large
-    verdict["all"] = all(verdict.values())
     return verdict

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ddimcache.models.shapes.drawing import drawings, drawings_with_cells
-from ddimcache.models.shapes.evaluate import accuracies
 from ddimcache.models.shapes.grammar import (
     ATTRIBUTE_VALUES,
     WORDS,
@@ -15,6 +14,7 @@ from ddimcache.models.shapes.grammar import (
     parse,
     single_scenes,
 )
+from ddimcache.models.shapes.judge import read_scores
 from ddimcache.models.shapes.reader import components, judge, read
 
 pytestmark = pytest.mark.host
@@ -86,8 +86,8 @@ def test_held_out_captions_are_never_drawn_for_training():
 
 
 def test_reader_is_right_about_drawings(drawn):
-    shares = accuracies(*drawn)
-    assert shares["all"] >= 0.97, shares
+    scores = read_scores(*drawn)
+    assert scores.all_right >= 0.97, scores
 
 
 def test_reader_rejects_wrong_captions(drawn):
@@ -113,7 +113,7 @@ def test_reader_rejects_wrong_captions(drawn):
                 replace(scene, things=(replace(first, size="small" if first.size == "large" else "large"),))
             )
         for other in others:
-            wrongly_accepted += judge(reading, other)["all"]
+            wrongly_accepted += all(judge(reading, other).values())
             asked += 1
     assert wrongly_accepted <= 0.03 * asked
 
@@ -123,7 +123,7 @@ def test_reader_survives_what_a_decoder_does_to_a_drawing(drawn):
     pictures = drawn[0].astype(np.float32)
     blurred = sum(np.roll(pictures, (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1)) / 9
     noisy = np.clip(blurred + random.normal(0, 6, blurred.shape), 0, 255).astype(np.uint8)
-    assert accuracies(noisy, drawn[1])["all"] >= 0.97
+    assert read_scores(noisy, drawn[1]).all_right >= 0.97
 
 
 def test_components_are_told_apart():

@@ -9,9 +9,10 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from ddimcache.models.shapes.drawing import drawings_with_cells
-from ddimcache.models.shapes.evaluate import accuracies, load, paint, scenes_to_ask
+from ddimcache.models.shapes.evaluate import load, paint, scenes_to_ask
 from ddimcache.models.shapes.export import WEIGHTS
 from ddimcache.models.shapes.grammar import WORDS
+from ddimcache.models.shapes.judge import read_scores
 from ddimcache.models.shapes.latents import SCALING_FACTOR, latents_of_cells
 from ddimcache.models.shapes.networks import new_autoencoder, new_unet
 from ddimcache.models.shapes.run_folder import Budget, RunFolder
@@ -105,7 +106,7 @@ def test_pictures_show_what_was_asked(pipeline):
     """A floor far below the accuracy in the README, as few captions are painted."""
     scenes = scenes_to_ask(8, seed=3, held_out=True)
     pictures = paint(pipeline, [scene.caption() for scene in scenes], steps=10, guidance=2.0, seed=3)
-    shares = accuracies(pictures, scenes)
+    shares = read_scores(pictures, scenes).by_attribute
     assert shares["background"] >= 0.75, shares
     assert shares["colour"] >= 0.6, shares
 
@@ -133,7 +134,7 @@ def test_autoencoder_follows_the_prescribed_latents(pipeline):
     pipeline.vae.eval()
     assert pipeline.vae.config.scaling_factor == SCALING_FACTOR
     assert min(decoded, restored) > 27
-    assert accuracies(painted, scenes)["all"] >= 0.9
+    assert read_scores(painted, scenes).all_right >= 0.9
 
 
 def test_attention_for_training_equals_the_usual():
