@@ -5,17 +5,30 @@ Needs only the ``tokenizers`` library: the compiler writes the two files that ar
 
 from __future__ import annotations
 
-import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tokenizers
 
 from ddimcache.errors import BundleError
+from ddimcache.records import Limits, RecordProblem, from_json, loads
 
 TOKENIZER_FILE = "tokenizer.json"
 CONSTANTS_FILE = "tokenizer_constants.json"
 _REMEDY = "compile the bundle again"
+
+_TokenId = Annotated[int, Limits(minimum=0, maximum=2**31 - 1)]
+
+
+@dataclass(frozen=True)
+class _Constants:
+    max_length: Annotated[int, Limits(minimum=3, maximum=2**20)]
+    bos_id: _TokenId
+    eos_id: _TokenId
+    pad_id: _TokenId
+    pad_token: str
 
 
 class Tokenizer:
@@ -33,16 +46,14 @@ class Tokenizer:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         constants_file, tokenizer_file = Path(folder) / CONSTANTS_FILE, Path(folder) / TOKENIZER_FILE
         try:
-            constants = json.loads(constants_file.read_text(encoding="utf-8"))
-            self.max_length: int = constants["max_length"]
-            self.bos_id: int = constants["bos_id"]
-            self.eos_id: int = constants["eos_id"]
-            self.pad_id: int = constants["pad_id"]
-            pad_token: str = constants["pad_token"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            constants = from_json(_Constants, loads(constants_file.read_bytes()))
+        except (OSError, RecordProblem) as error:
             raise BundleError(
-                f"tokenizer constants cannot be read ({error!r})", where=constants_file, remedy=_REMEDY
+                f"tokenizer constants cannot be read ({error})", where=constants_file, remedy=_REMEDY
             ) from error
+        self._file = tokenizer_file
+        self.max_length = constants.max_length
+        self.bos_id, self.eos_id, self.pad_id = constants.bos_id, constants.eos_id, constants.pad_id
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
         # The native library raises plain Exception for a missing or torn file.
@@ -51,8 +62,24 @@ class Tokenizer:
                 f"tokenizer cannot be read ({error})", where=tokenizer_file, remedy=_REMEDY
             ) from error
         self._tokenizer.enable_truncation(self.max_length)
-        self._tokenizer.enable_padding(length=self.max_length, pad_id=self.pad_id, pad_token=pad_token)
+        self._tokenizer.enable_padding(
+            length=self.max_length, pad_id=self.pad_id, pad_token=constants.pad_token
+        )
 
     def encode(self, prompt: str) -> list[int]:
-        """Return ``max_length`` token ids: begin, the prompt's tokens as far as they fit, end, padding."""
-        return self._tokenizer.encode(prompt).ids
+        """Return ``max_length`` token ids: begin, the prompt's tokens as far as they fit, end, padding.
+
+        Raises :class:`BundleError` when the tokenizer's file makes something else of it.
+        """
+        try:
+            ids: list[int] = self._tokenizer.encode(prompt).ids
+        # As above, for a file that was read but contradicts itself.
+        except Exception as error:
+            raise BundleError(f"tokenizer fails ({error})", where=self._file, remedy=_REMEDY) from error
+        if len(ids) != self.max_length or ids[0] != self.bos_id or self.eos_id not in ids:
+            raise BundleError(
+                f"tokenizer gives {len(ids)} ids from {ids[:1]}, not {self.max_length} from {self.bos_id}",
+                where=self._file,
+                remedy=_REMEDY,
+            )
+        return ids

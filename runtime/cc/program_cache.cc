@@ -142,13 +142,23 @@ void CreateFolder(const std::string& folder) {
   ::mkdir(folder.c_str(), 0700);
 }
 
+// Creates a file with a lock on it, which says that its writer lives: the system takes it away from one that
+// does not. Until the lock is there the folder is locked, so that nobody takes the file for abandoned.
+int CreateTemporary(const std::string& folder, std::string* path) {
+  const Descriptor place(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (place) ::flock(place.number(), LOCK_SH);
+  const int file = ::mkostemp(path->data(), O_CLOEXEC);
+  const int problem = errno;
+  if (file >= 0) ::flock(file, LOCK_EX | LOCK_NB);
+  errno = problem;
+  return file;
+}
+
 // Writes a whole file under its name, or nothing of it. Returns 0 or what errno said.
 int WriteFile(const std::string& folder, const std::string& name, std::string_view content) {
   std::string temporary = folder + "/" + std::string(kTemporaryPrefix) + "XXXXXX";
-  Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+  const Descriptor file(CreateTemporary(folder, &temporary));
   if (!file) return errno;
-  // Says that the writer lives: the system takes the lock away from one that does not.
-  ::flock(file.number(), LOCK_EX | LOCK_NB);
   errno = 0;
   if (WriteAll(file, content) && ::fsync(file.number()) == 0 &&
       ::rename(temporary.c_str(), (folder + "/" + name).c_str()) == 0) {
@@ -159,7 +169,7 @@ int WriteFile(const std::string& folder, const std::string& name, std::string_vi
   return problem;
 }
 
-// Whether the writer of a temporary file is gone.
+// Whether the writer of a temporary file is gone; for the one who has locked the folder.
 bool IsAbandoned(int folder, const std::string& name) {
   const Descriptor file(::openat(folder, name.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW));
   return file && ::flock(file.number(), LOCK_EX | LOCK_NB) == 0;
@@ -175,6 +185,8 @@ uint64_t Prune(const std::string& folder, uint64_t most_bytes, const std::string
   };
   DIR* listing = ::opendir(folder.c_str());
   if (listing == nullptr) return 0;
+  // Where files are being created this moment, what is abandoned waits for the next time.
+  const bool locked = ::flock(::dirfd(listing), LOCK_EX | LOCK_NB) == 0;
   std::vector<Entry> entries;
   uint64_t total = 0;
   while (const dirent* item = ::readdir(listing)) {
@@ -187,7 +199,7 @@ uint64_t Prune(const std::string& folder, uint64_t most_bytes, const std::string
       continue;
     }
     if (temporary) {
-      if (IsAbandoned(::dirfd(listing), name)) ::unlink((folder + "/" + name).c_str());
+      if (locked && IsAbandoned(::dirfd(listing), name)) ::unlink((folder + "/" + name).c_str());
       continue;
     }
     const auto bytes = static_cast<uint64_t>(status.st_size);
@@ -247,7 +259,7 @@ void KeepProgram(const std::string& key, const std::string& binary) {
   if (content.size() > std::min(most_bytes, kMostFileBytes)) return;
   const std::string name = ProgramFileName(key);
   int problem = ENOENT;
-  // Twice: somebody may remove the folder, or take the file for abandoned before its lock is there.
+  // Twice: somebody may remove the folder.
   for (int attempt = 0; attempt < 2 && problem == ENOENT; ++attempt) {
     CreateFolder(folder);
     problem = WriteFile(folder, name, content);

@@ -49,7 +49,6 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pip",
         "wheel",
         "--quiet",
-        "--no-build-isolation",
         "--no-deps",
         "--no-cache-dir",
     ]

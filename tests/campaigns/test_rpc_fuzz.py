@@ -3,7 +3,6 @@
 What is mutated are the messages of a real client, byte by byte and value by value.
 """
 
-import copy
 import hashlib
 import json
 import logging
@@ -29,52 +28,7 @@ from ddimcache.runtime.session import Session
 from tests.fakes.direct_calls import direct_device
 from tests.fakes.drawings import draw
 from tests.fakes.running_server import KEY, RunningServer
-
-NASTY = [
-    None, True, -1, 0, 1, 1.5, 2**31, 2**63, 2**64, -(2**63), 10**40, 1e308, 5e-324, "", "x", "../../escape",
-    "/etc/passwd", "\0", "\ud800", "a" * 5000, [], [[]], {}, {"x": 1}, [0] * 77, [2**40] * 77, "0" * 64,
-]  # fmt: skip
-
-
-def mutated_bytes(rng, content):
-    content = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 5])):
-        at = rng.randrange(len(content) + 1)
-        match rng.randrange(5):
-            case 0 if at < len(content):
-                content[at] ^= 1 << rng.randrange(8)
-            case 1:
-                del content[at:]
-            case 2:
-                content[at:at] = rng.randbytes(rng.choice([1, 4, 100]))
-            case 3:
-                del content[at : at + rng.choice([1, 4, 100])]
-            case _:
-                content[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80"])
-    return bytes(content)
-
-
-def mutated_value(rng, value):
-    """Replace one value anywhere in a JSON value, take a key away, or add one."""
-    value = copy.deepcopy(value)
-    places = []
-
-    def visit(node):
-        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-        for key, item in items:
-            places.append((node, key))
-            visit(item)
-
-    visit(value)
-    if isinstance(value, dict) and (not places or rng.random() < 0.1):
-        value["surprise"] = rng.choice(NASTY)
-        return value
-    node, key = rng.choice(places)
-    if rng.random() < 0.1:
-        del node[key]
-    else:
-        node[key] = rng.choice(NASTY)
-    return value
+from tests.kit.mutation import mutated_bytes, mutated_value
 
 
 def mutated_message(rng, message):

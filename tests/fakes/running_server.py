@@ -13,6 +13,11 @@ from ddimcache.runtime.tracker import TrackerAddress, list_devices
 KEY = "a-key.of~tests"
 
 
+def restore_interrupt():
+    """Let Ctrl-C end this process whatever the one that started it does about it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class RunningVerb:
     """A verb that listens, in a process of its own; ``python`` is the command line that runs Python."""
 
@@ -23,6 +28,8 @@ class RunningVerb:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "DDIMCACHE_KEY": KEY},
+            # A shell starts what is behind an & with SIGINT ignored, and that is inherited.
+            preexec_fn=restore_interrupt,
         )
         self.log = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)

@@ -5,7 +5,8 @@
 #                                         and undefined-behaviour sanitizers and under the thread sanitizer
 #   tests/native/run.sh plugin [TESTS…]   the plug-in's tests in Python, under the address and undefined-behaviour
 #                                         sanitizers
-#   tests/native/run.sh fuzz [COUNT]      COUNT damaged inputs (10000) for each reader of bytes from outside
+#   tests/native/run.sh fuzz [COUNT]      COUNT damaged inputs (10000) for readers of programs and modules, and 12000
+#                                         bundles for both readers of these, under the same two sanitizers
 #
 # PYTHON is the interpreter with TVM (python3); the builds are kept in build/.
 set -euo pipefail
@@ -26,6 +27,18 @@ build() {
     cat "$built/build.log" >&2
     exit 1
   }
+}
+
+# Runs pytest with the plug-in of the build.
+test_in_python() {
+  local compiler
+  compiler=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$built/CMakeCache.txt")
+  # Before everything, as the sanitizer wants it; the C++ library with it, so that it finds what exceptions call.
+  # Python never gives back all it allocated.
+  env -u DDIMCACHE_CACHE -u DDIMCACHE_PROGRAM_CACHE_BYTES \
+    LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 DDIMCACHE_PLUGIN=$built/libddimcache_opencl.so \
+    "$PYTHON" -m pytest -q --timeout 7200 -p no:cacheprovider "$@"
 }
 
 # A cache of its own, small enough that programs are evicted.
@@ -52,23 +65,18 @@ case $what in
     ;;
   plugin)
     shift
-    unset DDIMCACHE_CACHE DDIMCACHE_PROGRAM_CACHE_BYTES
     build address,undefined
-    compiler=$(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$built/CMakeCache.txt")
-    # Before everything, as the sanitizer wants it; the C++ library with it, so that it finds what exceptions call.
-    # Python never gives back all it allocated.
-    LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libstdc++.so)" \
-      ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 DDIMCACHE_PLUGIN=$built/libddimcache_opencl.so \
-      "$PYTHON" -m pytest -q --timeout 3600 -p no:cacheprovider "${@:-tests/runtime/opencl}"
+    test_in_python "${@:-tests/runtime/opencl}"
     ;;
   fuzz)
     build address,undefined
     for target in program module; do
       ASAN_OPTIONS=$address "$built/ddimcache_fuzz" $target "${2:-10000}"
     done
+    test_in_python -m full -s tests/campaigns/test_bundle_fuzz.py
     ;;
   *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

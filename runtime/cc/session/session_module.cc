@@ -24,6 +24,7 @@
 #include "safetensors.h"
 #include "schedule.h"
 #include "session.h"
+#include "tokenizer.h"
 
 namespace ddimcache::session {
 namespace {
@@ -290,6 +291,14 @@ Bytes ReadWeights(String path, Bytes specs) {
   });
 }
 
+// A text's ids by the tokenizer in `folder`; int32.
+Bytes Encode(String folder, String text) {
+  return Reply([&] {
+    const std::vector<int32_t> ids = Tokenizer(std::string(folder)).Encode(std::string(text));
+    return ResultReply("null", {reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(int32_t)});
+  });
+}
+
 Bytes NoiseBytes(Bytes key, int64_t count) {
   uint64_t seed = 0;
   std::memcpy(&seed, key.data(), std::min(sizeof(seed), key.size()));
@@ -321,6 +330,7 @@ void RegisterFunctions() {
       .def("ddimcache.device_session.check_bundle", CheckBundle)
       .def("ddimcache.device_session.check_manifest", CheckManifest)
       .def("ddimcache.device_session.read_weights", ReadWeights)
+      .def("ddimcache.device_session.encode", Encode)
       .def("ddimcache.device_session.noise", NoiseBytes)
       .def("ddimcache.device_session.schedule", ScheduleRows);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <queue>
 #include <sstream>
@@ -75,6 +76,12 @@ void Expect(const Json::Object& object, const std::string& key, const std::strin
   }
 }
 
+int32_t TokenId(const Place& place) {
+  const int64_t id = place.Integer(0);
+  if (id > std::numeric_limits<int32_t>::max()) place.Refuse("is above the largest id, 2^31 - 1");
+  return static_cast<int32_t>(id);
+}
+
 // GPT-2's stand-ins: printable bytes are themselves, the others the code points from 256 on.
 std::vector<std::string> ByteSymbols() {
   std::vector<std::string> symbols(256);
@@ -133,9 +140,9 @@ void Tokenizer::ReadConstants(const std::string& file) {
   const Fields fields = Place(json, "").Object({"max_length", "bos_id", "eos_id", "pad_id", "pad_token"});
   length_ = static_cast<int>(fields["max_length"].Integer(3));
   if (length_ > 1 << 20) fields["max_length"].Refuse("is above 2^20");
-  begin_ = static_cast<int32_t>(fields["bos_id"].Integer(0));
-  end_ = static_cast<int32_t>(fields["eos_id"].Integer(0));
-  padding_ = static_cast<int32_t>(fields["pad_id"].Integer(0));
+  begin_ = TokenId(fields["bos_id"]);
+  end_ = TokenId(fields["eos_id"]);
+  padding_ = TokenId(fields["pad_id"]);
 }
 
 void Tokenizer::ReadTokenizer(const std::string& file) {
@@ -173,7 +180,7 @@ void Tokenizer::ReadTokenizer(const std::string& file) {
   for (const char* key : {"fuse_unk", "byte_fallback", "ignore_merges"}) Expect(model, key, "model", "false");
   std::unordered_map<std::string, int32_t> vocabulary;
   for (const auto& [token, id] : Place(Member(model, "vocab", "model"), "model.vocab").Entries()) {
-    vocabulary[token] = static_cast<int32_t>(id.Integer(0));
+    vocabulary[token] = TokenId(id);
   }
   const auto id_of = [&](const std::string& token, const Place& place) {
     const auto found = vocabulary.find(token);
@@ -207,8 +214,7 @@ void Tokenizer::ReadTokenizer(const std::string& file) {
     const std::optional<std::u32string> text = unicode::FromUtf8(token["content"].Text(1));
     if (!text) token["content"].Refuse("is not UTF-8");
     const bool normalized = token["normalized"].Boolean();
-    (normalized ? normal_ : raw_)
-        .push_back({normalized ? Normal(*text) : *text, static_cast<int32_t>(token["id"].Integer(0))});
+    (normalized ? normal_ : raw_).push_back({normalized ? Normal(*text) : *text, TokenId(token["id"])});
   }
   for (auto* list : {&raw_, &normal_}) {
     std::stable_sort(list->begin(), list->end(), [](const Special& one, const Special& other) {
