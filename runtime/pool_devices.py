@@ -93,12 +93,14 @@ class LocalServer:
     """A device of this machine, behind a server of its own: a driver that crashes takes nothing else along.
 
     The server is started at the first :meth:`connect`, again when it has died, and ends with this process.
+    Where several ``share`` a device, each has its share of the cores for CPU threads.
     """
 
     grows = False
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, share: int = 1) -> None:
         self._device = device
+        self._share = share
         self._key = secrets.token_hex(16)
         self._store = tempfile.TemporaryDirectory(prefix="ddimcache-pool-")
         self._process: subprocess.Popen[str] | None = None
@@ -125,6 +127,13 @@ class LocalServer:
                 self._process = None
         self._store.cleanup()
 
+    def _threads(self) -> dict[str, str]:
+        if self._share == 1:
+            return {}
+        threads = str(max(1, len(os.sched_getaffinity(0)) // self._share))
+        # Of PoCL before and since version 4, and of TVM's own thread pool.
+        return dict.fromkeys(("POCL_MAX_PTHREAD_COUNT", "POCL_CPU_MAX_CU_COUNT", "TVM_NUM_THREADS"), threads)
+
     def _start(self) -> None:
         command = [sys.executable, "-m", "ddimcache.cli", "serve", "--device", self._device, "--port", "0"]
         command += ["--store", str(Path(self._store.name) / "store"), "--json"]
@@ -134,7 +143,7 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "DDIMCACHE_KEY": self._key},
+            env={**os.environ, **self._threads(), "DDIMCACHE_KEY": self._key},
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None

@@ -15,7 +15,7 @@ import torch
 import typer
 
 from ddimcache.models.shapes.export import WEIGHTS
-from ddimcache.models.shapes.grammar import Scene, SceneSampler
+from ddimcache.models.shapes.grammar import scenes_to_ask
 from ddimcache.models.shapes.judge import read_scores
 from ddimcache.models.shapes.run_folder import RunFolder
 
@@ -26,12 +26,6 @@ Examples:
 
   python -m ddimcache.models.shapes.evaluate --held-out --json --grid /tmp/shapes-grid
 """
-
-
-def scenes_to_ask(count: int, seed: int, held_out: bool) -> list[Scene]:
-    """Return scenes drawn at random from the training combinations, or from those held out."""
-    random, sampler = np.random.default_rng(seed), SceneSampler(held_out)
-    return [sampler.sample(random) for _ in range(count)]
 
 
 def paint(

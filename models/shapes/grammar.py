@@ -162,4 +162,10 @@ class SceneSampler:
         return pool[int(random.integers(len(pool)))]
 
 
+def scenes_to_ask(count: int, seed: int, held_out: bool) -> list[Scene]:
+    """Return scenes drawn at random from the training combinations, or from those held out."""
+    random, sampler = np.random.default_rng(seed), SceneSampler(held_out)
+    return [sampler.sample(random) for _ in range(count)]
+
+
 _BY_CAPTION = {scene.caption(): scene for scenes in (single_scenes(), pair_scenes()) for scene in scenes}

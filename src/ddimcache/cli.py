@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from ddimcache import __version__
-from ddimcache.commands import batch, bench, devices, doctor, generate, inspect, profile, serve, tracker
+from ddimcache.commands import (
+    batch,
+    bench,
+    devices,
+    doctor,
+    generate,
+    inspect,
+    profile,
+    quality,
+    serve,
+    tracker,
+)
 from ddimcache.commands import compile as compile_command
 from ddimcache.commands.terminal import say
 from ddimcache.errors import DdimcacheError
@@ -51,6 +62,7 @@ app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
 app.command("compile", epilog=compile_command.EXAMPLES)(compile_command.compile_model)
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
+app.command("quality", epilog=quality.EXAMPLES)(quality.quality)
 app.command("devices", epilog=devices.EXAMPLES)(devices.devices)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(bench.app, name="bench")

@@ -9,9 +9,9 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from ddimcache.models.shapes.drawing import drawings_with_cells
-from ddimcache.models.shapes.evaluate import load, paint, scenes_to_ask
+from ddimcache.models.shapes.evaluate import load, paint
 from ddimcache.models.shapes.export import WEIGHTS
-from ddimcache.models.shapes.grammar import WORDS
+from ddimcache.models.shapes.grammar import WORDS, scenes_to_ask
 from ddimcache.models.shapes.judge import read_scores
 from ddimcache.models.shapes.latents import SCALING_FACTOR, latents_of_cells
 from ddimcache.models.shapes.networks import new_autoencoder, new_unet

@@ -12,8 +12,6 @@ import typer
 
 from ddimcache.commands import image_options
 from ddimcache.commands.generate import (
-    DEFAULT_GUIDANCE,
-    EMBEDDED_GUIDANCE,
     check_fits,
     check_text,
     picture_facts,
@@ -82,32 +80,33 @@ def batch(
     what is missing. Facts of every picture are in results.jsonl beside them.
     """
     from ddimcache.commands.choose import find_model
+    from ddimcache.runtime.picture_files import is_kept
     from ddimcache.runtime.pool import Pool
     from ddimcache.runtime.result_log import ResultLog
     from ddimcache.runtime.session import check_sampling
 
     if guidance is None:
-        guidance = EMBEDDED_GUIDANCE if model is None else DEFAULT_GUIDANCE
+        guidance = image_options.default_guidance(model is None)
     numbers = (steps, cache_interval, guidance)
     check_sampling(*numbers)
     check_text(negative_prompt, "--negative-prompt")
     if seconds_per_picture is not None and not seconds_per_picture > 0:
         raise UsageError(f"{seconds_per_picture:g} is no time", where="--seconds-per-picture")
-    texts, numbers_of_noise = _read_prompts(prompts), _parse_seeds(seeds)
+    texts, numbers_of_noise = read_prompts(prompts), _parse_seeds(seeds)
     if len(texts) * len(numbers_of_noise) > _MOST_PICTURES:
         raise UsageError(f"more than {_MOST_PICTURES} pictures", where="--seeds")
     width, height = parse_size(size)
     choices = {"weights": weights, "cut": cut, "width": width or None, "height": height or None}
     given = {name: value for name, value in choices.items() if value is not None}
-    sources = _sources(device or [], tracker, device_key, key)
+    sources = device_sources(device or [], tracker, device_key, key)
     output.mkdir(parents=True, exist_ok=True)
     log = ResultLog(output / RESULTS)
     try:
         bars = progress()
-        bundle = _bundle(find_model(model), given, sources, bars)
+        bundle = open_or_compile(find_model(model), given, sources, bars)
         jobs = _jobs(bundle, texts, numbers_of_noise, negative_prompt, numbers, output)
         pool = Pool(sources, seconds_per_job=seconds_per_picture)
-        report = pool.run(jobs, log, bars, lambda result: _is_there(result, output))
+        report = pool.run(jobs, log, bars, lambda result: is_kept(result, output))
     finally:
         log.close()
         for source in sources:
@@ -139,7 +138,8 @@ def batch(
         )
 
 
-def _read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path) -> list[str]:
+    """Return the lines of a text file that hold something, each once; raises :class:`UsageError`."""
     try:
         texts = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except OSError as error:
@@ -167,9 +167,18 @@ def _parse_seeds(text: str) -> list[int]:
     return list(seeds)
 
 
-def _sources(
-    devices: list[str], tracker: str | None, device_key: str | None, key: str | None
+def device_sources(
+    devices: list[str],
+    tracker: str | None,
+    device_key: str | None,
+    key: str | None,
+    workers: int = 1,
+    kind: str | None = None,
 ) -> list[DeviceSource]:
+    """Return where devices come from: a tracker, addresses, and ``workers`` processes a device that is here.
+
+    Where none is named it is this machine's first of ``kind``. Raises :class:`UsageError` naming the option.
+    """
     from ddimcache.commands.choose import default_device, local_device
     from ddimcache.runtime.pool_devices import LocalServer, OneServer, TrackedDevices
     from ddimcache.runtime.rpc import parse_address
@@ -187,11 +196,13 @@ def _sources(
         if text.startswith("rpc:"):
             sources.append(OneServer(parse_address(text)))
         else:
-            sources.append(LocalServer(str(local_device(text))))
-    return sources or [LocalServer(str(default_device(None)))]
+            sources += [LocalServer(str(local_device(text)), workers) for _ in range(workers)]
+    return sources or [LocalServer(str(default_device(kind)), workers) for _ in range(workers)]
 
 
-def _bundle(folder: Path, given: dict[str, Any], sources: list[DeviceSource], bars: Progress) -> Bundle:
+def open_or_compile(
+    folder: Path, given: dict[str, Any], sources: list[DeviceSource], bars: Progress
+) -> Bundle:
     """Open the bundle, or compile a model folder for what the first device is."""
     from ddimcache.commands.choose import compiled, target_of
     from ddimcache.runtime.bundle import is_bundle, open_bundle
@@ -272,8 +283,8 @@ class _Picture:
 
     def draw(self, worker: Worker) -> dict[str, Any]:
         """Draw it, write its file, and return the facts for the log."""
-        from ddimcache.runtime.files import write_atomically
         from ddimcache.runtime.image import ImageRequest, encode_png, run_image
+        from ddimcache.runtime.picture_files import keep_picture
         from ddimcache.runtime.progress import SilentProgress
 
         session = worker.session(self._bundle)
@@ -281,20 +292,9 @@ class _Picture:
         done = run_image(session, request, SilentProgress())
         facts = picture_facts(*self._prompts, self._seed, self._numbers, self._bundle.manifest)
         content = encode_png(done.drawn.pixels[0], facts)
-        write_atomically(self._path, content)
         return {
-            "image": self._path.name,
-            "sha256": hashlib.sha256(content).hexdigest(),
+            **keep_picture(self._path.parent, self._path.name, content),
             "prompt": self._prompts[0],
             "seed": self._seed,
             **done.timings,
         }
-
-
-def _is_there(result: Any, output: Path) -> bool:
-    """Whether the picture that an earlier run wrote is still what it wrote."""
-    try:
-        content = (output / Path(result["image"]).name).read_bytes()
-        return hashlib.sha256(content).hexdigest() == result["sha256"]
-    except (OSError, KeyError, TypeError):
-        return False

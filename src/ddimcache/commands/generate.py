@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from ddimcache.manifest import Manifest
     from ddimcache.runtime.image import MemoryChoice
 
-DEFAULT_GUIDANCE = 7.5
-EMBEDDED_GUIDANCE = 2.0
-"""The embedded model follows its captions without much guidance, and its shapes bend with more."""
-
 EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -101,7 +97,7 @@ def generate(
     from ddimcache.runtime.session import check_sampling
 
     if guidance is None:
-        guidance = EMBEDDED_GUIDANCE if model is None else DEFAULT_GUIDANCE
+        guidance = image_options.default_guidance(model is None)
     check_sampling(steps, cache_interval, guidance)
     check_text(prompt, "PROMPT")
     check_text(negative_prompt, "--negative-prompt")

@@ -1,0 +1,297 @@
+"""``ddimcache quality``: are a bundle's pictures as good as those of the model that it was made of?"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddimcache.commands import image_options
+from ddimcache.commands.batch import device_sources, read_prompts
+from ddimcache.commands.serve import KEY_VARIABLE
+from ddimcache.commands.terminal import print_json, print_table, progress, say
+from ddimcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddimcache.compiler.options import CompileOptions
+    from ddimcache.quality.pictures import Setting
+    from ddimcache.runtime.bundle import Bundle
+
+PAGE = "quality.html"
+_GRID_STEPS = "10,20,50,100,1000"
+_GRID_INTERVALS = "1,2,3,5,6,10"
+_REFERENCE = "fp32"
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache quality my.bundle -o quality
+
+  ddimcache quality my.bundle -o grid --grid --grid-steps 10,20,50 --pictures 64 --workers 2
+
+  ddimcache quality sd15.bundle --model ./stable-diffusion-v1-5 --prompts prompts.txt --json
+"""
+
+
+def quality(
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="The bundle, or a diffusers folder to compile. Default: the embedded model."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the model that the bundle was made of, for what has to be compiled beside it.",
+            metavar="DIR",
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for pictures, results and quality.html; a second run goes on there.",
+        ),
+    ] = Path("quality"),
+    pictures: Annotated[int, typer.Option(help="Pictures of every setting, 2 … 10000.")] = 256,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A prompt a line. Default: captions that the embedded model was not trained on."),
+    ] = None,
+    steps: image_options.Steps = 50,
+    cache_interval: image_options.CacheInterval = 5,
+    guidance: image_options.Guidance = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture; the next has the next one.")] = 0,
+    grid: Annotated[bool, typer.Option("--grid", help="Measure steps × cache interval.")] = False,
+    grid_steps: Annotated[str, typer.Option(help="DDIM steps of the grid.")] = _GRID_STEPS,
+    grid_intervals: Annotated[str, typer.Option(help="Cache intervals of the grid.")] = _GRID_INTERVALS,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Kinds of weights to measure, such as fp32,fp16,int8. Default: its own."),
+    ] = None,
+    cuts: Annotated[
+        str | None, typer.Option(help="Cuts to measure, such as 0,1,3. Default: the bundle's.")
+    ] = None,
+    schedules: Annotated[
+        str, typer.Option(help="Places of the full steps: uniform, quadratic, searched.")
+    ] = "uniform",
+    shown: Annotated[int, typer.Option(help="Prompts whose pictures the page shows.")] = 16,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="opencl, opencl:1, llvm or rpc://host:port/key; give it once a device."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes for each device of this machine, 1 … 64.")] = 1,
+    tracker: Annotated[
+        str | None, typer.Option(help="Take the devices that are registered there.", metavar="HOST:PORT")
+    ] = None,
+    device_key: Annotated[
+        str | None, typer.Option(help="Their name there, such as adreno-740.", metavar="NAME")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help=f"The tracker's key; or {KEY_VARIABLE}.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Draw the same prompts and seeds with the bundle and with the uncompressed model, and compare.
+
+    Uncompressed is float32 weights without a cache. Pictures of the embedded model are also judged: what they
+    show, and how far they are from real drawings. A run that was killed goes on where it stopped.
+    """
+    from ddimcache.commands.choose import find_model
+    from ddimcache.quality.page import page
+    from ddimcache.quality.pictures import Commission, draw_sets
+    from ddimcache.quality.report import HEADING, Measured, table_row
+    from ddimcache.runtime.bundle import is_bundle, open_bundle
+    from ddimcache.runtime.files import write_atomically
+    from ddimcache.runtime.session import check_sampling
+
+    if not 2 <= pictures <= 10_000:
+        raise UsageError(f"{pictures} is outside 2 … 10000", where="--pictures")
+    if not 1 <= workers <= 64:
+        raise UsageError(f"{workers} is outside 1 … 64", where="--workers")
+    if guidance is None:
+        guidance = image_options.default_guidance(bundle is None or is_embedded(bundle))
+    all_steps = _numbers(grid_steps, "--grid-steps", 1000) if grid else [steps]
+    intervals = _numbers(grid_intervals, "--grid-intervals", 1000) if grid else [1, cache_interval]
+    for count in all_steps:
+        check_sampling(count, 1, guidance)
+    for interval in intervals:
+        check_sampling(1, interval, guidance)
+    commission = Commission(_prompts(prompts, pictures), seed, guidance)
+    bars = progress()
+    folder = find_model(bundle)
+    kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
+    sources = device_sources(device or [], tracker, device_key, key, workers, kind)
+    try:
+        variants = Variants(folder, model, sources, bars)
+        wanted = _wanted(variants, all_steps, intervals, weights, cuts, _schedules(schedules))
+        sets = draw_sets(wanted, commission, output, sources, bars)
+    finally:
+        for source in sources:
+            source.close()
+    measured = Measured(sets, commission, _REFERENCE)
+    with bars.stage("measure", len(sets)) as stage:
+        rows = []
+        for pictures_of in sets:
+            rows.append(measured.row(pictures_of))
+            stage.advance()
+    manifest, about = variants.own.manifest, measured.about()
+    facts = [
+        f"{len(commission.prompts)} pictures a setting, seeds from {seed}, guidance {guidance:g}, "
+        f"compiled for {manifest.target}.",
+    ]
+    if about["judge"] is not None:
+        facts.append(
+            "The Fréchet distance is taken over the classifier's features; as many fresh real drawings have "
+            f"{about['frechet_distance_of_real']:.2f}. Of real drawings the reader, who tells the accuracy, "
+            f"gets {about['judge']['reader']:.1%} right, the classifier {about['judge']['classifier']:.1%}."
+        )
+    title = f"Quality of {manifest.model}"
+    write_atomically(output / PAGE, page(title, facts, sets, rows, commission, shown).encode())
+    if as_json:
+        print_json(
+            {
+                "model": manifest.model,
+                "pictures": len(commission.prompts),
+                "seed": seed,
+                "guidance": guidance,
+                "page": str((output / PAGE).absolute()),
+                **about,
+                "settings": rows,
+            }
+        )
+        return
+    right = tuple(range(1, len(HEADING)))
+    cells = [table_row(each.setting, row) for each, row in zip(sets, rows, strict=True)]
+    print_table(cells, HEADING, right=right)
+    for fact in facts:
+        say(fact)
+    say(f"\npictures side by side: {output / PAGE}")
+
+
+class Variants:
+    """The bundle at hand, and others of its model with other weights or another cut, compiled when needed."""
+
+    def __init__(self, path: Path, model: Path | None, sources: Any, bars: Any) -> None:
+        from ddimcache.commands.batch import open_or_compile
+        from ddimcache.commands.choose import DEFAULT_MODEL
+        from ddimcache.runtime.bundle import is_bundle
+
+        self._bars = bars
+        self.own: Bundle = open_or_compile(path, {}, sources, bars)
+        self._model = model if model is not None else None if is_bundle(path) else path
+        if self._model is None and self.own.manifest.model_fingerprint == _fingerprint(DEFAULT_MODEL):
+            self._model = DEFAULT_MODEL
+        if self._model is not None and self.own.manifest.model_fingerprint != _fingerprint(self._model):
+            raise UsageError(
+                f"{self._model} is not the model that {path} was compiled from",
+                where="--model",
+                remedy="name the folder that was given to `ddimcache compile`",
+            )
+
+    def get(self, weights: str, cut: int) -> Bundle:
+        """Return the bundle with these weights and this cut; raises :class:`UsageError` without the model."""
+        from ddimcache.commands.choose import compiled
+
+        manifest = self.own.manifest
+        if (weights, cut) == (manifest.weights, manifest.cut):
+            return self.own
+        if self._model is None:
+            raise UsageError(
+                f"{weights} weights at cut {cut} have to be compiled from the model",
+                where="--model",
+                remedy="name the folder that the bundle was compiled from",
+            )
+        return compiled(
+            self._model, dataclasses.replace(self._options(), weights=weights, cut=cut), self._bars
+        )
+
+    def _options(self) -> CompileOptions:
+        from ddimcache.compiler.options import CompileOptions
+
+        manifest = self.own.manifest
+        width, height = manifest.image_size
+        return CompileOptions(target=manifest.target, width=width, height=height, host=manifest.host)
+
+
+def is_embedded(path: Path) -> bool:
+    """Whether a bundle, or a diffusers folder, is of the model that ships with the package."""
+    from ddimcache.commands.choose import DEFAULT_MODEL
+    from ddimcache.runtime.bundle import is_bundle, open_bundle
+
+    if is_bundle(path):
+        return open_bundle(path, sums=False).manifest.model_fingerprint == _fingerprint(DEFAULT_MODEL)
+    return path.resolve() == DEFAULT_MODEL.resolve()
+
+
+def _fingerprint(folder: Path) -> str:
+    from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+
+    return load_pipeline_folder(folder).fingerprint()
+
+
+def _wanted(
+    variants: Variants,
+    all_steps: list[int],
+    intervals: list[int],
+    weights: str | None,
+    cuts: str | None,
+    schedules: list[str],
+) -> list[tuple[Bundle, Setting]]:
+    """Return every setting once, those without a cache first; the uncompressed model's are always there."""
+    from ddimcache.manifest import WeightsKind
+    from ddimcache.quality.pictures import Setting
+    from ddimcache.quality.schedules import placed
+
+    manifest = variants.own.manifest
+    kinds = [manifest.weights] if weights is None else weights.split(",")
+    for kind in kinds:
+        if kind not in WeightsKind.__args__:  # type: ignore[attr-defined]
+            raise UsageError(f"{kind!r} is none of: {', '.join(WeightsKind.__args__)}", where="--weights")  # type: ignore[attr-defined]
+    all_cuts = [manifest.cut] if cuts is None else _numbers(cuts, "--cuts", manifest.cuts - 1, least=0)
+    wanted: dict[Setting, Bundle] = {}
+    reference = variants.get(_REFERENCE, manifest.cut)
+    for count in all_steps:
+        wanted[Setting.of_interval(reference, count, 1)] = reference
+    for kind in kinds:
+        for cut in all_cuts:
+            bundle = variants.get(kind, cut)
+            for count in all_steps:
+                for interval in intervals:
+                    for name in schedules if 1 < interval < count else ["uniform"]:
+                        full = placed(name, bundle, count, interval)
+                        setting = Setting(kind, cut, count, interval, name, full)
+                        wanted[setting] = bundle
+    return [(bundle, setting) for setting, bundle in wanted.items()]
+
+
+def _prompts(path: Path | None, count: int) -> tuple[str, ...]:
+    if path is not None:
+        given = read_prompts(path)
+        return tuple(given[index % len(given)] for index in range(count))
+    from ddimcache.models.shapes.grammar import scenes_to_ask
+
+    return tuple(scene.caption() for scene in scenes_to_ask(count, seed=0, held_out=True))
+
+
+def _schedules(text: str) -> list[str]:
+    from ddimcache.quality.schedules import SCHEDULES
+
+    names = text.split(",")
+    for name in names:
+        if name not in SCHEDULES:
+            raise UsageError(f"{name!r} is none of: {', '.join(SCHEDULES)}", where="--schedules")
+    return names
+
+
+def _numbers(text: str, option: str, most: int, least: int = 1) -> list[int]:
+    numbers = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or not least <= int(part) <= most:
+            raise UsageError(
+                f"{part!r} is no whole number from {least} to {most}", where=option, remedy="write 10,20,50"
+            )
+        numbers.append(int(part))
+    return list(dict.fromkeys(numbers))
