@@ -13,6 +13,22 @@ from ddimcache.errors import UsageError
 
 
 @dataclass(frozen=True)
+class WinogradTable:
+    """What Winograd's convolutions take per device; see ``kernels/conv2d/winograd.py``."""
+
+    tiles: int
+    """Tiles of 4 x 4 outputs of a work-group, at most; of 2 x 2 as many as fit into as much memory."""
+    columns: int
+    """Output channels of a work-group, at most: more share the transformed inputs of its tiles."""
+    depth: int
+    """Input channels that are transformed at a time, at most."""
+    rows: int
+    """Tiles that one panel of weights is multiplied with in registers."""
+    groups: int
+    """Work-groups that a launch should have, where that only costs inputs transformed again."""
+
+
+@dataclass(frozen=True)
 class TileTable:
     """Numbers that the schedules take per device; tuned ones replace them shape by shape."""
 
@@ -32,6 +48,8 @@ class TileTable:
     """Queries that one attention work-item keeps as the lanes of a vector."""
     attention_keys: int
     """Keys that an attention work-item scores before it updates its running maximum."""
+    winograd: WinogradTable | None = None
+    """For 3x3 convolutions of stride 1; without it they are computed directly."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,7 @@ _CPU_TILES = TileTable(
     injective_vectors=8,
     attention_queries=16,
     attention_keys=16,
+    winograd=WinogradTable(tiles=32, columns=320, depth=64, rows=8, groups=8),
 )
 
 PROFILES = {

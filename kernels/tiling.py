@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
+from tvm.script import tirx as T
 
 
 def wide(shape: Sequence[Any]) -> list[Any]:
@@ -27,3 +28,8 @@ def vector_lanes(extent: int, limit: int) -> int:
     while lanes * 2 <= min(limit, 16) and extent % (lanes * 2) == 0:
         lanes *= 2
     return lanes
+
+
+def local(*shape: int) -> Any:
+    """Float32 memory of a work-item, for a kernel whose loops Python writes."""
+    return T.sblock_alloc_buffer(shape, "float32", scope="local", layout=None)

@@ -9,6 +9,7 @@ from ddimcache.compiler.target import DeviceProfile
 from ddimcache.schedules.element_wise import schedule_element_wise
 from ddimcache.schedules.products import schedule_product
 from ddimcache.schedules.threads_to_loops import threads_to_loops
+from ddimcache.schedules.winograd import schedule_winograd
 
 SCHEDULED = "tirx.is_scheduled"
 """Attribute of a kernel that came with its loops bound or got its schedule."""
@@ -35,5 +36,9 @@ class ApplySchedules:
 
     def _schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         tiles = self.profile.tiles
-        result = schedule_product(function, tiles) or schedule_element_wise(function, tiles)
+        result = (
+            schedule_winograd(function, tiles)
+            or schedule_product(function, tiles)
+            or schedule_element_wise(function, tiles)
+        )
         return result.with_attrs({**dict(function.attrs.items()), SCHEDULED: True})

@@ -6,6 +6,8 @@ from typing import Any
 
 from tvm import s_tir, tirx
 
+from ddimcache.kernels.tags import FAMILY
+
 
 def extent(schedule: s_tir.Schedule, loop: Any) -> int:
     """The extent of a loop."""
@@ -21,6 +23,15 @@ def sblock_names(schedule: s_tir.Schedule) -> list[str]:
     """The names of the blocks of ``main``, in the order in which they run, without the root."""
     root = schedule.get_sblock("root")
     return [schedule.get(block).name_hint for block in schedule.get_child_blocks(root)]
+
+
+def products(schedule: s_tir.Schedule) -> list[str]:
+    """The names of the blocks that multiply: those of a product family."""
+    return [
+        name
+        for name in sblock_names(schedule)
+        if FAMILY in schedule.get(schedule.get_sblock(name)).annotations
+    ]
 
 
 def is_spatial(schedule: s_tir.Schedule, name: str) -> bool:

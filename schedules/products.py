@@ -15,9 +15,9 @@ from typing import Any
 from tvm import s_tir, tirx
 
 from ddimcache.compiler.target import TileTable
-from ddimcache.kernels.tags import FAMILY, PAIRED
+from ddimcache.kernels.tags import PAIRED
 from ddimcache.kernels.tiling import largest_divisor, vector_lanes
-from ddimcache.schedules.blocks import extent, inline_all_but, is_constant, sblock_names
+from ddimcache.schedules.blocks import extent, inline_all_but, is_constant, products, sblock_names
 
 
 def _rows(shape: list[int], limit: int) -> int:
@@ -41,17 +41,13 @@ def _rows(shape: list[int], limit: int) -> int:
 def schedule_product(function: tirx.PrimFunc, tiles: TileTable) -> tirx.PrimFunc | None:
     """Schedules ``function`` if its reduction is one of the product families, else returns ``None``."""
     schedule = s_tir.Schedule(function)
-    products = [
-        name
-        for name in sblock_names(schedule)
-        if FAMILY in schedule.get(schedule.get_sblock(name)).annotations
-    ]
-    if not products:
+    names = products(schedule)
+    if not names:
         return None
-    if len(products) != 1:
-        raise AssertionError(f"one product a kernel, found {products}")
-    product = schedule.get_sblock(products[0])
-    epilogue = _epilogue(schedule, products[0])
+    if len(names) != 1:
+        raise AssertionError(f"one product a kernel, found {names}")
+    product = schedule.get_sblock(names[0])
+    epilogue = _epilogue(schedule, names[0])
     if epilogue is None:
         epilogue = _store(schedule, product)
     if PAIRED in schedule.get(product).annotations:

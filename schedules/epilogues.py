@@ -1,0 +1,106 @@
+"""Results of a product that a kernel with loops of its own computes, stored as the fused kernel stores them.
+
+Fusion leaves a kernel as a product and blocks behind it: scale, bias, residual sum. A kernel whose loops are
+not those of the product cannot have them moved into it; what they do with one sum is taken from them instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import ir, s_tir, tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import prim_func
+
+from ddimcache.schedules.blocks import inline_all_but, products, sblock_names
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of a fused kernel: its tensors, ``x`` and packed ``weight``, and its block's annotations.
+
+    ``finish(indices, value)`` emits the store of what becomes of the float32 sum ``value`` at ``indices``.
+    """
+
+    x: Any
+    weight: Any
+    shape: tuple[int, ...]
+    annotations: dict[str, Any]
+    finish: Callable[[Sequence[Any], Any], None]
+
+
+def read_product(function: tirx.PrimFunc) -> Product | None:
+    """The product of ``function``; ``None`` without one, or if something else than its own place is read."""
+    schedule = s_tir.Schedule(function)
+    names = products(schedule)
+    if len(names) != 1:
+        return None
+    later = [name for name in sblock_names(schedule) if name != names[0]]
+    inline_all_but(schedule, {names[0], *later[-1:]})
+    block = schedule.get(schedule.get_sblock(names[0]))
+    out = block.writes[0].source
+    finish = (
+        _store_sum(out) if not later else _store_result(schedule.get(schedule.get_sblock(later[-1])), out)
+    )
+    if finish is None:
+        return None
+    x, weight = (region.source for region in block.reads[:2])
+    shape = tuple(int(extent) for extent in out.ty.shape)
+    return Product(x, weight, shape, dict(block.annotations.items()), finish)
+
+
+def _store_sum(out: Any) -> Callable[[Sequence[Any], Any], None]:
+    def finish(indices: Sequence[Any], value: Any) -> None:
+        T.buffer_store(out, value, [T.cast(index, "int64") for index in indices])
+
+    return finish
+
+
+def _store_result(block: Any, product: Any) -> Callable[[Sequence[Any], Any], None] | None:
+    """What ``block`` does with the sum at the place that its iterators name, or ``None``."""
+    store = block.body
+    loads: list[Any] = []
+    tvm_ffi.structural_walk(
+        store,
+        [(ir.TensorLoad, lambda load: loads.append(load) if load.source.same_as(product) else None)],
+        order="post",
+    )
+    variables = [iterator.var for iterator in block.iter_vars]
+    if not isinstance(store, tirx.BufferStore) or not loads:
+        return None
+    places = list(loads[0].indices)
+    plain = len(places) == len(variables) and all(
+        any(place.same_as(variable) for place in places) for variable in variables
+    )
+    same = all(
+        all(one.same_as(other) for one, other in zip(load.indices, places, strict=True)) for load in loads
+    )
+    if not plain or not same:
+        return None
+
+    def finish(indices: Sequence[Any], value: Any) -> None:
+        at = dict(zip(places, (T.cast(index, "int64") for index in indices), strict=True))
+        rules = [
+            (ir.TensorLoad, lambda load: value if load.source.same_as(product) else load),
+            (ir.Var, lambda variable: at.get(variable, variable)),
+        ]
+        result = tvm_ffi.structural_map(store.value, rules, order="post")
+        where = [tvm_ffi.structural_map(index, rules, order="post") for index in store.indices]
+        T.buffer_store(store.buffer, result, where)
+
+    return finish
+
+
+def with_loops(function: tirx.PrimFunc, emit: Callable[[], None]) -> tirx.PrimFunc:
+    """``function`` with the statements that ``emit`` builds in place of its own."""
+    with IRBuilder() as builder, prim_func(s_tir=True):
+        T.func_name("main")
+        with T.sblock("root"):
+            T.reads()
+            T.writes()
+            emit()
+    return function.with_body(builder.get().body)
