@@ -51,6 +51,16 @@ def device_failures(spec: DeviceSpec) -> Iterator[None]:
         raise DeviceError(str(error), where=f"device {spec}", remedy="see `ddimcache doctor`") from error
 
 
+def keep_programs(spec: DeviceSpec, most: int) -> int:
+    """Put at most ``most`` compiled programs that wait for it into the cache; returns how many still wait.
+
+    See :func:`ddimcache.runtime.devices.keep_programs`.
+    """
+    if spec.kind == "llvm" or plugin.problem() is not None:
+        return 0
+    return devices.keep_programs(most)
+
+
 def device_name(spec: DeviceSpec) -> str:
     """Return the driver's name of a local device that is there, the machine's for ``llvm``."""
     if spec.kind == "llvm":

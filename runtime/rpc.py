@@ -159,6 +159,10 @@ class RemoteDevice:
             ) from error
         return read_reply(bytes(reply))
 
+    def keep_programs(self, most: int) -> int:
+        """Have the server put at most ``most`` compiled programs into its cache; returns how many wait."""
+        return int(self.call("keep_programs", {"most": most})[0])
+
     @property
     def is_open(self) -> bool:
         """Whether calls can be made: not after :meth:`close`, nor when the connection broke off."""

@@ -23,7 +23,6 @@ from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.local_device import device_name, open_device
 from ddimcache.runtime.rpc_protocol import set_keepalive
 from ddimcache.runtime.rpc_session_calls import SessionCalls
-from ddimcache.runtime.rpc_store import Store
 
 _ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _BEGIN, _END = b"+", b"-"
@@ -46,20 +45,19 @@ class Client:
 
     @classmethod
     def start(
-        cls, connection: socket.socket, address: str, store: Store, device: DeviceSpec, unused: list[int]
+        cls, connection: socket.socket, address: str, calls: SessionCalls, work: Path, unused: list[int]
     ) -> Client:
-        """Fork a process that answers a client's calls; ``unused`` are handles of the parent alone."""
+        """Fork a process that answers a client's ``calls``; ``unused`` are handles of the parent alone."""
         # For both processes, before there are two: whether a socket waits is a property that they share.
         connection.settimeout(None)
         read_end, write_end = os.pipe()
-        work = store.work_folder()
 
         def serve() -> None:
             for handle in (*unused, read_end):
                 os.close(handle)
             set_keepalive(connection)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _answer(connection, SessionCalls(store, device), work, write_end)
+            _answer(connection, calls, work, write_end)
 
         with signals_held():
             process = in_child(serve)

@@ -22,7 +22,7 @@ from ddimcache import errors
 from ddimcache.errors import DdimcacheError, RemoteError
 from ddimcache.records import RecordProblem, from_json, loads, to_json
 
-PROTOCOL = 4
+PROTOCOL = 5
 PREFIX = "ddimcache.session."
 PROBE = "-ddimcache-probe"
 GREETING = "server:ddimcache "

@@ -28,6 +28,7 @@ from ddimcache.runtime.local_device import host_triple
 from ddimcache.runtime.rpc_child import Client, try_device
 from ddimcache.runtime.rpc_handshake import Handshake
 from ddimcache.runtime.rpc_protocol import PROTOCOL, ServerInfo, tvm_version
+from ddimcache.runtime.rpc_session_calls import SessionCalls
 from ddimcache.runtime.rpc_store import Store
 from ddimcache.runtime.tracker import TrackerAddress
 from ddimcache.runtime.tracker_registration import Registration
@@ -108,6 +109,7 @@ class Server:
     beyond_loopback : allow a host that other machines reach.
     store_bytes : how large the store may become; None: as large as the disk.
     idle_seconds : after this time without a call, a client is sent away.
+    memory_budget : most bytes that a client's session may have on the device; None: all of it.
     tracker : a tracker to register with, and the name of the device there.
     reached_at : (host, port) by which clients of the tracker reach this server; None: as the tracker sees it.
 
@@ -126,6 +128,7 @@ class Server:
         beyond_loopback: bool = False,
         store_bytes: int | None = None,
         idle_seconds: float = 600.0,
+        memory_budget: int | None = None,
         tracker: tuple[TrackerAddress, str] | None = None,
         reached_at: tuple[str, int] | None = None,
     ) -> None:
@@ -139,6 +142,7 @@ class Server:
         self._key = key
         self._device = device
         self._idle_seconds = idle_seconds
+        self._memory_budget = memory_budget
         self._client: Client | None = None
         self._handshakes: dict[int, Handshake] = {}
         self._poll = select.poll()
@@ -253,7 +257,9 @@ class Server:
     def _begin(self, handshake: Handshake) -> None:
         # The child closes what is the parent's: otherwise those who leave would not be seen to have left.
         others = [handle for handle in self._handlers if handle != handshake.connection.fileno()]
-        client = Client.start(handshake.connection, handshake.address, self._store, self._device, others)
+        calls = SessionCalls(self._store, self._device, self._memory_budget)
+        work = self._store.work_folder()
+        client = Client.start(handshake.connection, handshake.address, calls, work, others)
         self._client = client
         logger.info("%s: connected, process %d", client.address, client.process)
         self._watch(client.pipe, select.POLLIN, self._hear)

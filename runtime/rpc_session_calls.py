@@ -13,6 +13,7 @@ from ddimcache.manifest import Count
 from ddimcache.records import Limits, Record, RecordProblem, from_json, to_json
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.image import ImageRequest, MemoryChoice
+from ddimcache.runtime.local_device import keep_programs
 from ddimcache.runtime.profiler import LocalProfiler
 from ddimcache.runtime.rpc_protocol import PREFIX, error_reply, pack, unpack
 from ddimcache.runtime.rpc_store import Store
@@ -51,6 +52,11 @@ class _Poll:
 
 
 @dataclass(frozen=True)
+class _Most:
+    most: Count
+
+
+@dataclass(frozen=True)
 class _Peaks:
     again: bool
 
@@ -61,11 +67,15 @@ class _Nothing:
 
 
 class SessionCalls:
-    """One client's calls. A method takes a checked record and raw bytes, and returns (result, raw bytes)."""
+    """One client's calls. A method takes a checked record and raw bytes, and returns (result, raw bytes).
 
-    def __init__(self, store: Store, device: DeviceSpec) -> None:
+    ``memory_budget`` in bytes bounds what a session has on the device, whatever the client asks for.
+    """
+
+    def __init__(self, store: Store, device: DeviceSpec, memory_budget: int | None = None) -> None:
         self._store = store
         self._device = device
+        self._memory_budget = memory_budget
         self._session: Session | None = None
         self._methods: dict[str, tuple[type, Callable[[Any, bytes], tuple[Any, bytes]]]] = {
             "missing": (_Nothing, self._missing),
@@ -79,6 +89,7 @@ class SessionCalls:
             "profile_start": (_Nothing, self._profile_start),
             "profile_stop": (_Nothing, self._profile_stop),
             "peaks": (_Peaks, self._peaks),
+            "keep_programs": (_Most, lambda most, _: (keep_programs(self._device, most.most), b"")),
             "memory": (_Nothing, lambda _, __: (LocalProfiler(self._device).memory(), b"")),
             "close": (_Nothing, self._close),
         }
@@ -134,6 +145,8 @@ class SessionCalls:
 
     def _open(self, memory: MemoryChoice, manifest: bytes) -> tuple[Any, bytes]:
         self._close(_Nothing(), b"")
+        limits = [limit for limit in (memory.budget, self._memory_budget) if limit is not None]
+        memory = MemoryChoice(memory.mode, min(limits, default=None))
         self._session = Session(self._store.bundle(manifest), self._device, memory)
         return None, b""
 

@@ -163,7 +163,14 @@ def loads(text: str | bytes) -> JsonValue:
     Raises :class:`RecordProblem` whose message begins with what is wrong.
     """
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_finite, parse_float=_finite
+        )
+        # Escapes can name half a character, which no file or terminal takes.
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        raise RecordProblem("", f"not JSON: half a pair of surrogates ({error.reason})") from error
     except RecordProblem:
         raise
     except (ValueError, RecursionError) as error:

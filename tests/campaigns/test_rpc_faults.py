@@ -110,8 +110,7 @@ def test_servers_killed_in_the_middle(bundle, count, expected, tmp_path):
     for number in range(count[1]):
         device = connect(server.address, patience=20.0)
         session = device.open(bundle, SilentProgress())
-        line = next(line for line in reversed(server.log) if "connected, process" in line)
-        victim = int(line.rsplit(" ", 1)[1]) if number % 2 else server.process.pid
+        victim = server.client_process() if number % 2 else server.process.pid
         killer = subprocess.Popen(["sh", "-c", f"sleep {rng.uniform(0.0, 0.5):.3f}; kill -9 {victim}"])
         start = time.monotonic()
         with pytest.raises(RemoteError, match=r"the connection broke off during \w+; look at"):

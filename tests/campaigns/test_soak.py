@@ -104,7 +104,7 @@ def test_images_over_rpc(bundle_folder, environment, tmp_path, monkeypatch):
     server = RunningServer(tmp_path / "store", "opencl")
     device = connect(server.address)
     session = device.open(open_bundle(bundle_folder), SilentProgress())
-    child = int(next(line for line in server.log if "connected, process" in line).rsplit(" ", 1)[1])
+    child = server.client_process()
     ours, theirs, files = [], [], []
     for number in range(200):
         draw(session, steps=_STEPS, seed=number, interval=2)

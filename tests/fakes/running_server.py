@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from ddimcache.runtime.tracker import TrackerAddress, list_devices
 
@@ -63,6 +64,16 @@ class RunningServer(RunningVerb):
         given = ["--port", port, "--device", device, "--store", store, *options]
         super().__init__("serve", *given, python=python)
         self.address = f"rpc://127.0.0.1:{self.port}/{KEY}"
+
+    def client_process(self):
+        """The process that serves the client at work; it is there a moment after the client's handshake."""
+        deadline = time.monotonic() + 30
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        while not (found := children.read_text().split()):
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.01)
+        [process] = map(int, found)
+        return process
 
 
 class RunningTracker(RunningVerb):

@@ -93,7 +93,7 @@ def test_a_server_that_is_killed_loses_nothing(servers, sources, log):
         # Its first three jobs, whichever those are.
         if worker.device.address.port == first.port and len(killed) < 3:
             killed.append(number)
-            child = int([line for line in first.log if "connected, process" in line][-1].rsplit(" ", 1)[1])
+            child = first.client_process()
             os.kill(child, signal.SIGKILL)
             worker.device.call("close", {})
         return result
@@ -162,7 +162,7 @@ def test_a_job_that_kills_every_server_is_given_up(servers, sources, log):
     def work(worker, number):
         if number == 2:
             server = next(each for each in servers if each.port == worker.device.address.port)
-            child = int([line for line in server.log if "connected, process" in line][-1].rsplit(" ", 1)[1])
+            child = server.client_process()
             os.kill(child, signal.SIGKILL)
             worker.device.call("close", {})
         return square(worker, number)

@@ -114,6 +114,10 @@ def test_same_bytes_on_opencl(tmp_path):
         remote = device.open(open_bundle(folder), SilentProgress())
         assert picture_of(remote) == picture_of(Session(open_bundle(folder), DeviceSpec("opencl")))
         assert 0 < remote.peak_bytes < 10_000_000
+        # Which the driver hands out only at the price of another compilation.
+        waiting = device.keep_programs(0)
+        assert [device.keep_programs(1) for _ in range(waiting)] == list(reversed(range(waiting)))
+        assert device.keep_programs(1) == 0
         device.close()
     finally:
         code, log = server.stop()
@@ -178,7 +182,7 @@ def test_a_server_that_dies_without_a_word_is_noticed(server):
 def test_a_call_that_waits_is_cut_from_another_thread(server, fake_bundle):
     device = connect(server.address)
     device.open(open_bundle(fake_bundle), SilentProgress())
-    child = int([line for line in server.log if "connected, process" in line][-1].rsplit(" ", 1)[1])
+    child = server.client_process()
     os.kill(child, signal.SIGSTOP)
     cutter = threading.Timer(0.3, device.abort)
     cutter.start()
@@ -227,7 +231,7 @@ def test_errors_cross_as_what_they_are(server, fake_bundle):
 def test_broken_connection_is_an_error_in_words(server, fake_bundle):
     device = connect(server.address)
     device.open(open_bundle(fake_bundle), SilentProgress())
-    child = int([line for line in server.log if "connected, process" in line][-1].rsplit(" ", 1)[1])
+    child = server.client_process()
     os.kill(child, signal.SIGKILL)
     with pytest.raises(RemoteError, match=r"rpc://127.0.0.1:\d+: the connection broke off during peak_bytes"):
         device.call("peak_bytes", {})

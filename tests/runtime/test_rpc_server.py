@@ -178,8 +178,7 @@ def test_the_device_is_free_at_once_when_its_client_is_killed_during_a_call(serv
 def test_a_killed_server_takes_its_client_with_it(tmp_path):
     server = RunningServer(tmp_path / "store")
     device = connect(server.address)
-    [line] = [line for line in server.log if "connected, process" in line]
-    child = int(line.rsplit(" ", 1)[1])
+    child = server.client_process()
     server.process.kill()
     server.process.wait()
     with pytest.raises(RemoteError, match="broke off"):

@@ -17,7 +17,7 @@ from ddimcache.errors import BundleError, DeviceError, UsageError
 from ddimcache.runtime import rpc_store
 from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.devices import DeviceSpec
-from ddimcache.runtime.image import ImageRequest, run_image
+from ddimcache.runtime.image import ImageRequest, MemoryChoice, run_image
 from ddimcache.runtime.progress import SilentProgress
 from ddimcache.runtime.rpc_session_calls import SessionCalls
 from ddimcache.runtime.rpc_store import Store
@@ -45,6 +45,18 @@ def calls(tmp_path):
 @pytest.fixture
 def device(calls):
     return direct_device(calls)
+
+
+@pytest.mark.parametrize(("asked", "allowed"), [(None, 10), (10**12, 10), (10, 10**12)])
+def test_the_smaller_budget_holds(fake_bundle, tmp_path, asked, allowed):
+    device = direct_device(SessionCalls(Store(tmp_path / "store"), LLVM, memory_budget=allowed))
+    with pytest.raises(UsageError, match="--memory-budget: 10 bytes are not enough"):
+        device.open(open_bundle(fake_bundle), SilentProgress(), MemoryChoice("auto", asked))
+
+
+def test_a_budget_with_room(fake_bundle, tmp_path):
+    device = direct_device(SessionCalls(Store(tmp_path / "store"), LLVM, memory_budget=10**9))
+    assert latents_of(device.open(open_bundle(fake_bundle), SilentProgress())) == local_latents(fake_bundle)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ddimcache.errors import BundleError, UsageError
 from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
 from ddimcache.runtime.devices import DeviceSpec, describe_missing, parse_device
 from ddimcache.runtime.image import ImageSession, MemoryChoice
-from ddimcache.runtime.local_device import device_name, host_triple, open_device
+from ddimcache.runtime.local_device import device_name, host_triple, keep_programs, open_device
 from ddimcache.runtime.profiler import LocalProfiler, Profiler
 from ddimcache.runtime.progress import Progress
 from ddimcache.runtime.session import Session
@@ -27,13 +27,14 @@ DEFAULT_MODEL = Path(__file__).absolute().parent.parent / "models" / "shapes" / 
 @dataclass(frozen=True)
 class ChosenDevice:
     """A device here or behind RPC: ``target`` and ``host`` are for the compiler, ``open`` loads a bundle,
-    ``profiler`` times what it does."""
+    ``profiler`` times what it does, ``keep_programs`` keeps what its driver compiled for the next start."""
 
     name: str
     target: str
     host: str
     open: Callable[[Bundle, Progress, MemoryChoice], ImageSession]
     profiler: Callable[[], Profiler]
+    keep_programs: Callable[[int], int]
     close: Callable[[], None]
 
 
@@ -52,12 +53,15 @@ def choose_device(text: str | None, kind: str | None = None) -> ChosenDevice:
         name = f"{remote.address} ({remote.info.device})"
         target = target_of(remote.info.kind, remote.info.device_name)
         profiler: Callable[[], Profiler] = partial(RemoteProfiler, remote)
-        return ChosenDevice(name, target, remote.info.host, remote.open, profiler, remote.close)
+        return ChosenDevice(
+            name, target, remote.info.host, remote.open, profiler, remote.keep_programs, remote.close
+        )
     spec = local_device(text) if text is not None else default_device(kind)
     open_device(spec, spec.kind)  # an absent device is told before anything is compiled for it
     target = target_of(spec.kind, device_name(spec))
     opener, profiler = partial(_open_here, spec), partial(LocalProfiler, spec)
-    return ChosenDevice(str(spec), target, host_triple(), opener, profiler, lambda: None)
+    keeper = partial(keep_programs, spec)
+    return ChosenDevice(str(spec), target, host_triple(), opener, profiler, keeper, lambda: None)
 
 
 def target_of(kind: str, name: str) -> str:

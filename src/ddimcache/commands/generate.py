@@ -23,9 +23,12 @@ from ddimcache.commands.terminal import (
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from ddimcache.commands.choose import ChosenDevice
     from ddimcache.manifest import Manifest
     from ddimcache.runtime.image import MemoryChoice
 
@@ -117,7 +120,14 @@ def generate(
     choice = memory_choice(memory, memory_budget)
     if seed is None and initial is None:
         seed = secrets.randbelow(LARGEST_SEED + 1)
-    result = _run(
+
+    def finished(result: dict[str, Any]) -> None:
+        if as_json:
+            print_json(result)
+        else:
+            _report(result, guidance)
+
+    _run(
         prompt=prompt,
         negative_prompt=negative_prompt,
         model=model,
@@ -129,26 +139,21 @@ def generate(
         memory=choice,
         output=output,
         save_latents=save_latents,
+        finished=finished,
     )
-    if as_json:
-        print_json(result)
-    else:
-        _report(result, guidance)
-    _keep_programs()
 
 
-def _keep_programs() -> None:
+def _keep_programs(device: ChosenDevice) -> None:
     """Put into the cache what the driver compiled and hands out only now that the picture is there."""
-    from ddimcache.runtime import devices, plugin
-
-    if plugin.problem() is not None or (waiting := devices.program_cache().waiting) == 0:
+    waiting = device.keep_programs(0)
+    if waiting == 0:
         return
     # the picture is finished for whoever reads this output
     sys.stdout.flush()
     with progress().stage("keep compiled kernels for the next start", total=waiting) as stage:
         try:
             while waiting > 0:
-                waiting = devices.keep_programs(1)
+                waiting = device.keep_programs(1)
                 stage.advance()
         except KeyboardInterrupt:
             say(f"{waiting} compiled kernels are not kept: the next start compiles them again")
@@ -167,7 +172,8 @@ def _run(
     memory: MemoryChoice,
     output: Path,
     save_latents: Path | None,
-) -> dict[str, Any]:
+    finished: Callable[[dict[str, Any]], None],
+) -> None:
     from ddimcache.commands.choose import choose_device, compiled, find_model
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
@@ -211,23 +217,26 @@ def _run(
             peak_bytes = session.peak_bytes
         finally:
             session.close()
+        steps, cache_interval, _ = numbers
+        facts = picture_facts(prompt, negative_prompt, seed, numbers, manifest)
+        write_atomically(output, encode_png(done.drawn.pixels[0], facts))
+        if save_latents is not None:
+            write_atomically(save_latents, encode_npy(done.drawn.latents))
+        finished(
+            {
+                "image": str(output.absolute()),
+                "seed": seed,
+                "device": device.name,
+                "steps": steps,
+                "cache_interval": cache_interval,
+                "cut": manifest.cut,
+                **done.timings,
+                "peak_bytes": peak_bytes,
+            }
+        )
+        _keep_programs(device)
     finally:
         device.close()
-    steps, cache_interval, _ = numbers
-    facts = picture_facts(prompt, negative_prompt, seed, numbers, manifest)
-    write_atomically(output, encode_png(done.drawn.pixels[0], facts))
-    if save_latents is not None:
-        write_atomically(save_latents, encode_npy(done.drawn.latents))
-    return {
-        "image": str(output.absolute()),
-        "seed": seed,
-        "device": device.name,
-        "steps": steps,
-        "cache_interval": cache_interval,
-        "cut": manifest.cut,
-        **done.timings,
-        "peak_bytes": peak_bytes,
-    }
 
 
 def picture_facts(

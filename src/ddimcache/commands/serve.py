@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ddimcache.commands.terminal import parse_bytes, print_json, say
+from ddimcache.commands.terminal import parse_budget, parse_bytes, print_json, say
 from ddimcache.errors import UsageError
 
 KEY_VARIABLE = "DDIMCACHE_KEY"
@@ -61,6 +61,14 @@ def serve(
     idle_seconds: Annotated[
         float, typer.Option(help="Send a client away after this time without a call.")
     ] = 600.0,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Most memory that a client may have on the device, such as 900MiB; one that names less gets "
+            "less. Default: all of it.",
+            metavar="BYTES",
+        ),
+    ] = None,
     tracker: Annotated[
         str | None,
         typer.Option(help="Tracker to register with, which has the same key.", metavar="HOST:PORT"),
@@ -108,6 +116,7 @@ def serve(
         beyond_loopback=allow_other_machines,
         store_bytes=parse_bytes(store_bytes, "--store-bytes"),
         idle_seconds=idle_seconds,
+        memory_budget=parse_budget(memory_budget),
         tracker=place,
         reached_at=None if reached_at is None else parse_host_port(reached_at, "--reached-at"),
     )

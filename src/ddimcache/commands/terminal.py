@@ -60,10 +60,15 @@ def memory_choice(mode: str, budget: str | None) -> MemoryChoice:
     found = next((name for name in MEMORY_MODES if name == mode), None)
     if found is None:
         raise UsageError(f"{mode!r} is none of: {', '.join(MEMORY_MODES)}", where="--memory")
-    count = parse_bytes(budget, "--memory-budget")
+    return MemoryChoice(found, parse_budget(budget))
+
+
+def parse_budget(text: str | None) -> int | None:
+    """Read ``--memory-budget``; raises :class:`UsageError` for what is no number of bytes, and for none."""
+    count = parse_bytes(text, "--memory-budget")
     if count == 0:
         raise UsageError("0 bytes is no budget", where="--memory-budget")
-    return MemoryChoice(found, count)
+    return count
 
 
 def bytes_text(count: int) -> str:
