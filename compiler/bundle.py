@@ -14,6 +14,7 @@ from pathlib import Path
 from ddimcache.errors import BundleError, UsageError
 from ddimcache.manifest import MANIFEST_NAME, Manifest, file_entry, is_file_name
 from ddimcache.records import RecordProblem, from_json, to_json
+from ddimcache.runtime.bundle import Bundle, open_bundle
 
 
 def check_destination(out_dir: Path) -> None:
@@ -59,6 +60,16 @@ def write_bundle(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | 
         return _write(out_dir, manifest, files)
     except OSError as error:
         raise BundleError(f"cannot be written: {error.strerror or error}", where=out_dir) from error
+
+
+def with_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
+    """Write a bundle again with one more file, or with another content of it, and open it.
+
+    Raises as :func:`write_bundle`.
+    """
+    files: dict[str, bytes | Path] = {each: bundle.path(each) for each in bundle.manifest.files}
+    write_bundle(bundle.folder, bundle.manifest, {**files, name: content})
+    return open_bundle(bundle.folder, sums=False)
 
 
 def _write(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:

@@ -22,6 +22,7 @@ from ddimcache.commands import (
     inspect,
     profile,
     quality,
+    schedule,
     serve,
     tracker,
 )
@@ -63,6 +64,7 @@ app.command("compile", epilog=compile_command.EXAMPLES)(compile_command.compile_
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command("quality", epilog=quality.EXAMPLES)(quality.quality)
+app.command("schedule", epilog=schedule.EXAMPLES)(schedule.schedule)
 app.command("devices", epilog=devices.EXAMPLES)(devices.devices)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(bench.app, name="bench")

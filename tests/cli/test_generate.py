@@ -21,6 +21,7 @@ KEYS = {
     "device",
     "steps",
     "cache_interval",
+    "cache_schedule",
     "cut",
     "full_steps",
     "cached_steps",

@@ -56,6 +56,7 @@ def generate(
     ] = None,
     steps: image_options.Steps = 50,
     cache_interval: image_options.CacheInterval = 5,
+    cache_schedule: image_options.CacheSchedule = "auto",
     cut: image_options.Cut = None,
     guidance: image_options.Guidance = None,
     negative_prompt: image_options.NegativePrompt = "",
@@ -95,6 +96,7 @@ def generate(
 
     Compiles a model folder that is not compiled yet and keeps the result, so the first picture takes longer.
     """
+    from ddimcache.quality.schedules import check_choice
     from ddimcache.runtime.files import check_can_write
     from ddimcache.runtime.noise import LARGEST_SEED
     from ddimcache.runtime.session import check_sampling
@@ -102,6 +104,7 @@ def generate(
     if guidance is None:
         guidance = image_options.default_guidance(model is None)
     check_sampling(steps, cache_interval, guidance)
+    check_choice(cache_schedule)
     check_text(prompt, "PROMPT")
     check_text(negative_prompt, "--negative-prompt")
     if seed is not None and latents is not None:
@@ -136,6 +139,7 @@ def generate(
         seed=seed,
         latents=initial,
         numbers=(steps, cache_interval, guidance),
+        cache_schedule=cache_schedule,
         memory=choice,
         output=output,
         save_latents=save_latents,
@@ -169,15 +173,18 @@ def _run(
     seed: int | None,
     latents: NDArray[np.float32] | None,
     numbers: tuple[int, int, float],
+    cache_schedule: str,
     memory: MemoryChoice,
     output: Path,
     save_latents: Path | None,
     finished: Callable[[dict[str, Any]], None],
 ) -> None:
     from ddimcache.commands.choose import choose_device, compiled, find_model
+    from ddimcache.quality.schedules import choose, placed
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
     from ddimcache.runtime.image import ImageRequest, encode_npy, encode_png, latents_bytes, run_image
+    from ddimcache.runtime.quality_notes import read_notes
     from ddimcache.runtime.tokenizer import Tokenizer
 
     folder = find_model(model)
@@ -211,14 +218,23 @@ def _run(
             noise = latents_bytes(latents, "--latents", manifest.latents)
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
+        steps, cache_interval, guidance = numbers
+        notes = read_notes(bundle)
+        used, cache_interval, warning = choose(cache_schedule, notes, steps, cache_interval)
+        if warning is not None:
+            say(warning)
+        numbers = (steps, cache_interval, guidance)
+        full_steps = placed(used, bundle, steps, cache_interval)
         session = device.open(bundle, bars, memory)
         try:
-            done = run_image(session, ImageRequest(ids, negative_ids, noise, *numbers), bars)
+            request = ImageRequest(ids, negative_ids, noise, *numbers, full_steps)
+            done = run_image(session, request, bars)
             peak_bytes = session.peak_bytes
         finally:
             session.close()
-        steps, cache_interval, _ = numbers
         facts = picture_facts(prompt, negative_prompt, seed, numbers, manifest)
+        if used != "uniform":
+            facts["cache_schedule"] = used
         write_atomically(output, encode_png(done.drawn.pixels[0], facts))
         if save_latents is not None:
             write_atomically(save_latents, encode_npy(done.drawn.latents))
@@ -229,6 +245,7 @@ def _run(
                 "device": device.name,
                 "steps": steps,
                 "cache_interval": cache_interval,
+                "cache_schedule": used,
                 "cut": manifest.cut,
                 **done.timings,
                 "peak_bytes": peak_bytes,

@@ -21,6 +21,13 @@ CacheInterval = Annotated[
     int,
     typer.Option(help="Run the whole UNet every n-th step and reuse its U2 feature between; 1: always."),
 ]
+CacheSchedule = Annotated[
+    str,
+    typer.Option(
+        help="Which steps run the whole UNet, at the number that the interval makes: uniform, quadratic, "
+        "searched (kept in the bundle by `ddimcache schedule`), or auto: searched where there is one."
+    ),
+]
 Guidance = Annotated[
     float | None,
     typer.Option(help="Scale of classifier-free guidance; 1 or below: none. Default: 7.5; embedded model 2."),

@@ -113,8 +113,8 @@ def quality(
         raise UsageError(f"{workers} is outside 1 … 64", where="--workers")
     if guidance is None:
         guidance = image_options.default_guidance(bundle is None or is_embedded(bundle))
-    all_steps = _numbers(grid_steps, "--grid-steps", 1000) if grid else [steps]
-    intervals = _numbers(grid_intervals, "--grid-intervals", 1000) if grid else [1, cache_interval]
+    all_steps = parse_numbers(grid_steps, "--grid-steps", 1000) if grid else [steps]
+    intervals = parse_numbers(grid_intervals, "--grid-intervals", 1000) if grid else [1, cache_interval]
     for count in all_steps:
         check_sampling(count, 1, guidance)
     for interval in intervals:
@@ -250,7 +250,7 @@ def _wanted(
     for kind in kinds:
         if kind not in WeightsKind.__args__:  # type: ignore[attr-defined]
             raise UsageError(f"{kind!r} is none of: {', '.join(WeightsKind.__args__)}", where="--weights")  # type: ignore[attr-defined]
-    all_cuts = [manifest.cut] if cuts is None else _numbers(cuts, "--cuts", manifest.cuts - 1, least=0)
+    all_cuts = [manifest.cut] if cuts is None else parse_numbers(cuts, "--cuts", manifest.cuts - 1, least=0)
     wanted: dict[Setting, Bundle] = {}
     reference = variants.get(_REFERENCE, manifest.cut)
     for count in all_steps:
@@ -267,13 +267,18 @@ def _wanted(
     return [(bundle, setting) for setting, bundle in wanted.items()]
 
 
-def _prompts(path: Path | None, count: int) -> tuple[str, ...]:
+def _prompts(path: Path | None, count: int, *, held_out: bool = True) -> tuple[str, ...]:
     if path is not None:
         given = read_prompts(path)
         return tuple(given[index % len(given)] for index in range(count))
     from ddimcache.models.shapes.grammar import scenes_to_ask
 
-    return tuple(scene.caption() for scene in scenes_to_ask(count, seed=0, held_out=True))
+    return tuple(scene.caption() for scene in scenes_to_ask(count, seed=0, held_out=held_out))
+
+
+def calibration_prompts(path: Path | None, count: int) -> tuple[str, ...]:
+    """Return prompts to decide by: of a file, or captions that quality is not measured on."""
+    return _prompts(path, count, held_out=False)
 
 
 def _schedules(text: str) -> list[str]:
@@ -286,7 +291,8 @@ def _schedules(text: str) -> list[str]:
     return names
 
 
-def _numbers(text: str, option: str, most: int, least: int = 1) -> list[int]:
+def parse_numbers(text: str, option: str, most: int, least: int = 1) -> list[int]:
+    """Read ``10,20,50``; raises :class:`UsageError` naming the option."""
     numbers = []
     for part in text.split(","):
         if not part.strip().isdecimal() or not least <= int(part) <= most:

@@ -105,7 +105,16 @@ def draw_sets(
     sets = [_jobs(bundle, setting, commission, folder / PICTURES) for bundle, setting in wanted]
     log = ResultLog(folder / RESULTS)
     try:
-        jobs = {job.identity: job for jobs in sets for job in jobs}
+        # One bundle after another, since changing it costs a device time; within it all settings of a prompt
+        # in turn, so that what else the machine does falls on all of them alike.
+        order = list(dict.fromkeys(bundle.folder for bundle, _ in wanted))
+        places = [order.index(bundle.folder) for bundle, _ in wanted]
+        numbered = [
+            (place, index, job)
+            for place, jobs in zip(places, sets, strict=True)
+            for index, job in enumerate(jobs)
+        ]
+        jobs = {job.identity: job for *_, job in sorted(numbered, key=lambda entry: entry[:2])}
         pool = Pool(sources)
         report = pool.run(jobs.values(), log, progress, lambda result: is_kept(result, folder / PICTURES))
     finally:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from ddimcache.errors import UsageError
 from ddimcache.runtime.bundle import Bundle
+from ddimcache.runtime.quality_notes import QualityNotes, ScheduleName, read_notes
 from ddimcache.runtime.refresh import every, full_count, quadratic
 
-SCHEDULES = ("uniform", "quadratic", "searched")
+SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
+CHOICES = ("auto", *SCHEDULES)
 
 
 def placed(name: str, bundle: Bundle, steps: int, interval: int) -> tuple[int, ...]:
@@ -14,9 +18,54 @@ def placed(name: str, bundle: Bundle, steps: int, interval: int) -> tuple[int, .
 
     Raises :class:`UsageError` where a searched one is wanted and the bundle has none for these numbers.
     """
-    count = full_count(steps, interval)
     if name == "uniform":
         return every(steps, interval)
+    count = full_count(steps, interval)
     if name == "quadratic":
         return quadratic(steps, count)
-    raise UsageError(f"no schedule {name!r}", where="--schedules")
+    found = read_notes(bundle).searched(steps, count)
+    if found is None:
+        raise UsageError(
+            f"{bundle.folder} holds no schedule of {count} full steps in {steps}",
+            where="--cache-schedule searched",
+            remedy=f"ddimcache schedule {bundle.folder} --steps {steps} --cache-interval {interval}",
+        )
+    return found
+
+
+def check_choice(name: str) -> None:
+    """Raise :class:`UsageError` for a name that :func:`choose` does not know."""
+    if name not in CHOICES:
+        raise UsageError(f"{name!r} is none of: {', '.join(CHOICES)}", where="--cache-schedule")
+
+
+def choose(name: str, notes: QualityNotes, steps: int, interval: int) -> tuple[str, int, str | None]:
+    """Return schedule and cache interval to use, and what is to be said about them.
+
+    ``auto`` is the searched schedule where the notes have one, else the uniform one; where that was measured
+    below the bundle's gate it is the largest smaller interval that was not, at last 1. A schedule that is
+    named is used as it is, with a warning. Raises :class:`UsageError` for another name.
+    """
+    check_choice(name)
+    if name != "auto":
+        below = notes.is_below(steps, interval, name)
+        return name, interval, _warning(notes, steps, interval) if below else None
+    for smaller in range(interval, 1, -1):
+        is_searched = notes.searched(steps, full_count(steps, smaller)) is not None
+        schedule = "searched" if is_searched else "uniform"
+        known = smaller == interval or any(
+            (each.steps, each.cache_interval, each.schedule) == (steps, smaller, schedule)
+            for each in notes.measured
+        )
+        if known and not notes.is_below(steps, smaller, schedule):
+            said = None if smaller == interval else f"{_warning(notes, steps, interval)}: taking {smaller}"
+            return schedule, smaller, said
+    said = None if interval == 1 else f"{_warning(notes, steps, interval)}: the cache is off"
+    return "uniform", 1, said
+
+
+def _warning(notes: QualityNotes, steps: int, interval: int) -> str:
+    return (
+        f"with {steps} steps and a cache interval of {interval} this bundle's pictures were measured below "
+        f"{notes.least_psnr:g} dB to those without a cache"
+    )

@@ -1,0 +1,91 @@
+"""``ddimcache schedule``: a schedule that is searched for, kept in the bundle, and used by generate."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddimcache.runtime.bundle import open_bundle
+from ddimcache.runtime.quality_notes import read_notes
+from ddimcache.runtime.refresh import uniform
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("abc\nxyz\n")
+    return path
+
+
+def test_a_searched_schedule_is_used(run, own_bundle, prompts, tmp_path):
+    command = ["schedule", own_bundle, "--steps", 12, "--cache-interval", "4,6", "--prompts", prompts]
+    command += ["--pictures", 2, "--most-tried", 40, "--guidance", 3, "--device", "llvm"]
+    done = run(*command, "--json")
+    assert done.code == 0, done.err
+    assert [each["cache_interval"] for each in done.json["schedules"]] == [4, 6]
+    for each, count in zip(done.json["schedules"], (3, 2), strict=True):
+        assert len(each["full_steps"]) == count
+        assert each["psnr"] >= each["psnr_uniform"]
+        assert 1 < each["tried"] <= 40
+    found = done.json["schedules"][0]
+    notes = read_notes(open_bundle(own_bundle))  # sums and all
+    assert [list(each.full_steps) for each in notes.schedules] == [
+        each["full_steps"] for each in done.json["schedules"]
+    ]
+
+    options = ["--model", own_bundle, "--steps", 12, "--cache-interval", 4, "--seed", 1_000_000]
+    options += ["--guidance", 3, "--json"]
+    pictures = {}
+    for name in ("auto", "searched", "uniform", "quadratic"):
+        out = tmp_path / f"{name}.png"
+        drawn = run("generate", "abc", *options, "--cache-schedule", name, "-o", out)
+        assert drawn.code == 0, drawn.err
+        assert (drawn.json["full_steps"], drawn.json["cached_steps"]) == (3, 9)
+        assert drawn.json["cache_schedule"] == ("searched" if name == "auto" else name)
+        pictures[name] = np.asarray(Image.open(out))
+        assert Image.open(out).info.get("cache_schedule") == (
+            None if name == "uniform" else drawn.json["cache_schedule"]
+        )
+    np.testing.assert_array_equal(pictures["auto"], pictures["searched"])
+    assert found["full_steps"] != list(uniform(12, 3))
+    assert (pictures["uniform"] != pictures["searched"]).any()
+
+    again = run(*command[:4], "--cache-interval", "4", "--most-tried", 1, *command[6:])
+    assert again.code == 0, again.err
+    assert "uniform" in again.out
+    counts = [len(each.full_steps) for each in read_notes(open_bundle(own_bundle)).schedules]
+    assert counts == [2, 3]  # the one of 3 was searched for anew
+
+
+def test_the_gate_turns_the_cache_off(run, own_bundle, tmp_path):
+    from ddimcache.compiler.bundle import with_file
+
+    notes = {
+        "schedules": [],
+        "measured": [{"steps": 10, "cache_interval": 5, "schedule": "uniform", "psnr": 18.0}],
+        "least_psnr": 20.0,
+    }
+    with_file(open_bundle(own_bundle), "quality.json", json.dumps(notes).encode())
+    options = ["--model", own_bundle, "--steps", 10, "--seed", 1, "-o", tmp_path / "out.png", "--json"]
+    done = run("generate", "abc", *options)
+    assert (done.json["full_steps"], done.json["cache_interval"]) == (10, 1)
+    assert "measured below 20 dB to those without a cache: the cache is off" in done.err
+    kept = run("generate", "abc", *options, "--cache-schedule", "uniform")
+    assert kept.json["full_steps"] == 2
+    assert "measured below 20 dB" in kept.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cache-interval", "1"], "--cache-interval: '1' is no whole number from 2 to 50"),
+        (["--steps", 2000], "--steps: 2000 is outside"),
+        (["--pictures", 0], "--pictures: 0 is outside 1 … 1000"),
+        (["--most-tried", 0], "--most-tried: 0 is outside 1 … 100000"),
+    ],
+)
+def test_wrong_usage(run, own_bundle, options, message):
+    done = run("schedule", own_bundle, *options)
+    assert done.code == 2
+    assert message in done.err
