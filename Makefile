@@ -10,7 +10,7 @@ BENCH ?= unet
 BIN := $(VENV)/bin
 CXX_FILES := $(wildcard runtime/cc/*.cc runtime/cc/*.h runtime/cc/session/*.cc runtime/cc/session/*.h)
 CXX_SOURCES := CMakeLists.txt $(CXX_FILES)
-C_FORMATTED := $(CXX_FILES) $(wildcard tests/lab/*.c tests/kit/*.cc tests/fakes/*.c \
+C_FORMATTED := $(CXX_FILES) $(wildcard src/ddimcache/adreno/*.c tests/kit/*.cc tests/fakes/*.c \
 	tests/fakes/*/*.cc tests/native/*.cc tests/native/*.h tests/runtime/native/*.cc examples/*.cc)
 # What an installation depends on: the list of dependencies and the C++ sources. Python is used in place.
 INSTALLED_FROM := pyproject.toml tools/environment.sh $(CXX_SOURCES)

@@ -190,13 +190,14 @@ class _Builder:
         module = compilation.module
         merged = compilation.merged_weights
         paths = weight_paths(compilation.weight_names, component.weight_paths, merged)
-        launches = list_launches(module, list(compilation.inputs), paths, kernel_macs, name).functions
+        launches = list_launches(module, list(compilation.inputs), paths, kernel_macs, name)
         if name == "unet":
             sampler = self._sampler()
             names = [variable.name_hint for variable in sampler.get_global_vars()]
-            launches |= list_launches(sampler, names, [], kernel_macs, "sampler").functions
+            more = list_launches(sampler, names, [], kernel_macs, "sampler")
+            launches = LaunchLists(launches.functions | more.functions, launches.work | more.work)
             module.update(sampler)
-        text = json.dumps(to_json(LaunchLists(launches)), separators=(",", ":"))
+        text = json.dumps(to_json(launches), separators=(",", ":"))
         self.files[f"{name}.launches.json"] = text.encode()
         stage.advance(0, f"{name}: build kernels")
         path = self.scratch / f"{name}.so"

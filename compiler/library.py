@@ -15,6 +15,7 @@ from tvm.s_tir import SBlock
 
 from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.memory_plan import buffers
+from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import CompileError
 from ddimcache.kernels.tags import FAMILY, WORK
@@ -54,8 +55,9 @@ def build_library(
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
+            ReadPixels(),
         ):
-            module = phase(module)
+            module = phase(module)  # type: ignore[operator]
         executable = relax.build(module, target=target, relax_pipeline=None)
     executable.export_library(str(path), fcompile=linker.compile_function())
     return LibraryFacts(kernels, _sources(executable.mod), planned)

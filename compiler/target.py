@@ -10,6 +10,46 @@ from typing import Any
 
 from ddimcache.compiler.options import HOSTS
 from ddimcache.errors import UsageError
+from ddimcache.kernels.pixels import PixelSum
+from ddimcache.kernels.tiling import PIXEL
+
+
+@dataclass(frozen=True)
+class PixelTiles:
+    """Tiles of a product that reads its operands as pixels (``schedules/pixel_products.py``)."""
+
+    rows: int
+    """Rows (pixels or tokens) of a work-item."""
+    unroll: int
+    """Steps of the reduction, of four numbers each, that are written out."""
+    across: int
+    """Work-items of a work-group along the panels."""
+    down: int
+    """Work-items of a work-group along the rows; more where there are fewer panels, and the reverse."""
+
+
+@dataclass(frozen=True)
+class PixelTable:
+    """How products are summed and tiled on a device that reads pixels (``kernels/pixels.py``)."""
+
+    longest_half: int
+    """Multiply-adds of a reduction up to which one sum is taken in float16; longer ones are cut in chunks."""
+    chunk: int
+    """The most multiply-adds of a chunk."""
+    pair: int
+    """Output channels of a panel of paired sums, half of them gates."""
+    tiles: dict[str, PixelTiles]
+    """Tiles by the way of summing."""
+
+    def sum_of(self, depth: int, taps: int = 1) -> PixelSum | None:
+        """How ``taps`` times ``depth`` products are summed; None where ``depth`` is not made of pixels."""
+        if depth % PIXEL:
+            return None
+        return PixelSum("half" if depth * taps <= self.longest_half else "chunks", self.chunk)
+
+    def of(self, how: str) -> PixelTiles:
+        """The tiles of a way of summing."""
+        return self.tiles[how]
 
 
 @dataclass(frozen=True)
@@ -50,6 +90,8 @@ class TileTable:
     """Keys that an attention work-item scores before it updates its running maximum."""
     winograd: WinogradTable | None = None
     """For 3x3 convolutions of stride 1; without it they are computed directly."""
+    pixels: PixelTable | None = None
+    """Set where products read their operands as pixels."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +177,21 @@ PROFILES = {
         tiles=TileTable(
             vector=4,
             rows=4,
-            columns=(8, 4),
+            columns=(4,),
             work_group=64,
             injective_work_group=64,
             injective_vectors=1,
             attention_queries=4,
             attention_keys=8,
+            pixels=PixelTable(
+                longest_half=320,
+                chunk=64,
+                pair=8,
+                tiles={
+                    "half": PixelTiles(rows=8, unroll=1, across=16, down=8),
+                    "chunks": PixelTiles(rows=4, unroll=1, across=16, down=8),
+                },
+            ),
         ),
     ),
     "llvm": DeviceProfile(

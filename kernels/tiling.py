@@ -8,6 +8,9 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
+PIXEL = 4
+"""Numbers of a pixel, the widest element of an OpenCL image."""
+
 
 def wide(shape: Sequence[Any]) -> list[Any]:
     """``shape`` with 64-bit extents, as Relax has them; kernels with others cannot be fused into a graph.

@@ -7,6 +7,7 @@ from tvm import tirx
 
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.schedules.element_wise import schedule_element_wise
+from ddimcache.schedules.pixel_products import schedule_pixel_product
 from ddimcache.schedules.products import schedule_product
 from ddimcache.schedules.threads_to_loops import threads_to_loops
 from ddimcache.schedules.winograd import schedule_winograd
@@ -38,6 +39,7 @@ class ApplySchedules:
         tiles = self.profile.tiles
         result = (
             schedule_winograd(function, tiles)
+            or schedule_pixel_product(function, tiles)
             or schedule_product(function, tiles)
             or schedule_element_wise(function, tiles)
         )

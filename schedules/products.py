@@ -20,7 +20,7 @@ from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 from ddimcache.schedules.blocks import extent, inline_all_but, is_constant, products, sblock_names
 
 
-def _rows(shape: list[int], limit: int) -> int:
+def box_rows(shape: list[int], limit: int) -> int:
     """Rows of a work-item: whole trailing extents of ``shape``, times a divisor of the next one.
 
     Such a tile is a box. A tile that began in one line and ended in the next would be stored as the box
@@ -77,7 +77,7 @@ def _tile(schedule: s_tir.Schedule, product: Any, epilogue: Any, tiles: TileTabl
     spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
     reduction = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.DataPar]
     lines, columns = spatial[:-1], spatial[-1]
-    rows = _rows([extent(schedule, loop) for loop in lines], tiles.rows)
+    rows = box_rows([extent(schedule, loop) for loop in lines], tiles.rows)
     panel = _panel(schedule, product)
     lanes = vector_lanes(panel, tiles.vector)
     line = schedule.fuse(*lines) if len(lines) > 1 else lines[0]
@@ -92,7 +92,7 @@ def _tile(schedule: s_tir.Schedule, product: Any, epilogue: Any, tiles: TileTabl
     schedule.bind(item, "threadIdx.x")
     schedule.set_scope(product, 0, "local")
     schedule.reverse_compute_at(epilogue, item)
-    _vectorise_store(schedule, epilogue, item, tiles.vector)
+    vectorise_store(schedule, epilogue, item, tiles.vector)
     schedule.unroll(line_inner)
     schedule.unroll(vector_outer)
     if lanes > 1:
@@ -103,7 +103,7 @@ def _tile(schedule: s_tir.Schedule, product: Any, epilogue: Any, tiles: TileTabl
 def _tile_pairs(schedule: s_tir.Schedule, product: Any, epilogue: Any, tiles: TileTable) -> None:
     """The same tile where the epilogue makes one result of two sums: its loops lead, not the sums'."""
     *lines, panel, column = schedule.get_loops(epilogue)
-    rows = _rows([extent(schedule, loop) for loop in lines], tiles.rows)
+    rows = box_rows([extent(schedule, loop) for loop in lines], tiles.rows)
     line = schedule.fuse(*lines) if len(lines) > 1 else lines[0]
     line_outer, line_inner = schedule.split(line, [None, rows])
     schedule.reorder(panel, line_outer, line_inner, column)
@@ -121,7 +121,7 @@ def _tile_pairs(schedule: s_tir.Schedule, product: Any, epilogue: Any, tiles: Ti
         schedule.unroll(loop)
     if lanes > 1:
         schedule.vectorize(vector_inner)
-    _vectorise_store(schedule, epilogue, item, tiles.vector)
+    vectorise_store(schedule, epilogue, item, tiles.vector)
     schedule.decompose_reduction(product, reduction)
 
 
@@ -130,7 +130,8 @@ def _panel(schedule: s_tir.Schedule, product: Any) -> int:
     return int(schedule.get(product).reads[1].source.shape[-1])
 
 
-def _vectorise_store(schedule: s_tir.Schedule, epilogue: Any, item: Any, vector: int) -> None:
+def vectorise_store(schedule: s_tir.Schedule, epilogue: Any, item: Any, vector: int) -> None:
+    """Makes vectors of what ``epilogue`` stores inside the loop ``item``."""
     loops = schedule.get_loops(epilogue)
     position = [schedule.get(loop).loop_var.name for loop in loops].index(schedule.get(item).loop_var.name)
     inner = loops[position + 1 :]

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import aarch64_root
-import adreno_lab
 import pytest
 
+from ddimcache.adreno import lab as adreno_lab
 from tests.kit import browser
 
 # Tests compile many kernels just once: to keep them would fill the cache and take time. The tests of the

@@ -83,7 +83,10 @@ class _GegluFuser(PyExprMutator):
     def _fused(self, call: relax.Call, x: relax.Expr, key: str, bias: str) -> relax.Expr:
         store, packer = self.packer.store, self.packer
         weight, offset = store[key], store[bias]
+        pixel_sum = packer.pixel_sum(weight.shape[1])
         width = packer.panel_width(weight.shape[0])
+        if pixel_sum is not None and packer.profile.tiles.pixels is not None:
+            width = packer.profile.tiles.pixels.pair
         half = width // 2
         if width % 2 or weight.shape[0] % width:
             return call
@@ -93,7 +96,7 @@ class _GegluFuser(PyExprMutator):
             return geglu_kernel.interleave(weight.compute(), half)
 
         store.add(ordered, Weight(weight.shape, weight.dtype, matrix))
-        packed = packer.packed(ordered, matrix, weight.shape, matmul_kernel.pack)
+        packed = packer.packed(ordered, matrix, weight.shape, matmul_kernel.pack, width)
         packer.lowered.add(key)
         shifted = f"{bias}|interleaved"
         store.add(
@@ -103,7 +106,7 @@ class _GegluFuser(PyExprMutator):
 
         def compute(x: te.Tensor, weight: te.Tensor, *others: te.Tensor) -> te.Tensor:
             scale = others[0] if len(others) == 2 else None
-            return geglu_kernel.geglu(x, weight, scale, others[-1], dtype_name(call))
+            return geglu_kernel.geglu(x, weight, scale, others[-1], dtype_name(call), pixel_sum)
 
         gated = call_kernel(
             self.builder_,

@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.tirx.buffer import BufferType
 
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.errors import CompileError
-from ddimcache.launches import Launch, LaunchLists
+from ddimcache.launches import Launch, LaunchLists, WorkSize
 
 _SAME_DATA = {"relax.reshape", "relax.memory.view", "relax.memory.ensure_zero_offset"}
 _FRESH = {"relax.builtin.alloc_tensor", "relax.memory.alloc_tensor"}
@@ -77,7 +78,32 @@ def list_launches(
             _launch(node, work[node.kernel], layer or component)
             for node, layer in zip(nodes, layers, strict=True)
         )
-    return LaunchLists(lists)
+    called = {launch.kernel for launches in lists.values() for launch in launches}
+    return LaunchLists(
+        lists, {name: sizes for name in sorted(called) if (sizes := _work_sizes(module[name]))}
+    )
+
+
+def _work_sizes(kernel: tirx.PrimFunc) -> tuple[WorkSize, ...]:
+    """Work-groups and work-items of each device function in ``kernel``: one nest of bound loops each."""
+    sizes: list[WorkSize] = []
+
+    def visit(statement: tirx.For) -> tvm_ffi.WalkResult | None:
+        if statement.kind != tirx.ForKind.THREAD_BINDING:
+            return None
+        bound: dict[str, int] = {}
+
+        def collect(loop: tirx.For) -> None:
+            if loop.kind == tirx.ForKind.THREAD_BINDING:
+                bound[loop.thread_binding.thread_tag] = int(loop.extent)
+
+        tvm_ffi.structural_walk(statement, [(tirx.For, collect)])
+        x, y, z = ((bound.get(f"blockIdx.{axis}", 1), bound.get(f"threadIdx.{axis}", 1)) for axis in "xyz")
+        sizes.append(WorkSize((x[0], y[0], z[0]), (x[1], y[1], z[1])))
+        return tvm_ffi.WalkResult.SKIP
+
+    tvm_ffi.structural_walk(kernel.body, [(tirx.For, visit)], order="pre")
+    return tuple(sizes)
 
 
 def _launch(node: _Node, work: tuple[int, int], layer: str) -> Launch:

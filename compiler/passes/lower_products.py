@@ -106,8 +106,10 @@ class _ProductLowerer(PyExprMutator):
         return self._matmul(x, packed, channels, dtype_name(call))
 
     def _matmul(self, x: relax.Expr, packed: list[relax.Var], channels: int, dtype: str) -> relax.Expr:
+        pixel_sum = self.packer.pixel_sum((static_shape(x) or [])[-1])
+
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
-            return matmul_kernel.matmul(x, weight, scale, channels, dtype)
+            return matmul_kernel.matmul(x, weight, scale, channels, dtype, pixel_sum)
 
         return call_kernel(
             self.builder_, "matmul", compute, [x, *packed], {"op_pattern": OUT_ELEMENTWISE_FUSABLE}
@@ -137,8 +139,10 @@ class _ProductLowerer(PyExprMutator):
             x = self.builder_.emit(relax.op.nn.pad(x, [0, 0, top, bottom, left, right, 0, 0]))
         packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack)
 
+        pixel_sum = self.packer.pixel_sum(depth, kernel_height * kernel_width)
+
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
-            return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype)
+            return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype, pixel_sum)
 
         return call_kernel(
             self.builder_, "conv2d", compute, [x, *packed], {"op_pattern": OUT_ELEMENTWISE_FUSABLE}

@@ -16,6 +16,7 @@ from ddimcache.compiler.compress.quantize import channel_scale, quantize
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
+from ddimcache.kernels.pixels import PixelSum
 
 
 class WeightPacker:
@@ -46,6 +47,11 @@ class WeightPacker:
         self.keys[variable] = key
         return variable
 
+    def pixel_sum(self, depth: int, taps: int = 1) -> PixelSum | None:
+        """How ``taps`` times ``depth`` products are summed where they are read as pixels, else ``None``."""
+        table = self.profile.tiles.pixels
+        return None if table is None else table.sum_of(depth, taps)
+
     def panel_width(self, channels: int) -> int:
         """Output channels of a panel, for a product with ``channels`` of them."""
         return matmul_kernel.panel_width(channels, self.profile.tiles.columns)
@@ -56,9 +62,13 @@ class WeightPacker:
         matrix: Callable[[], np.ndarray],
         shape: tuple[int, ...],
         pack: Callable[..., np.ndarray],
+        width: int = 0,
     ) -> list[relax.Var]:
-        """The packed weight and, for int8, its scale; ``matrix`` gives ``shape``, output channels first."""
-        width = self.panel_width(shape[0])
+        """The packed weight and, for int8, its scale; ``matrix`` gives ``shape``, output channels first.
+
+        Panels have ``width`` channels, or as many as ``panel_width`` says.
+        """
+        width = width or self.panel_width(shape[0])
         packed_shape = (-(-shape[0] // width), *shape[1:], width)
         self.lowered.add(key)
         if self.weights == "int8":

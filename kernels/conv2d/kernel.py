@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from ddimcache.kernels.tags import FAMILY
+from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
+from ddimcache.kernels.tags import FAMILY, PIXELS
 from ddimcache.kernels.tiling import wide
 
 
@@ -32,10 +33,12 @@ def conv2d(
     channels: int,
     strides: tuple[int, int],
     dtype: str,
+    pixel_sum: PixelSum | None = None,
 ) -> te.Tensor:
     """Convolves padded ``x`` [B, H, W, C] with packed ``weight``, giving [B, H', W', O] in ``dtype``.
 
-    Accumulates in float32; ``scale`` [O] float32 multiplies the sums of int8 weights.
+    Accumulates in float32, or as ``pixel_sum`` says, which then reads the operands as pixels; ``scale`` [O]
+    float32 multiplies the sums of int8 weights.
     """
     batch, height, width, depth = (int(value) for value in x.shape)
     _, kernel_height, kernel_width, _, panel = (int(value) for value in weight.shape)
@@ -43,21 +46,67 @@ def conv2d(
     out_width = (width - kernel_width) // strides[1] + 1
     dy = te.reduce_axis((0, wide([kernel_height])[0]), "dy")
     dx = te.reduce_axis((0, wide([kernel_width])[0]), "dx")
-    c = te.reduce_axis((0, wide([depth])[0]), "c")
     # Whole panels, as in ``matmul``.
     shape = wide([batch, out_height, out_width, int(weight.shape[0]) * panel])
+    if pixel_sum is not None:
+        summed = _pixel_sum(x, weight, shape, strides, pixel_sum)
+        return _finish(summed, scale, channels, dtype, pixel_sum)
+    c = te.reduce_axis((0, wide([depth])[0]), "c")
 
     def product(b: Any, row: Any, column: Any, o: Any) -> Any:
         value = x[b, row * strides[0] + dy, column * strides[1] + dx, c].astype("float32")
         factor = weight[o // panel, dy, dx, c, o % panel].astype("float32")
         return te.sum(value * factor, axis=[dy, dx, c])
 
-    total = te.compute(shape, product, name="conv2d", attrs={FAMILY: "conv2d"})
+    summed = te.compute(shape, product, name="conv2d", attrs={FAMILY: "conv2d"})
     if scale is None and dtype == "float32" and int(shape[-1]) == channels:
-        return total
+        return summed
 
-    def finish(b: Any, row: Any, column: Any, o: Any) -> Any:
-        value = total[b, row, column, o] if scale is None else total[b, row, column, o] * scale[o]
-        return value.astype(dtype)
+    return _finish(summed, scale, channels, dtype, None)
 
-    return te.compute(wide([*shape[:-1], channels]), finish, name="conv2d_scale")
+
+def _finish(
+    summed: te.Tensor, scale: te.Tensor | None, channels: int, dtype: str, pixel_sum: PixelSum | None
+) -> te.Tensor:
+    def finish(*index: Any) -> Any:
+        factor = None if scale is None else scale[index[-1]]
+        return scaled(summed[index], factor, pixel_sum).astype(dtype)
+
+    return te.compute(wide([*summed.shape[:-1], channels]), finish, name="conv2d_scale")
+
+
+def _pixel_sum(
+    x: te.Tensor, weight: te.Tensor, shape: list[Any], strides: tuple[int, int], pixel_sum: PixelSum
+) -> te.Tensor:
+    values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
+    _, height, width, depth, panel = (int(value) for value in weight.shape)
+    # A chunk is made of channels of one tap, so that it reads one row of the panel after another.
+    size = pixel_sum.chunk_of(depth) or depth
+    chunked = pixel_sum.how == "chunks"
+    extents = wide([height, width, depth // size])
+    within = te.reduce_axis((0, wide([size])[0]), "c")
+
+    def product(*index: Any) -> Any:
+        dy, dx, chunk, b, row, column, o = index
+        c = chunk * size + within if size < depth else within
+        value = values[b, row * strides[0] + dy, column * strides[1] + dx, c]
+        return value * factors[o // panel, dy, dx, c, o % panel]
+
+    attributes = {FAMILY: "conv2d", PIXELS: pixel_sum.how}
+    taps = [
+        te.reduce_axis((0, extent), name) for extent, name in zip(extents, ("dy", "dx", "chunk"), strict=True)
+    ]
+    if not chunked:
+        return te.compute(
+            shape,
+            lambda *index: te.sum(product(*taps[:2], 0, *index), axis=[*taps[:2], within]),
+            name="conv2d",
+            attrs=attributes,
+        )
+    part = te.compute(
+        [*extents, *shape],
+        lambda *index: te.sum(product(*index), axis=within),
+        name="conv2d",
+        attrs=attributes,
+    )
+    return total(shape, part, taps, "conv2d_total", pixel_sum)

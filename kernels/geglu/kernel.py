@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from ddimcache.kernels.tags import FAMILY, PAIRED
+from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
+from ddimcache.kernels.tags import FAMILY, PAIRED, PIXELS
 from ddimcache.kernels.tiling import wide
 
 
@@ -52,11 +53,19 @@ def gelu(x: Any) -> Any:
     return te.max(x, tirx.const(0.0, "float32")) - size * tail
 
 
-def geglu(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, bias: te.Tensor, dtype: str) -> te.Tensor:
+def geglu(
+    x: te.Tensor,
+    weight: te.Tensor,
+    scale: te.Tensor | None,
+    bias: te.Tensor,
+    dtype: str,
+    pixel_sum: PixelSum | None = None,
+) -> te.Tensor:
     """``x`` [..., K] and packed ``weight`` [2 N / P, K, P] to [..., 2 N / P, P / 2] in ``dtype``.
 
     ``scale`` [2 N] float32 multiplies the sums of int8 weights; ``bias`` [2 N] is added to them. Both are
-    in the order of ``interleave`` with ``half`` = P / 2. The last two sides of the result are its N channels.
+    in the order of ``interleave`` with ``half`` = P / 2. ``pixel_sum`` is as in ``matmul``. The last two
+    sides of the result are its N channels.
     """
     depth, panels, half = x.shape[-1], int(weight.shape[0]), int(weight.shape[-1]) // 2
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
@@ -69,17 +78,39 @@ def geglu(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, bias: te.Ten
         return te.sum(value * factor, axis=reduction)
 
     attributes = {FAMILY: "matmul", PAIRED: True}
-    total = te.compute(wide([*x.shape[:-1], panels, 2, half]), product, name="geglu", attrs=attributes)
+    shape = [*x.shape[:-1], panels, 2, half]
+    if pixel_sum is None:
+        summed = te.compute(wide(shape), product, name="geglu", attrs=attributes)
+    else:
+        summed = _pixel_sum(x, weight, shape, pixel_sum)
 
     def finish(*index: Any) -> Any:
         rows, (panel, column) = index[:rank], index[rank:]
         sides = []
         for side in (0, 1):
             channel = (panel * 2 + side) * half + column
-            value = total[(*rows, panel, side, column)]
-            if scale is not None:
-                value = value * scale[channel]
-            sides.append(value + bias[channel].astype("float32"))
+            factor = None if scale is None else scale[channel]
+            value = scaled(summed[(*rows, panel, side, column)], factor, pixel_sum)
+            sides.append(value.astype("float32") + bias[channel].astype("float32"))
         return (sides[0] * gelu(sides[1])).astype(dtype)
 
     return te.compute(wide([*x.shape[:-1], panels, half]), finish, name="geglu_gate")
+
+
+def _pixel_sum(x: te.Tensor, weight: te.Tensor, shape: list[Any], pixel_sum: PixelSum) -> te.Tensor:
+    depth, half = int(x.shape[-1]), int(weight.shape[-1]) // 2
+    values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
+    size = pixel_sum.chunk_of(depth) or depth
+    within = te.reduce_axis((0, wide([size])[0]), "k")
+
+    def product(*index: Any) -> Any:
+        chunk, *rows, panel, side, column = index if size < depth else (0, *index)
+        k = chunk * size + within
+        return te.sum(values[(*rows, k)] * factors[panel, k, side * half + column], axis=within)
+
+    attributes = {FAMILY: "matmul", PAIRED: True, PIXELS: pixel_sum.how}
+    if size == depth:
+        return te.compute(wide(shape), product, name="geglu", attrs=attributes)
+    part = te.compute(wide([depth // size, *shape]), product, name="geglu", attrs=attributes)
+    chunk = te.reduce_axis((0, wide([depth // size])[0]), "chunk")
+    return total(wide(shape), part, [chunk], "geglu_total", pixel_sum)

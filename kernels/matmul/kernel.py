@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from ddimcache.kernels.tags import FAMILY
+from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
+from ddimcache.kernels.tags import FAMILY, PIXELS
 from ddimcache.kernels.tiling import vector_lanes, wide
 
 
@@ -41,12 +42,24 @@ def pack(weight: np.ndarray, width: int) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(panels, width, depth).transpose(0, 2, 1))
 
 
-def matmul(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, channels: int, dtype: str) -> te.Tensor:
-    """``x`` [..., K] times packed ``weight``, giving [..., N] in ``dtype``; accumulates in float32.
+def matmul(
+    x: te.Tensor,
+    weight: te.Tensor,
+    scale: te.Tensor | None,
+    channels: int,
+    dtype: str,
+    pixel_sum: PixelSum | None = None,
+) -> te.Tensor:
+    """``x`` [..., K] times packed ``weight``, giving [..., N] in ``dtype``.
+
+    Accumulates in float32, or as ``pixel_sum`` says, which then reads the operands as pixels.
 
     ``scale`` [N] float32 multiplies the sum of int8 weights, which is the same as multiplying every
     weight and costs one product an output instead of one a weight.
     """
+    if pixel_sum is not None:
+        summed = _pixel_sum(x, weight, pixel_sum)
+        return _finish(summed, scale, channels, dtype, pixel_sum)
     depth, width = x.shape[-1], weight.shape[-1]
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
     # Whole panels: the columns that the last panel has too many are computed and not stored.
@@ -58,12 +71,42 @@ def matmul(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None, channels: i
         factor = weight[column // width, reduction, column % width].astype("float32")
         return te.sum(value * factor, axis=reduction)
 
-    total = te.compute(shape, product, name="matmul", attrs={FAMILY: "matmul"})
+    summed = te.compute(shape, product, name="matmul", attrs={FAMILY: "matmul"})
     if scale is None and dtype == "float32" and int(shape[-1]) == channels:
-        return total
+        return summed
 
+    return _finish(summed, scale, channels, dtype, None)
+
+
+def _finish(
+    summed: te.Tensor,
+    scale: te.Tensor | None,
+    channels: int,
+    dtype: str,
+    pixel_sum: PixelSum | None,
+) -> te.Tensor:
     def finish(*index: Any) -> Any:
-        value = total[index] if scale is None else total[index] * scale[index[-1]]
-        return value.astype(dtype)
+        factor = None if scale is None else scale[index[-1]]
+        return scaled(summed[index], factor, pixel_sum).astype(dtype)
 
-    return te.compute(wide([*x.shape[:-1], channels]), finish, name="matmul_scale")
+    return te.compute(wide([*summed.shape[:-1], channels]), finish, name="matmul_scale")
+
+
+def _pixel_sum(x: te.Tensor, weight: te.Tensor, pixel_sum: PixelSum) -> te.Tensor:
+    depth, width = int(x.shape[-1]), int(weight.shape[-1])
+    values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
+    size = pixel_sum.chunk_of(depth) or depth
+    shape = [*x.shape[:-1], int(weight.shape[0]) * width]
+    within = te.reduce_axis((0, wide([size])[0]), "k")
+
+    def product(*index: Any) -> Any:
+        chunk, *rows, column = index if size < depth else (0, *index)
+        k = chunk * size + within
+        return te.sum(values[(*rows, k)] * factors[column // width, k, column % width], axis=within)
+
+    attributes = {FAMILY: "matmul", PIXELS: pixel_sum.how}
+    if size == depth:
+        return te.compute(wide(shape), product, name="matmul", attrs=attributes)
+    part = te.compute(wide([depth // size, *shape]), product, name="matmul", attrs=attributes)
+    chunk = te.reduce_axis((0, wide([depth // size])[0]), "chunk")
+    return total(wide(shape), part, [chunk], "matmul_total", pixel_sum)

@@ -53,12 +53,18 @@ Argument ParseArgument(const std::string& function, size_t index, DLDataType typ
   TVM_FFI_UNREACHABLE();
 }
 
+cl_mem BufferOf(const KernelSignature& signature, const TVMFFIAny& value) {
+  if (value.type_index == TVMFFITypeIndex::kTVMFFINone || value.v_ptr == nullptr) return nullptr;
+  return Memory::FromHandle(value.v_ptr, signature.name.c_str())->handle;
+}
+
 EncodedArgument EncodeArgument(const Device& device, const KernelSignature& signature, size_t index,
                                const TVMFFIAny& value) {
   EncodedArgument encoded{};
   const Argument& argument = signature.arguments[index];
   switch (argument.kind) {
-    case ArgumentKind::kBuffer: {
+    case ArgumentKind::kBuffer:
+    case ArgumentKind::kPixels: {
       if (value.type_index == TVMFFITypeIndex::kTVMFFINone || value.v_ptr == nullptr) break;
       const Memory* memory = Memory::FromHandle(value.v_ptr, signature.name.c_str());
       if (memory->device != &device) {
@@ -66,7 +72,9 @@ EncodedArgument EncodeArgument(const Device& device, const KernelSignature& sign
                                   << device.Describe() << ", but argument " << index << " lives on "
                                   << memory->device->Describe();
       }
-      encoded.memory = memory->handle;
+      encoded.memory = argument.kind == ArgumentKind::kBuffer
+                           ? memory->handle
+                           : memory->device->pixels.Over(*memory->device, *memory, argument.channel_type);
       break;
     }
     case ArgumentKind::kInteger: {

@@ -13,11 +13,16 @@
 namespace ddimcache::opencl {
 
 // How one value of a TVM call is passed to OpenCL.
-enum class ArgumentKind { kBuffer, kInteger, kHalf, kFloat, kDouble };
+// Pixels are a buffer that the kernel reads as an image (pixel_source.h).
+enum class ArgumentKind { kBuffer, kPixels, kInteger, kHalf, kFloat, kDouble };
 
 struct Argument {
   ArgumentKind kind;
   uint32_t bytes;
+  // Of pixels.
+  cl_uint channel_type = 0;
+
+  bool is_memory() const { return kind == ArgumentKind::kBuffer || kind == ArgumentKind::kPixels; }
 };
 
 // What all launches of a kernel share.
@@ -39,6 +44,9 @@ union EncodedArgument {
 
 // Throws ValueError, naming function and argument, for a type that no OpenCL kernel can take.
 Argument ParseArgument(const std::string& function, size_t index, DLDataType type);
+
+// The buffer behind the value of an argument that is memory, or null where there is none.
+cl_mem BufferOf(const KernelSignature& signature, const TVMFFIAny& value);
 
 // Throws ValueError for a buffer that is not one, or lives on another device.
 EncodedArgument EncodeArgument(const Device& device, const KernelSignature& signature, size_t index,

@@ -11,6 +11,7 @@
 #include "hazards.h"
 #include "memory_pool.h"
 #include "opencl_api.h"
+#include "pixel_views.h"
 #include "queue.h"
 
 namespace ddimcache::opencl {
@@ -66,6 +67,7 @@ class Device {
   const cl_device_id id;
   const cl_platform_id platform;
   const DeviceInfo info;
+  PixelViews pixels;
   MemoryPool memory;
   // Compiled programs that have not been released.
   std::atomic<uint64_t> live_programs{0};

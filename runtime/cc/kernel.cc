@@ -7,6 +7,7 @@
 
 #include "hazards.h"
 #include "json.h"
+#include "pixel_source.h"
 #include "program.h"
 #include "recording.h"
 
@@ -20,11 +21,18 @@ uint64_t PrivateBytes(const Device& device, cl_kernel kernel) {
   return bytes;
 }
 
-std::shared_ptr<const KernelSignature> ParseSignature(std::string name, const FunctionInfoObj& info) {
+std::shared_ptr<const KernelSignature> ParseSignature(std::string name, const std::string& source,
+                                                      const FunctionInfoObj& info) {
   auto signature = std::make_shared<KernelSignature>();
   signature->name = std::move(name);
+  const std::vector<cl_uint> pixels = PixelParameters(source, signature->name);
   for (size_t i = 0; i < info.argument_types.size(); ++i) {
     signature->arguments.push_back(ParseArgument(signature->name, i, info.argument_types[i]));
+    Argument& argument = signature->arguments.back();
+    if (i < pixels.size() && pixels[i] != 0 && argument.kind == ArgumentKind::kBuffer) {
+      argument.kind = ArgumentKind::kPixels;
+      argument.channel_type = pixels[i];
+    }
   }
   return signature;
 }
@@ -57,7 +65,7 @@ LaunchLayout LaunchLayout::Parse(const FunctionInfoObj& info) {
 }
 
 Kernel::Kernel(std::string name, std::string source, const FunctionInfoObj& info)
-    : signature_(ParseSignature(std::move(name), info)),
+    : signature_(ParseSignature(std::move(name), source, info)),
       source_(std::move(source)),
       layout_(LaunchLayout::Parse(info)) {}
 
@@ -141,7 +149,7 @@ void Kernel::SetArguments(const Device& device, cl_kernel kernel, tvm::ffi::Pack
     if (code != kSuccess) [[unlikely]] {
       ThrowError(code, "clSetKernelArg", "of argument " + std::to_string(i) + " " + Subject(device));
     }
-    if (memory != nullptr && argument.kind == ArgumentKind::kBuffer) memory->push_back(encoded.memory);
+    if (memory != nullptr && argument.is_memory()) memory->push_back(BufferOf(*signature_, values[i]));
   }
 }
 

@@ -156,7 +156,10 @@ std::vector<Block> MemoryPool::CollectFinished(uint64_t finished) {
 
 void MemoryPool::Release(const std::vector<Block>& blocks) {
   for (const Block& block : blocks) {
-    const cl_int code = device_.api.clReleaseMemObject(block.handle);
+    cl_int code = kSuccess;
+    for (cl_mem view : device_.pixels.Forget(block.handle)) code = device_.api.clReleaseMemObject(view);
+    const cl_int released = device_.api.clReleaseMemObject(block.handle);
+    if (released != kSuccess) code = released;
     if (code == kSuccess) continue;
     std::lock_guard lock(mutex_);
     release_failure_ = code;

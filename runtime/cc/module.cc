@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "hazards.h"
+#include "pixel_source.h"
 #include "source.h"
 
 namespace ddimcache::opencl {
@@ -32,7 +33,7 @@ OpenClModule::OpenClModule(ModuleContent content) : content_(std::move(content))
   }
   std::vector<std::string> names;
   for (const auto& [name, info] : content_.functions) names.emplace_back(name);
-  content_.source = WithoutDeclarations(content_.source, names);
+  content_.source = DeclarePixels(WithoutDeclarations(content_.source, names));
   std::map<std::string, std::string> sources = SplitSource(content_.source, names);
   for (const auto& [key, info] : content_.functions) {
     const std::string name = key;

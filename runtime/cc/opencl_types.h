@@ -97,6 +97,7 @@ constexpr cl_bitfield kQueueProfilingEnable = 1 << 1;
 constexpr cl_bitfield kMemReadWrite = 1 << 0;
 
 constexpr cl_uint kChannelOrderRgba = 0x10B5;
+constexpr cl_uint kChannelSnormInt8 = 0x10D0;
 constexpr cl_uint kChannelSignedInt8 = 0x10D7;
 constexpr cl_uint kChannelSignedInt16 = 0x10D8;
 constexpr cl_uint kChannelSignedInt32 = 0x10D9;
@@ -107,6 +108,7 @@ constexpr cl_uint kChannelHalfFloat = 0x10DD;
 constexpr cl_uint kChannelFloat = 0x10DE;
 constexpr cl_uint kMemObjectImage2d = 0x10F1;
 constexpr cl_uint kMemObjectImage2dArray = 0x10F3;
+constexpr cl_uint kMemObjectImage1dBuffer = 0x10F6;
 
 constexpr cl_uint kProgramBinarySizes = 0x1165;
 constexpr cl_uint kProgramBinaries = 0x1166;

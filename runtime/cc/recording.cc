@@ -182,7 +182,7 @@ void Recording::Update(size_t launch, size_t argument, const TVMFFIAny& value) {
                               << "\", which takes " << signature.arguments.size();
   }
   const Argument& kind = signature.arguments[argument];
-  const bool is_buffer = kind.kind == ArgumentKind::kBuffer;
+  const bool is_buffer = kind.is_memory();
   const bool fits = is_buffer ? value.type_index == TVMFFITypeIndex::kTVMFFIOpaquePtr ||
                                     value.type_index == TVMFFITypeIndex::kTVMFFINone
                               : value.type_index == TVMFFITypeIndex::kTVMFFIInt ||
@@ -193,7 +193,7 @@ void Recording::Update(size_t launch, size_t argument, const TVMFFIAny& value) {
                              << (is_buffer ? "buffer" : "number") << ", and cannot become something else";
   }
   const EncodedArgument encoded = EncodeArgument(device_, signature, argument, value);
-  if (is_buffer) Keep(encoded.memory);
+  if (is_buffer) Keep(BufferOf(signature, value));
   Check(device_.api.clSetKernelArg(updated.kernel, static_cast<cl_uint>(argument), kind.bytes, &encoded),
         "clSetKernelArg",
         "of argument " + std::to_string(argument) + " of recorded kernel \"" + signature.name + "\" on " +

@@ -6,7 +6,7 @@ launch what it computes and which layer of the model it came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from ddimcache.manifest import Count, Size
@@ -42,7 +42,20 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class WorkSize:
+    """How one device function is launched: work-groups, and the work-items of each, in x, y and z."""
+
+    groups: tuple[Size, Size, Size]
+    items: tuple[Size, Size, Size]
+
+
+@dataclass(frozen=True)
 class LaunchLists:
-    """The launches of every function of a component, in the order in which they are made."""
+    """The launches of every function of a component, in the order in which they are made.
+
+    ``work`` gives for every kernel the sizes of the device functions that it consists of, in their order in
+    its source; it is empty where kernels are not bound to work-items.
+    """
 
     functions: dict[str, tuple[Launch, ...]]
+    work: dict[str, tuple[WorkSize, ...]] = field(default_factory=dict)

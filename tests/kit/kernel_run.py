@@ -9,6 +9,7 @@ import numpy as np
 import tvm
 from tvm import te, tirx
 
+from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile, profile
 from ddimcache.kernels.tiling import wide
 from ddimcache.schedules.apply import ApplySchedules
@@ -38,7 +39,7 @@ def run_kernel(
     device_profile = profile(target) if isinstance(target, str) else target
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     with device_profile.tvm_target():
-        module = ApplySchedules(device_profile)(module)
+        module = ReadPixels()(ApplySchedules(device_profile)(module))
     library = tvm.compile(module, target=device_profile.tvm_target())
     device = tvm.device("opencl" if device_profile.kind == "opencl" else "cpu", 0)
     arguments = [tvm.runtime.tensor(array, device) for array in inputs]

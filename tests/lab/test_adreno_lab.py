@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import adreno_lab
 import pytest
+
+from ddimcache.adreno import lab as adreno_lab
 
 pytestmark = pytest.mark.lab
 

@@ -7,9 +7,9 @@ import re
 import struct
 from pathlib import Path
 
-import adreno_lab
 import pytest
 
+from ddimcache.adreno import lab as adreno_lab
 from ddimcache.runtime.bundle import Bundle
 from tests.kit.device_run import compile_to
 from tests.kit.family import stand_in

@@ -25,6 +25,8 @@ EXAMPLES = """
 
   ddimcache inspect sd15.bundle --memory
 
+  ddimcache inspect sd15.bundle --adreno
+
   ddimcache inspect sd15.bundle --json | jq .macs_cached
 """
 
@@ -41,6 +43,18 @@ def inspect_bundle(
     memory: Annotated[
         bool, typer.Option("--memory", help="Show what is in use where each function needs most.")
     ] = False,
+    adreno: Annotated[
+        bool,
+        typer.Option(
+            "--adreno",
+            help="Show what the Adreno 740's compiler makes of every kernel, and a modelled time. Needs the "
+            "lab; takes a model's folder too.",
+        ),
+    ] = False,
+    lab: Annotated[
+        Path | None,
+        typer.Option(help="The Adreno lab's folder (default: ADRENO_LAB).", metavar="DIR"),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
@@ -49,6 +63,11 @@ def inspect_bundle(
 
     Checks every file of the bundle on the way. Needs no device.
     """
+    if adreno:
+        from ddimcache.commands.inspect_adreno import inspect_adreno
+
+        inspect_adreno(bundle, lab, as_json)
+        return
     from ddimcache.runtime.bundle import open_bundle
 
     opened = open_bundle(bundle)

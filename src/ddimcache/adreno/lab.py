@@ -1,6 +1,6 @@
 """The Adreno lab from Python: compile a kernel for the Adreno 740, run a program with fp16 on llvmpipe.
 
-The lab is a small Debian root that ``build_lab.sh`` makes (``make lab``). Two devices live in it:
+The lab is a small Debian root that ``tests/lab/build_lab.sh`` makes (``make lab``). Two devices live in it:
 
 - freedreno over a no-op kernel driver: the real compiler for the Adreno 740. It tells registers, waves,
   spills and the instructions of every loop, and executes nothing.
@@ -17,16 +17,18 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
-from isa_statistics import KernelStatistics, parse_compiler_log
+from ddimcache.adreno.isa import KernelStatistics, parse_compiler_log
+from ddimcache.errors import DdimcacheError
 
 HERE = Path(__file__).resolve().parent
 _SHIM = "/usr/lib/x86_64-linux-gnu/libfreedreno_noop_drm_shim.so"
 _ICD = "/etc/OpenCL/vendors/rusticl.icd"
 
 
-class LabError(RuntimeError):
+class LabError(DdimcacheError):
     """The lab is not there, or a kernel did not compile in it; the message holds the log."""
 
 
@@ -53,10 +55,23 @@ def available() -> bool:
     return missing() is None
 
 
-def _require() -> Path:
+def require() -> Path:
+    """The lab's folder; raises :class:`LabError` where it cannot be used."""
     if (reason := missing()) is not None:
         raise LabError(reason)
     return lab_root()
+
+
+@cache
+def identity() -> str:
+    """A text that changes with the lab's compiler and with how it is asked.
+
+    Raises :class:`LabError` where there is no lab.
+    """
+    root = require()
+    package = root / "var" / "lib" / "dpkg" / "status"
+    parts = [path.read_bytes() for path in (package, HERE / "wide_loads.cl", HERE / "compile_kernels.c")]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _in_lab(
@@ -125,7 +140,21 @@ def compile_for_adreno(
     LabError
         The lab is not available, the source does not compile, or the time ran out; with the compiler's log.
     """
-    root = _require()
+    log = compiler_log(source, local_size, options=options, wide_loads=wide_loads, chip=chip, seconds=seconds)
+    return parse_compiler_log(log)
+
+
+def compiler_log(
+    source: str,
+    local_size: tuple[int, int, int] | None = None,
+    *,
+    options: str = "",
+    wide_loads: bool = True,
+    chip: int = 740,
+    seconds: float = 300,
+) -> str:
+    """What the compiler prints of ``source``; arguments, errors as of :func:`compile_for_adreno`."""
+    root = require()
     program = _host_program()
     parts = [(HERE / "wide_loads.cl").read_text() if wide_loads else ""]
     if local_size is not None and "reqd_work_group_size" not in source:
@@ -152,10 +181,9 @@ def compile_for_adreno(
         raise LabError(
             f"does not compile for Adreno {chip} (exit {done.returncode}):\n" + "\n".join(kept[-60:])
         )
-    statistics = parse_compiler_log(done.stdout)
-    if not statistics:
+    if "Native code" not in done.stdout:
         raise LabError(f"the compiler reported no kernel:\n{done.stdout[-2000:]}")
-    return statistics
+    return done.stdout
 
 
 def run_on_llvmpipe(
@@ -170,7 +198,7 @@ def run_on_llvmpipe(
     LabError
         The lab is not available, or the time ran out. A failing program is the caller's to judge.
     """
-    root = _require()
+    root = require()
     # llvmpipe counts cores in /sys, and Python needs /proc
     for name in ("proc", "sys"):
         if not os.path.ismount(root / name):

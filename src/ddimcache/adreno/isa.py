@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -37,12 +38,24 @@ class InstructionMix:
     spills: int
     """Accesses to private memory: registers that did not fit."""
     flow: int
-    """Branches, barriers."""
+    """Branches."""
+    barriers: int
+    waits: int
+    """Slots in which nothing is issued because an earlier result is not ready."""
+    syncs: int
+    """Instructions that wait for memory or an image."""
+    narrow_loads: int
+    """Loads from memory of less than 64 bits."""
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of either width."""
+        return self.mad_f16 + self.mad_f32
 
     @property
     def multiply_add_share(self) -> float:
         """Share of issue slots that are multiply-adds, 0 to 1."""
-        return (self.mad_f16 + self.mad_f32) / self.issue if self.issue else 0.0
+        return self.multiply_adds / self.issue if self.issue else 0.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,10 @@ class LoopStatistics:
     """1 for an outermost loop."""
     innermost: bool
     mix: InstructionMix
+    trips: int | None = None
+    """How often it runs each time it is reached; None where the code does not say so."""
+    runs: int | None = None
+    """How often its body runs in a work-item: its trips times those of the loops around it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,8 @@ class KernelStatistics:
     private_bytes: int
     max_work_group_size: int
     total: InstructionMix
+    straight: InstructionMix
+    """What is in no loop."""
     loops: tuple[LoopStatistics, ...]
 
     @property
@@ -96,7 +115,7 @@ class KernelStatistics:
     def hot_loop(self) -> LoopStatistics | None:
         """The innermost loop with the most multiply-adds, or None where there is no loop."""
         inner = [loop for loop in self.loops if loop.innermost]
-        return max(inner, key=lambda loop: loop.mix.mad_f16 + loop.mix.mad_f32, default=None)
+        return max(inner, key=lambda loop: loop.mix.multiply_adds * (loop.runs or 1), default=None)
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,7 @@ class _Instruction:
     text: str
     repeats: int
     waits: int
+    syncs: bool = False
 
 
 _MARKER = re.compile(r"\((?:sy|ss|jp|ul|eq|sat|last|rpt\d|nop\d)\)\s*")
@@ -118,7 +138,8 @@ _KINDS = {
     "spill": "ldp stp",
     "conversion": "cov",
     "move": "mov mova mova1 movmsk movs swz gat sct alias",
-    "flow": "br jump bany ball brao braa getone shps shpe end kill predt predf prede chmask ret bar fence",
+    "flow": "br jump bany ball brao braa getone shps shpe end kill predt predf prede chmask ret",
+    "barrier": "bar fence",
     "wait": "nop",
 }
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split()}
@@ -143,11 +164,14 @@ def _bytes(instruction: _Instruction) -> int:
 def _mix(instructions: list[_Instruction]) -> InstructionMix:
     slots: Counter[str] = Counter()
     moved: Counter[str] = Counter()
-    issue = 0
+    issue = waits = syncs = narrow = 0
     for instruction in instructions:
         kind = _kind(instruction)
         slots[kind] += 1 + instruction.repeats
         issue += 1 + instruction.repeats + instruction.waits
+        waits += instruction.waits
+        syncs += instruction.syncs
+        narrow += kind == "global_load" and _bytes(instruction) < 8
         if kind in ("global_load", "global_store", "local"):
             moved[kind] += _bytes(instruction)
     return InstructionMix(
@@ -168,6 +192,10 @@ def _mix(instructions: list[_Instruction]) -> InstructionMix:
         local_bytes=moved["local"],
         spills=slots["spill"],
         flow=slots["flow"],
+        barriers=slots["barrier"],
+        waits=waits + slots["wait"],
+        syncs=syncs,
+        narrow_loads=narrow,
     )
 
 
@@ -189,13 +217,14 @@ def _read_code(lines: list[str]) -> tuple[list[_Instruction], dict[str, int]]:
                         text,
                         int(repeats[1]) if repeats else 0,
                         int(waits[1]) if waits else 0,
+                        "(sy)" in line,
                     )
                 )
     return instructions, labels
 
 
-def _loops(instructions: list[_Instruction], labels: dict[str, int]) -> tuple[LoopStatistics, ...]:
-    # a loop is what lies between a label and the last jump back to it
+def _spans(instructions: list[_Instruction], labels: dict[str, int]) -> list[tuple[int, int]]:
+    """First and last position of every loop: what lies between a label and the last jump back to it."""
     last_jump: dict[int, int] = {}
     for position, instruction in enumerate(instructions):
         if (target := re.search(r"#(l\d+)", instruction.text)) is None:
@@ -203,8 +232,14 @@ def _loops(instructions: list[_Instruction], labels: dict[str, int]) -> tuple[Lo
         start = labels.get(target[1], position + 1)
         if start <= position:
             last_jump[start] = max(position, last_jump.get(start, 0))
-    spans = sorted(last_jump.items())
-    loops = []
+    return sorted(last_jump.items())
+
+
+def _loops(
+    instructions: list[_Instruction], spans: list[tuple[int, int]], constants: dict[str, int]
+) -> tuple[LoopStatistics, ...]:
+    loops: list[LoopStatistics] = []
+    trips: dict[tuple[int, int], int | None] = {}
     for start, end in spans:
         inside = [span for span in spans if start < span[0] and span[1] <= end]
         around = [span for span in spans if span[0] < start and end <= span[1]]
@@ -213,8 +248,58 @@ def _loops(instructions: list[_Instruction], labels: dict[str, int]) -> tuple[Lo
             for position, instruction in enumerate(instructions)
             if start <= position <= end and not any(low <= position <= high for low, high in inside)
         ]
-        loops.append(LoopStatistics(len(around) + 1, not inside, _mix(own)))
+        trips[start, end] = _trips(own, instructions[:start], constants)
+        known = [trips[span] for span in [*around, (start, end)]]
+        runs = None if None in known else math.prod(count for count in known if count is not None)
+        loops.append(LoopStatistics(len(around) + 1, not inside, _mix(own), trips[start, end], runs))
     return tuple(loops)
+
+
+_REGISTER = r"\(?(?:last\)|r\))*(h?r\d+\.[xyzw])"
+_EXIT = re.compile(rf"cmps\.[su]\.(?:ge|eq|gt|lt|ne|le) u?p0\.[xyzw], {_REGISTER}, (-?\d+|c\d+\.[xyzw])$")
+_STEP = re.compile(rf"add\.[su] (h?r\d+\.[xyzw]), {_REGISTER}, (\d+|c\d+\.[xyzw])$")
+_COPY = re.compile(rf"mov\.\w+ (h?r\d+\.[xyzw]), {_REGISTER}$")
+_START = re.compile(r"mov\.[us]\d+[us]\d+ (h?r\d+\.[xyzw]), (-?\d+)$")
+
+
+def _trips(own: list[_Instruction], before: list[_Instruction], constants: dict[str, int]) -> int | None:
+    """How often a loop runs, if it counts to a number: what is compared, what is added, where it starts."""
+
+    def number(text: str) -> int | None:
+        return constants.get(text) if text.startswith("c") else int(text)
+
+    for exit_at, instruction in enumerate(own):
+        found = _EXIT.match(instruction.text)
+        if found is None or (bound := number(found[2])) is None:
+            continue
+        names = {found[1]}
+        # What the counter is copied to on its way to the comparison, backwards.
+        for earlier in reversed(own[:exit_at]):
+            copied = _COPY.match(earlier.text)
+            if copied and copied[1] in names:
+                names.add(copied[2])
+        for other in own:
+            added = _STEP.match(other.text)
+            if added is None or not names & {added[1], added[2]}:
+                continue
+            step = number(added[3])
+            if not step:
+                continue
+            starts = (_START.match(earlier.text) for earlier in reversed(before))
+            first = next((int(start[2]) for start in starts if start and start[1] in {*names, added[2]}), 0)
+            return max(-(-(bound - first) // step), 1)
+    return None
+
+
+def _constants(lines: list[str]) -> dict[str, int]:
+    """Numbers that the code reads from constant registers, as 32-bit signed."""
+    values: dict[str, int] = {}
+    for line in lines:
+        if found := re.match(r"@const\(c(\d+)\.x\)\s+(.*)", line.strip()):
+            for component, text in zip("xyzw", found[2].split(","), strict=False):
+                value = int(text, 16)
+                values[f"c{found[1]}.{component}"] = value - (1 << 32) if value >> 31 else value
+    return values
 
 
 def _figure(report: str, name: str) -> int:
@@ -264,6 +349,12 @@ def parse_compiler_log(log: str) -> list[KernelStatistics]:
         if kernel not in code:
             raise ValueError(f"the compiler's log has no code of kernel {kernel!r}")
         instructions, labels = _read_code(code[kernel])
+        spans = _spans(instructions, labels)
+        straight = [
+            instruction
+            for position, instruction in enumerate(instructions)
+            if not any(start <= position <= end for start, end in spans)
+        ]
         report_text = reports[kernel]
         statistics.append(
             KernelStatistics(
@@ -276,7 +367,8 @@ def parse_compiler_log(log: str) -> list[KernelStatistics]:
                 private_bytes=int(asked[4]),
                 max_work_group_size=int(asked[2]),
                 total=_mix(instructions),
-                loops=_loops(instructions, labels),
+                straight=_mix(straight),
+                loops=_loops(instructions, spans, _constants(code[kernel])),
             )
         )
     return statistics

@@ -1,0 +1,87 @@
+"""Operands that are read as pixels, and how the products of such operands are summed.
+
+A device with a texture path reads four consecutive numbers by one instruction, converted to the type that the
+product is computed in; of int8 it makes the fractions w / 127 (``CL_SNORM_INT8``). What such a kernel reads
+are therefore stages of their own, which the schedule places and ``ReadPixels`` turns into
+reads of images. On any other device they are plain loads, with the same numbers.
+
+Sums are taken in one of three ways:
+
+- ``half``: all of it in float16. The error grows with the root of the reduction's length.
+- ``chunks``: chunks in float16, and their sums in float32. The error is that of a chunk, however long the
+  reduction is.
+- ``float``: all of it in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+
+from ddimcache.kernels.tags import STAGE
+from ddimcache.kernels.tiling import PIXEL
+
+FRACTION = 127
+"""What a stored int8 weight is divided by when it is read."""
+
+
+@dataclass(frozen=True)
+class PixelSum:
+    """How a kernel that reads pixels sums: ``how`` as above, chunks of at most ``chunk`` numbers."""
+
+    how: str
+    chunk: int = 64
+
+    @property
+    def dtype(self) -> str:
+        """The type that products are computed and summed in."""
+        return "float32" if self.how == "float" else "float16"
+
+    @property
+    def total_dtype(self) -> str:
+        """The type of the sum of all."""
+        return "float16" if self.how == "half" else "float32"
+
+    def chunk_of(self, depth: int) -> int:
+        """Numbers of a chunk in a reduction over ``depth``, 0 for one sum: whole pixels that divide it."""
+        if self.how != "chunks" or depth <= self.chunk:
+            return 0
+        pixels = depth // PIXEL
+        return PIXEL * max(count for count in range(1, self.chunk // PIXEL + 1) if pixels % count == 0)
+
+
+def pixels(tensor: te.Tensor, dtype: str, name: str) -> te.Tensor:
+    """``tensor`` as its pixels are read: in ``dtype``, int8 as fractions of 127."""
+
+    def read(*index: Any) -> Any:
+        value = tensor[index].astype(dtype)
+        return value * tirx.const(1 / FRACTION, dtype) if tensor.dtype == "int8" else value
+
+    return te.compute(tensor.shape, read, name=f"{name}_pixels", attrs={STAGE: "pixels"})
+
+
+def total(
+    shape: Sequence[Any], part: te.Tensor, axes: Sequence[Any], name: str, pixel_sum: PixelSum
+) -> te.Tensor:
+    """The sum of ``part`` [*axes, *shape] over reduction ``axes``."""
+
+    def add(*index: Any) -> Any:
+        return te.sum(part[(*axes, *index)].astype(pixel_sum.total_dtype), axis=list(axes))
+
+    return te.compute(shape, add, name=name, attrs={STAGE: "total"})
+
+
+def scaled(value: Any, scale: Any, pixel_sum: PixelSum | None) -> Any:
+    """The sum ``value`` of products with int8 weights, times ``scale`` (float32) where there is one.
+
+    A sum over pixels is multiplied in the type that it was taken in, so that no wider copy of a whole tile of
+    sums takes registers.
+    """
+    if scale is None:
+        return value
+    if pixel_sum is None:
+        return value * scale
+    return value * (scale * tirx.const(float(FRACTION), "float32")).astype(pixel_sum.total_dtype)
