@@ -85,6 +85,8 @@ def _ask(address: Address, timeout: float) -> ServerInfo:
                     where=str(address),
                     remedy="give the --key that `ddimcache serve` was started with",
                 )
+            if code == base.RPC_CODE_DUPLICATE:  # of a proxy, where another client waits with this key
+                raise _busy(address)
             if code != base.RPC_MAGIC:
                 raise _not_ours(address)
             [length] = struct.unpack("<i", base.recvall(connection, 4))

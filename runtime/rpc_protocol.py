@@ -6,7 +6,8 @@ object of a reply is either ``{"result": …}`` or ``{"error": {"kind", "what", 
 an expected error arrives as what it was raised.
 
 A connection begins with TVM's handshake. The server's half of it carries :class:`ServerInfo` as JSON behind
-``server:ddimcache``; a client that adds :data:`PROBE` to its key gets that answer and no session.
+``server:ddimcache``; a client that adds :data:`PROBE` to its key gets that answer and no session. A proxy
+hands on both halves; behind it the server's is ``server:KEY`` and the same JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ddimcache.records import RecordProblem, from_json, loads, to_json
 PROTOCOL = 5
 PREFIX = "ddimcache.session."
 PROBE = "-ddimcache-probe"
-GREETING = "server:ddimcache "
+GREETING = "server:"
 LONGEST_KEY = 1024
 CHUNK_BYTES = 4 << 20
 """Files are sent in pieces of this size."""
@@ -48,9 +49,9 @@ class ServerInfo:
     host: str
     busy: bool
 
-    def greeting(self) -> str:
-        """Return the server's half of the handshake."""
-        return GREETING + json.dumps(to_json(self))
+    def greeting(self, name: str = "ddimcache") -> str:
+        """Return the server's half of the handshake; a proxy looks for the key where the ``name`` is."""
+        return f"{GREETING}{name} {json.dumps(to_json(self))}"
 
     @classmethod
     def of_greeting(cls, text: str) -> ServerInfo | None:
@@ -58,7 +59,7 @@ class ServerInfo:
         if not text.startswith(GREETING):
             return None
         try:
-            return from_json(cls, loads(text[len(GREETING) :]))
+            return from_json(cls, loads(text.partition(" ")[2]))
         except RecordProblem:
             return None
 

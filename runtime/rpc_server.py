@@ -28,6 +28,7 @@ from ddimcache.runtime.local_device import host_triple
 from ddimcache.runtime.rpc_child import Client, try_device
 from ddimcache.runtime.rpc_handshake import Handshake
 from ddimcache.runtime.rpc_protocol import PROTOCOL, ServerInfo, tvm_version
+from ddimcache.runtime.rpc_proxy_link import ProxyLink
 from ddimcache.runtime.rpc_session_calls import SessionCalls
 from ddimcache.runtime.rpc_store import Store
 from ddimcache.runtime.tracker import TrackerAddress
@@ -35,6 +36,7 @@ from ddimcache.runtime.tracker_registration import Registration
 
 logger = logging.getLogger(__name__)
 
+_DANGER = "TVM's RPC lets whoever knows the key run any code here, over an unencrypted connection"
 _MOST_HANDSHAKES = 64
 _LEAVING_SECONDS = 1.0
 _TICK_SECONDS = 0.5
@@ -67,6 +69,17 @@ def check_key(key: str) -> None:
         )
 
 
+def check_reach(host: str, option: str, beyond_loopback: bool, danger: str) -> None:
+    """Raise :class:`UsageError` for a host that other machines reach where that was not allowed."""
+    if not is_loopback(host, option) and not beyond_loopback:
+        raise UsageError(
+            f"{host} can be reached from other machines, and {danger}",
+            where=option,
+            remedy="listen on 127.0.0.1 and forward the port (`adb forward`, `ssh -L`), or add "
+            "--allow-other-machines on a network you trust",
+        )
+
+
 def listen(host: str, port: int, *, beyond_loopback: bool, danger: str) -> socket.socket:
     """Return a listening socket; port 0 takes a free one.
 
@@ -75,13 +88,7 @@ def listen(host: str, port: int, *, beyond_loopback: bool, danger: str) -> socke
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"{port} is outside 0 … 65535", where="--port")
-    if not is_loopback(host) and not beyond_loopback:
-        raise UsageError(
-            f"{host} can be reached from other machines, and {danger}",
-            where="--host",
-            remedy="listen on 127.0.0.1 and forward the port (`adb forward`, `ssh -L`), or add "
-            "--allow-other-machines on a network you trust",
-        )
+    check_reach(host, "--host", beyond_loopback, danger)
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,6 +118,7 @@ class Server:
     idle_seconds : after this time without a call, a client is sent away.
     memory_budget : most bytes that a client's session may have on the device; None: all of it.
     tracker : a tracker to register with, and the name of the device there.
+    proxy : (host, port) of a proxy where clients may come who cannot reach this server.
     reached_at : (host, port) by which clients of the tracker reach this server; None: as the tracker sees it.
 
     Raises :class:`UsageError` for a bad address, key or folder, :class:`DeviceError` when the device does not
@@ -131,12 +139,14 @@ class Server:
         memory_budget: int | None = None,
         tracker: tuple[TrackerAddress, str] | None = None,
         reached_at: tuple[str, int] | None = None,
+        proxy: tuple[str, int] | None = None,
     ) -> None:
         check_key(key)
+        if proxy is not None:
+            check_reach(proxy[0], "--proxy", beyond_loopback, _DANGER)
         if not idle_seconds > 0:
             raise UsageError(f"{idle_seconds:g} is no time", where="--idle-seconds")
-        danger = "TVM's RPC lets whoever knows the key run any code here, over an unencrypted connection"
-        self._listener = listen(host, port, beyond_loopback=beyond_loopback, danger=danger)
+        self._listener = listen(host, port, beyond_loopback=beyond_loopback, danger=_DANGER)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
         self._key = key
@@ -159,6 +169,10 @@ class Server:
             place = reached_at or (None, self.port)
             facts = to_json(self._info())
             self._registration = Registration(*tracker, place, facts, self._watch, self._forget)
+        self._link: ProxyLink | None = None
+        if proxy is not None:
+            hello = self._info().greeting(key)
+            self._link = ProxyLink(proxy, hello, self._watch, self._forget, self._arrive)
 
     def serve(self) -> None:
         """Answer clients until the process is interrupted or terminated; the client at work is ended then."""
@@ -173,10 +187,14 @@ class Server:
                 self._end_what_is_late()
                 if self._registration is not None:
                     self._registration.tick(busy=self._client is not None)
+                if self._link is not None:
+                    self._link.tick(busy=self._client is not None)
         finally:
             self._listener.close()
             if self._registration is not None:
                 self._registration.close()
+            if self._link is not None:
+                self._link.close()
             for handshake in list(self._handshakes.values()):
                 self._drop(handshake)
             if self._client is not None:
@@ -252,6 +270,13 @@ class Server:
             handshake.answer(base.RPC_CODE_SUCCESS, self._info().greeting().encode())
             if by_tracker and self._registration is not None:
                 self._registration.use_match_key()
+            self._begin(handshake)
+
+    def _arrive(self, handshake: Handshake, key: str, is_probe: bool) -> None:
+        """Take a client that a proxy has joined with this server; both have had their answers from it."""
+        if not hmac.compare_digest(key.encode(), f"client:{self._key}".encode()):
+            logger.warning("%s: refused, the key is wrong", handshake.address)
+        elif not is_probe and self._client is None:
             self._begin(handshake)
 
     def _begin(self, handshake: Handshake) -> None:

@@ -98,3 +98,36 @@ class RunningTracker(RunningVerb):
                 return listed
             assert time.monotonic() < deadline, (listed, self.log)
             time.sleep(0.1)
+
+
+class RunningProxy:
+    """TVM's proxy in a process of its own, which can end and come back."""
+
+    _RUN = """
+import socket, sys
+from tvm.rpc.proxy import _proxy_server
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(("127.0.0.1", int(sys.argv[1])))
+listener.listen(8)
+print(listener.getsockname()[1], flush=True)
+_proxy_server(listener, listener.getsockname()[1], 0, 600, 600, None, None, None)
+"""
+
+    def __init__(self):
+        self.port = 0
+        self.start()
+        self.place = f"127.0.0.1:{self.port}"
+        self.address = f"rpc://{self.place}/{KEY}"
+
+    def start(self):
+        """Listen, where it listened before if it did."""
+        command = [sys.executable, "-c", self._RUN, str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def kill(self):
+        """End it without a word to those who are connected."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()

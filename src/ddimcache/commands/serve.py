@@ -76,6 +76,14 @@ def serve(
     device_key: Annotated[
         str | None, typer.Option(help="The device's name there, such as adreno-740.", metavar="NAME")
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            help="TVM's proxy to wait at too, for clients who cannot reach this machine; they give its "
+            "address in rpc://host:port/KEY.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     reached_at: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +126,7 @@ def serve(
         idle_seconds=idle_seconds,
         memory_budget=parse_budget(memory_budget),
         tracker=place,
+        proxy=None if proxy is None else parse_host_port(proxy, "--proxy"),
         reached_at=None if reached_at is None else parse_host_port(reached_at, "--reached-at"),
     )
     try:
