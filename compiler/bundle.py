@@ -89,7 +89,7 @@ def _write(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | Path])
         (building / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
         building.chmod(0o755)
         _sync_tree(building)
-        _put_in_place(building, out_dir)
+        put_in_place(building, out_dir)
     return manifest
 
 
@@ -132,7 +132,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _put_in_place(building: Path, out_dir: Path) -> None:
+def put_in_place(building: Path, out_dir: Path) -> None:
+    """Give a finished folder its name, in place of what has it; both are on the same file system."""
     if out_dir.exists():
         # A folder cannot be renamed onto a full one: step the old one aside, and back if the new one fails.
         with _sibling(out_dir) as aside:

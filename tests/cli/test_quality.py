@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 
 from ddimcache.compiler.bundle import write_bundle
 from ddimcache.runtime.bundle import open_bundle
+from ddimcache.runtime.quality_notes import read_notes
 from ddimcache.runtime.refresh import quadratic
 from tests.kit.device_run import psnr
 
@@ -23,6 +26,12 @@ def uncompressed(fake_bundle, tmp_path_factory):
     files = {name: bundle.path(name) for name in bundle.manifest.files}
     write_bundle(folder, replace(bundle.manifest, weights="fp32"), files)
     return folder
+
+
+@pytest.fixture
+def uncompressed_one(uncompressed, tmp_path):
+    """A copy to keep notes in."""
+    return Path(shutil.copytree(uncompressed, tmp_path / "bundle"))
 
 
 @pytest.fixture
@@ -45,11 +54,12 @@ def pixels(folder, title, page, count):
     return np.stack([by_content[base64.b64decode(source)] for source in sources])
 
 
-def test_a_grid_of_settings(run, uncompressed, prompts, tmp_path):
+def test_a_grid_of_settings(run, uncompressed_one, prompts, tmp_path):
+    uncompressed = uncompressed_one
     out = tmp_path / "out"
     command = ["quality", uncompressed, "-o", out, "--pictures", 3, "--prompts", prompts, "--workers", 2]
     command += ["--grid", "--grid-steps", "4,9", "--grid-intervals", "1,3", "--seed", 5, "--device", "llvm"]
-    command += ["--schedules", "uniform,quadratic"]
+    command += ["--schedules", "uniform,quadratic", "--min-psnr", 60]
     done = run(*command, "--json")
     assert done.code == 0, done.err
     rows = done.json["settings"]
@@ -75,8 +85,13 @@ def test_a_grid_of_settings(run, uncompressed, prompts, tmp_path):
 
     one = tmp_path / "one.png"
     options = ["--model", uncompressed, "--steps", 9, "--cache-interval", 3, "--seed", 5]
+    options += ["--cache-schedule", "uniform"]
     assert run("generate", "abc", *options, "-o", one).code == 0
     np.testing.assert_array_equal(cached[0], np.asarray(Image.open(one)))
+
+    notes = read_notes(open_bundle(uncompressed))
+    assert [each.psnr for each in notes.measured] == [row["psnr_to_uncached"] for row in rows[2:]]
+    assert notes.is_below(9, 3, "uniform") == (rows[4]["psnr_to_uncached"] < 60)
 
     log = out / "results.jsonl"
     lines = log.read_text().splitlines()

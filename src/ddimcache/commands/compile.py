@@ -55,6 +55,23 @@ def compile_model(
     dump_ir: Annotated[
         Path | None, typer.Option(help="Write the IR after every phase.", metavar="DIR")
     ] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(
+            help="Refuse a bundle whose pictures are below this to float32 without a cache.", metavar="DB"
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(help="Refuse one that gets less of what captions ask right.", metavar="PERCENT"),
+    ] = None,
+    gate_pictures: Annotated[int, typer.Option(help="Pictures that are drawn to decide so, 2 … 10000.")] = 16,
+    gate_steps: Annotated[int, typer.Option(help="Their DDIM steps.")] = 50,
+    cache_interval: Annotated[int, typer.Option(help="Their cache interval.")] = 5,
+    device: Annotated[
+        str | None,
+        typer.Option(help="What draws them: opencl, llvm or rpc://host:port/key. Default: this machine's."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
@@ -89,7 +106,13 @@ def compile_model(
 
     start = time.perf_counter()
     compile_pipeline = load_compiler()
-    compile_pipeline(model, output, options, progress())
+    if min_psnr is None and min_accuracy is None:
+        compile_pipeline(model, output, options, progress())
+    else:
+        from ddimcache.commands.gated_compile import compile_gated, parse_gate
+
+        gate = parse_gate(min_psnr, min_accuracy, gate_steps, cache_interval)
+        compile_gated(model, output, options, gate, gate_pictures, device)
     seconds = time.perf_counter() - start
     manifest = open_bundle(output, sums=False).manifest
     kernels = sum(len(component.kernels) for component in manifest.components.values())

@@ -78,6 +78,13 @@ def quality(
         str, typer.Option(help="Places of the full steps: uniform, quadratic, searched.")
     ] = "uniform",
     shown: Annotated[int, typer.Option(help="Prompts whose pictures the page shows.")] = 16,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep in the bundle which settings are below this PSNR to n = 1; generate heeds it.",
+            metavar="DB",
+        ),
+    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(help="opencl, opencl:1, llvm or rpc://host:port/key; give it once a device."),
@@ -119,7 +126,7 @@ def quality(
         check_sampling(count, 1, guidance)
     for interval in intervals:
         check_sampling(1, interval, guidance)
-    commission = Commission(_prompts(prompts, pictures), seed, guidance)
+    commission = Commission(quality_prompts(prompts, pictures), seed, guidance)
     bars = progress()
     folder = find_model(bundle)
     kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
@@ -137,6 +144,8 @@ def quality(
         for pictures_of in sets:
             rows.append(measured.row(pictures_of))
             stage.advance()
+    if min_psnr is not None:
+        keep_gate(variants.own, rows, min_psnr)
     manifest, about = variants.own.manifest, measured.about()
     facts = [
         f"{len(commission.prompts)} pictures a setting, seeds from {seed}, guidance {guidance:g}, "
@@ -169,6 +178,25 @@ def quality(
     for fact in facts:
         say(fact)
     say(f"\npictures side by side: {output / PAGE}")
+
+
+def keep_gate(bundle: Bundle, rows: list[dict[str, Any]], least_psnr: float) -> None:
+    """Write what was measured of a bundle's own settings, and the gate, into its notes."""
+    from ddimcache.quality.notes import keep_notes
+    from ddimcache.runtime.quality_notes import MeasuredSetting, read_notes
+
+    own = (bundle.manifest.weights, bundle.manifest.cut)
+    fresh = {
+        (row["steps"], row["cache_interval"], row["schedule"]): MeasuredSetting(
+            row["steps"], row["cache_interval"], row["schedule"], row["psnr_to_uncached"]
+        )
+        for row in rows
+        if (row["weights"], row["cut"]) == own and row["cached_steps"] and row["ssim_to_uncached"] is not None
+    }
+    notes = read_notes(bundle)
+    kept = [each for each in notes.measured if (each.steps, each.cache_interval, each.schedule) not in fresh]
+    measured = (*kept, *fresh.values())
+    keep_notes(bundle, dataclasses.replace(notes, measured=measured, least_psnr=least_psnr))
 
 
 class Variants:
@@ -267,7 +295,8 @@ def _wanted(
     return [(bundle, setting) for setting, bundle in wanted.items()]
 
 
-def _prompts(path: Path | None, count: int, *, held_out: bool = True) -> tuple[str, ...]:
+def quality_prompts(path: Path | None, count: int, *, held_out: bool = True) -> tuple[str, ...]:
+    """Return prompts to measure by: of a file, or captions that the embedded model was not trained on."""
     if path is not None:
         given = read_prompts(path)
         return tuple(given[index % len(given)] for index in range(count))
@@ -278,7 +307,7 @@ def _prompts(path: Path | None, count: int, *, held_out: bool = True) -> tuple[s
 
 def calibration_prompts(path: Path | None, count: int) -> tuple[str, ...]:
     """Return prompts to decide by: of a file, or captions that quality is not measured on."""
-    return _prompts(path, count, held_out=False)
+    return quality_prompts(path, count, held_out=False)
 
 
 def _schedules(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,11 +53,11 @@ def schedule(
     uses what was found with --cache-schedule auto, its default.
     """
     from ddimcache.commands.choose import choose_device, find_model
-    from ddimcache.compiler.bundle import with_file
+    from ddimcache.quality.notes import keep_notes
     from ddimcache.quality.search import Calibration, search
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.image import ImageRequest, MemoryChoice
-    from ddimcache.runtime.quality_notes import NOTES_NAME, SearchedSchedule, read_notes
+    from ddimcache.runtime.quality_notes import SearchedSchedule, read_notes
     from ddimcache.runtime.refresh import full_count
     from ddimcache.runtime.session import check_sampling
     from ddimcache.runtime.tokenizer import Tokenizer
@@ -101,7 +102,7 @@ def schedule(
     kept = [each for each in notes.schedules if (each.steps, len(each.full_steps)) not in replaced]
     # What was measured of a schedule that is no longer there says nothing about the new one.
     measured = [each for each in notes.measured if (each.steps, each.schedule) != (steps, "searched")]
-    with_file(opened, NOTES_NAME, _bytes(notes, (*kept, *searched), tuple(measured)))
+    keep_notes(opened, dataclasses.replace(notes, schedules=(*kept, *searched), measured=tuple(measured)))
     rows: list[dict[str, Any]] = [
         {
             "steps": steps,
@@ -137,16 +138,6 @@ def _compiled(folder: Path, chosen: Any, bars: Any) -> Any:
     from ddimcache.compiler.options import CompileOptions
 
     return compiled(folder, CompileOptions(target=chosen.target, host=chosen.host), bars)
-
-
-def _bytes(notes: Any, schedules: tuple[Any, ...], measured: tuple[Any, ...]) -> bytes:
-    import dataclasses
-    import json
-
-    from ddimcache.records import to_json
-
-    changed = dataclasses.replace(notes, schedules=schedules, measured=measured)
-    return (json.dumps(to_json(changed), indent=1, allow_nan=False) + "\n").encode()
 
 
 def _psnr(error: float) -> float | None:
