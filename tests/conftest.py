@@ -6,8 +6,10 @@ A test carries the mark of the tier it needs; without one it belongs to ``host``
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import aarch64_root
 import pytest
@@ -81,3 +83,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for tier, (count, reason) in left_out.items():
         first_line = reason.splitlines()[0]
         terminalreporter.write_line(f"left out  {tier}: {count} tests: {first_line}")
+
+
+@pytest.fixture(scope="session")
+def fake_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a few kilobytes to read; see ``fakes/fake_bundle.py``."""
+    from tests.fakes.fake_bundle import build_fake_bundle
+
+    folder = tmp_path_factory.mktemp("fake")
+    return build_fake_bundle(folder / "bundle", folder)
+
+
+@pytest.fixture
+def own_bundle(fake_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of it to break."""
+    return Path(shutil.copytree(fake_bundle, tmp_path / "bundle"))

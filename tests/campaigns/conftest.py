@@ -1,17 +1,8 @@
-"""Bundles to run campaigns on."""
+"""A bundle to run campaigns on."""
 
 from pathlib import Path
 
 import pytest
-
-from tests.fakes.fake_bundle import build_fake_bundle
-
-
-@pytest.fixture(scope="session")
-def fake_bundle(tmp_path_factory) -> Path:
-    """A bundle of a few kilobytes."""
-    folder = tmp_path_factory.mktemp("fake")
-    return build_fake_bundle(folder / "bundle", folder)
 
 
 @pytest.fixture(scope="session")

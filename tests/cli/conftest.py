@@ -1,7 +1,6 @@
-"""A small bundle, a stand-in for the compiler, and the command line run in this process."""
+"""A stand-in for the compiler, and the command line run in this process."""
 
 import json
-import shutil
 import sys
 import types
 from dataclasses import dataclass, replace
@@ -12,20 +11,6 @@ import pytest
 from ddimcache import cli
 from ddimcache.compiler.bundle import write_bundle
 from ddimcache.runtime.bundle import open_bundle
-from tests.fakes.fake_bundle import build_fake_bundle
-
-
-@pytest.fixture(scope="session")
-def fake_bundle(tmp_path_factory) -> Path:
-    """A bundle to read."""
-    folder = tmp_path_factory.mktemp("fake")
-    return build_fake_bundle(folder / "bundle", folder)
-
-
-@pytest.fixture
-def own_bundle(fake_bundle, tmp_path) -> Path:
-    """A copy of the bundle to break."""
-    return Path(shutil.copytree(fake_bundle, tmp_path / "bundle"))
 
 
 @dataclass
