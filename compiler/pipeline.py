@@ -129,6 +129,19 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "plan memory", relax.transform.StaticPlanBlockMemory()
 
 
+def start(request: Request) -> Compilation:
+    """The compilation of ``request`` before its first phase."""
+    component = request.component
+    if request.cut is None:
+        function = component.module["main"].with_attr("global_symbol", request.entry)
+        module = tvm.IRModule({request.entry: function})
+        inputs = {request.entry: component.input_count}
+    else:
+        module = component.module
+        inputs = {"full": component.input_count, "cached": component.input_count + 1}
+    return Compilation(module, WeightStore.from_torch(component.weights), inputs)
+
+
 def run(
     request: Request, dump: Path | None = None, started: Callable[[str], object] = lambda phase: None
 ) -> Compilation:
@@ -137,28 +150,20 @@ def run(
     With ``dump``, the module after each phase is written into that folder; ``started`` is told the name of
     each phase before it runs.
     """
-    component = request.component
-    function = component.module["main"]
-    if request.cut is None:
-        module = tvm.IRModule({request.entry: function.with_attr("global_symbol", request.entry)})
-        inputs = {request.entry: component.input_count}
-    else:
-        module = component.module
-        inputs = {"full": component.input_count, "cached": component.input_count + 1}
-    compilation = Compilation(module, WeightStore.from_torch(component.weights), inputs)
+    compilation = start(request)
     with request.profile.tvm_target():
         for number, (name, phase) in enumerate(phases(request, compilation)):
             started(name)
             before = operators(compilation.module)
-            start = time.perf_counter()
+            began = time.perf_counter()
             compilation.module = phase(compilation.module)
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             after = operators(compilation.module)
             changes = sum(((before - after) + (after - before)).values())
             note = getattr(phase, "note", "") or _note(before, after)
             compilation.reports.append(PhaseReport(name, changes, seconds, note))
             if dump is not None:
-                _dump(compilation.module, dump, component.name, number, name)
+                _dump(compilation.module, dump, request.component.name, number, name)
     return compilation
 
 

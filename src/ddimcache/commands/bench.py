@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddimcache.commands.bench_kernels import EXAMPLES as KERNEL_EXAMPLES
+from ddimcache.commands.bench_kernels import bench_kernels
 from ddimcache.commands.terminal import bytes_text, print_json, print_table, progress, say, seconds_text
 from ddimcache.errors import UsageError
 
@@ -38,6 +40,7 @@ LAUNCH_EXAMPLES = """
 """
 
 app = typer.Typer(no_args_is_help=True, help="Measure, and check the answers before any time is reported.")
+app.command("kernels", epilog=KERNEL_EXAMPLES)(bench_kernels)
 
 
 @app.command("unet", epilog=EXAMPLES)

@@ -1,0 +1,1 @@
+"""The kernels of a model one by one, against PyTorch and CLBlast."""

@@ -1,0 +1,186 @@
+"""Times the kernels of a model one by one, in turns with their peers.
+
+A layer goes through all phases of the compiler, so what is timed is what a model's bundle would launch. No
+time is taken before it gives PyTorch's answer with the same rounded weights.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddimcache.bench.kernels.clblast import Clblast
+from ddimcache.bench.kernels.layers import Layer, layer_of
+from ddimcache.bench.kernels.shapes import KernelShape
+from ddimcache.bench.torch_unet import round_weights
+from ddimcache.bench.unet import relative_error
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.frontend.importer import import_component
+from ddimcache.compiler.library import build_library
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.errors import DeviceError
+from ddimcache.runtime.devices import DeviceSpec
+from ddimcache.runtime.local_device import device_failures, open_device
+from ddimcache.runtime.progress import Progress
+
+LARGEST_ERROR = 1e-3
+"""Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed."""
+
+_ENTRY = "run"
+_BLOCK_SECONDS = 0.02
+_MOST_CALLS = 50
+_SETTLING_SECONDS = 0.01
+"""Threads of PyTorch keep spinning on their cores for milliseconds after their last work."""
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Medians in seconds of a call: ours and each peer's. ``error`` is of the largest number."""
+
+    shape: KernelShape
+    launches: int
+    error: float
+    seconds: float
+    peers: dict[str, float]
+
+
+class DeviceLayer:
+    """A layer compiled and loaded with its weights on a local device."""
+
+    def __init__(
+        self, layer: Layer, device: DeviceProfile, host: str, weights: str, spec: DeviceSpec
+    ) -> None:
+        import tvm
+        from tvm import relax
+
+        component = import_component("layer", layer.ours, layer.inputs)
+        compilation = pipeline.run(pipeline.Request(component, device, weights, _ENTRY))
+        with tempfile.TemporaryDirectory(prefix="ddimcache-") as folder, device_failures(spec):
+            path = Path(folder) / "layer.so"
+            facts = build_library(compilation.module, device, host, [_ENTRY], path)
+            self._device = open_device(spec, device.kind)
+            machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
+            arrays = [tensor.numpy().astype(device.compute_dtype) for tensor in layer.inputs]
+            arrays += [compilation.store.array(name) for name in compilation.weight_names]
+            tensors = [tvm.runtime.tensor(array, self._device) for array in arrays]
+        count = len(layer.inputs)
+        self.launches = sum(kernel.calls.get(_ENTRY, 0) for kernel in facts.kernels)
+        self._inputs = tensors[:count]
+        self._weights = tuple(tensors[count:])
+        self._call = machine[_ENTRY]
+
+    def launch(self) -> Any:
+        """Run the layer without waiting; return its answer on the device."""
+        weights = (self._weights,) if self._weights else ()
+        return self._call(*self._inputs, *weights)
+
+    def run(self) -> None:
+        """Run the layer and wait for it."""
+        self.launch()
+        self._device.sync()
+
+
+def measure(
+    shapes: Iterable[KernelShape],
+    spec: DeviceSpec,
+    device: DeviceProfile,
+    host: str,
+    *,
+    weights: str,
+    peers: tuple[str, ...],
+    repeats: int,
+    threads: int,
+    progress: Progress,
+) -> Iterator[KernelTime]:
+    """Check and time each of ``shapes``, one after another.
+
+    Parameters
+    ----------
+    spec, device, host : the local device, its profile, and its host as the compiler names it.
+    weights : ``int8``, ``fp16`` or ``fp32``; peers are given the values that are left of them, in float32.
+    peers : ``torch``, ``clblast`` (of matrix products, and on OpenCL) or nothing.
+    repeats : rounds of turns, of one call or a fiftieth of a second of them.
+    threads : of PyTorch.
+
+    Raises :class:`DeviceError` when an answer is further than :data:`LARGEST_ERROR` from PyTorch's.
+    """
+    shapes = list(shapes)
+    blast = Clblast(spec.index) if "clblast" in peers else None
+    with progress.stage("bench", total=len(shapes)) as stage, _threads(threads), torch.inference_mode():
+        for number, shape in enumerate(shapes):
+            stage.advance(0, f"{shape.family} {shape.text}")
+            with torch.inference_mode(False):
+                layer = layer_of(shape, number)
+                round_weights(layer.native, weights)
+                ours = DeviceLayer(layer, device, host, weights, spec)
+            error = _checked(layer, ours, shape, spec)
+            calls: dict[str, Callable[[], object]] = {"ours": ours.run}
+            if "torch" in peers:
+                calls["torch"] = lambda layer=layer: layer.native(*layer.native_inputs)  # type: ignore[misc]
+            if blast is not None and shape.family in ("matmul", "geglu", "conv1x1"):
+                calls["clblast"] = blast.product(*_product(shape))
+            medians = _medians(calls, repeats)
+            seconds = medians.pop("ours")
+            stage.advance(1)
+            yield KernelTime(shape, ours.launches, error, seconds, medians)
+
+
+def _product(shape: KernelShape) -> tuple[int, int, int]:
+    """Rows, depth and channels of a shape that is a matrix product."""
+    *lines, depth, channels = shape.sizes
+    return math.prod(lines), depth, channels
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _checked(layer: Layer, ours: DeviceLayer, shape: KernelShape, spec: DeviceSpec) -> float:
+    with device_failures(spec):
+        answer = ours.launch().numpy()
+    expected = layer.answer().numpy().reshape(answer.shape)
+    error = relative_error(answer.astype(np.float32), expected)
+    if not error <= LARGEST_ERROR:  # a NaN is wrong as well
+        raise DeviceError(
+            f"{shape.family} {shape.text} is {error:.3g} of the largest number away from PyTorch, "
+            f"at most {LARGEST_ERROR:g} is right",
+            where=f"device {spec}",
+            remedy="no time was taken; try --device llvm, which tells a driver's fault from a kernel's",
+        )
+    return error
+
+
+def _medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    counts = {}
+    for name, call in calls.items():
+        call()
+        counts[name] = max(1, min(_MOST_CALLS, math.ceil(_BLOCK_SECONDS / max(_seconds(call, 1), 1e-9))))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(_seconds(call, counts[name]))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _seconds(call: Callable[[], object], count: int) -> float:
+    time.sleep(_SETTLING_SECONDS)
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count
