@@ -53,6 +53,38 @@ class PixelTable:
 
 
 @dataclass(frozen=True)
+class AttentionTable:
+    """What blocked attention takes per device; see ``kernels/attention/blocked.py``."""
+
+    vectors: int
+    """Vectors of queries that are computed together in registers."""
+    parts: int
+    """How many times as many a work-item has, at most: a block of keys is in a near cache for all of them."""
+    block: int
+    """Keys of a block, at most."""
+    keys: int
+    """Keys that are scored together in registers."""
+    values: int
+    """Values that are summed together in registers, at most."""
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """What blocked matrix products take per device; see ``kernels/matmul/blocked.py``."""
+
+    rows: int
+    """Rows of a work-group, at most."""
+    columns: int
+    """Output channels of a work-group, at most: more share the inputs of its rows."""
+    depth: int
+    """Inputs of a row that are multiplied before the next panel of weights, at most."""
+    strip: int
+    """Rows that one panel of weights is multiplied with in registers."""
+    groups: int
+    """Work-groups that a launch should have."""
+
+
+@dataclass(frozen=True)
 class WinogradTable:
     """What Winograd's convolutions take per device; see ``kernels/conv2d/winograd.py``."""
 
@@ -88,6 +120,10 @@ class TileTable:
     """Queries that one attention work-item keeps as the lanes of a vector."""
     attention_keys: int
     """Keys that an attention work-item scores before it updates its running maximum."""
+    attention: AttentionTable | None = None
+    """Without it an attention work-item has one vector of queries and shares nothing."""
+    blocks: BlockTable | None = None
+    """For matrix products; without it a work-item computes a tile and shares nothing."""
     winograd: WinogradTable | None = None
     """For 3x3 convolutions of stride 1; without it they are computed directly."""
     pixels: PixelTable | None = None
@@ -145,6 +181,8 @@ _CPU_TILES = TileTable(
     injective_vectors=8,
     attention_queries=16,
     attention_keys=16,
+    attention=AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10),
+    blocks=BlockTable(rows=128, columns=320, depth=320, strip=8, groups=8),
     winograd=WinogradTable(tiles=32, columns=320, depth=64, rows=8, groups=8),
 )
 

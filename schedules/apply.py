@@ -6,6 +6,7 @@ import tvm
 from tvm import tirx
 
 from ddimcache.compiler.target import DeviceProfile
+from ddimcache.schedules.blocked_products import schedule_blocked_product
 from ddimcache.schedules.element_wise import schedule_element_wise
 from ddimcache.schedules.pixel_products import schedule_pixel_product
 from ddimcache.schedules.products import schedule_product
@@ -40,6 +41,7 @@ class ApplySchedules:
         result = (
             schedule_winograd(function, tiles)
             or schedule_pixel_product(function, tiles)
+            or schedule_blocked_product(function, tiles)
             or schedule_product(function, tiles)
             or schedule_element_wise(function, tiles)
         )

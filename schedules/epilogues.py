@@ -18,19 +18,25 @@ from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.schedules.blocks import inline_all_but, products, sblock_names
 
+Finish = Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
+
 
 @dataclass(frozen=True)
 class Product:
     """A product of a fused kernel: its tensors, ``x`` and packed ``weight``, and its block's annotations.
 
-    ``finish(indices, value)`` emits the store of what becomes of the float32 sum ``value`` at ``indices``.
+    ``shape`` is of all sums, those of whole panels; ``stored`` are the extents of the indices of ``finish``.
+
+    ``finish(indices, read)`` emits the store of what becomes of the sum at ``indices``, those of the product
+    that are not constant where it is read; ``read`` of all its indices gives the float32 sum.
     """
 
     x: Any
     weight: Any
     shape: tuple[int, ...]
+    stored: tuple[int, ...]
     annotations: dict[str, Any]
-    finish: Callable[[Sequence[Any], Any], None]
+    finish: Finish
 
 
 def read_product(function: tirx.PrimFunc) -> Product | None:
@@ -43,56 +49,55 @@ def read_product(function: tirx.PrimFunc) -> Product | None:
     inline_all_but(schedule, {names[0], *later[-1:]})
     block = schedule.get(schedule.get_sblock(names[0]))
     out = block.writes[0].source
-    finish = (
-        _store_sum(out) if not later else _store_result(schedule.get(schedule.get_sblock(later[-1])), out)
-    )
+    shape = stored = tuple(int(extent) for extent in out.ty.shape)
+    finish: Finish | None = _store_sum(out)
+    if later:
+        stored, finish = _store_result(schedule.get(schedule.get_sblock(later[-1])), out)
     if finish is None:
         return None
     x, weight = (region.source for region in block.reads[:2])
-    shape = tuple(int(extent) for extent in out.ty.shape)
-    return Product(x, weight, shape, dict(block.annotations.items()), finish)
+    return Product(x, weight, shape, stored, dict(block.annotations.items()), finish)
 
 
-def _store_sum(out: Any) -> Callable[[Sequence[Any], Any], None]:
-    def finish(indices: Sequence[Any], value: Any) -> None:
-        T.buffer_store(out, value, [T.cast(index, "int64") for index in indices])
+def _store_sum(out: Any) -> Finish:
+    def finish(indices: Sequence[Any], read: Callable[[Sequence[Any]], Any]) -> None:
+        T.buffer_store(out, read(indices), [T.cast(index, "int64") for index in indices])
 
     return finish
 
 
-def _store_result(block: Any, product: Any) -> Callable[[Sequence[Any], Any], None] | None:
-    """What ``block`` does with the sum at the place that its iterators name, or ``None``."""
+def _store_result(block: Any, product: Any) -> tuple[tuple[int, ...], Finish | None]:
+    """What ``block`` does with the sums at the place that its iterators name, or ``None``; their extents."""
     store = block.body
     loads: list[Any] = []
-    tvm_ffi.structural_walk(
-        store,
-        [(ir.TensorLoad, lambda load: loads.append(load) if load.source.same_as(product) else None)],
-        order="post",
-    )
-    variables = [iterator.var for iterator in block.iter_vars]
-    if not isinstance(store, tirx.BufferStore) or not loads:
-        return None
-    places = list(loads[0].indices)
-    plain = len(places) == len(variables) and all(
-        any(place.same_as(variable) for place in places) for variable in variables
-    )
-    same = all(
-        all(one.same_as(other) for one, other in zip(load.indices, places, strict=True)) for load in loads
-    )
-    if not plain or not same:
-        return None
 
-    def finish(indices: Sequence[Any], value: Any) -> None:
+    def collect(load: Any) -> None:
+        if load.source.same_as(product):
+            loads.append(load)
+
+    tvm_ffi.structural_walk(store, [(ir.TensorLoad, collect)], order="post")
+    if not isinstance(store, tirx.BufferStore) or not loads:
+        return (), None
+    places = [index for index in loads[0].indices if not isinstance(index, tirx.IntImm)]
+    extents = {iterator.var: int(iterator.dom.extent) for iterator in block.iter_vars}
+    if set(places) != set(extents) or len(places) != len(extents):
+        return (), None
+    for load in loads[1:]:
+        others = [index for index in load.indices if not isinstance(index, tirx.IntImm)]
+        if len(others) != len(places) or not all(map(lambda a, b: a.same_as(b), others, places)):
+            return (), None
+
+    def finish(indices: Sequence[Any], read: Callable[[Sequence[Any]], Any]) -> None:
         at = dict(zip(places, (T.cast(index, "int64") for index in indices), strict=True))
         rules = [
-            (ir.TensorLoad, lambda load: value if load.source.same_as(product) else load),
+            (ir.TensorLoad, lambda load: read(load.indices) if load.source.same_as(product) else load),
             (ir.Var, lambda variable: at.get(variable, variable)),
         ]
         result = tvm_ffi.structural_map(store.value, rules, order="post")
         where = [tvm_ffi.structural_map(index, rules, order="post") for index in store.indices]
         T.buffer_store(store.buffer, result, where)
 
-    return finish
+    return tuple(extents[place] for place in places), finish
 
 
 def with_loops(function: tirx.PrimFunc, emit: Callable[[], None]) -> tirx.PrimFunc:

@@ -16,6 +16,7 @@ from ddimcache.compiler.target import TileTable, WinogradTable
 from ddimcache.kernels.conv2d.winograd import Blocking, winograd
 from ddimcache.kernels.tags import FAMILY, WORK
 from ddimcache.kernels.tiling import largest_divisor
+from ddimcache.schedules.blocked_products import columns_of, strip_rows
 from ddimcache.schedules.epilogues import Product, read_product, with_loops
 
 WEIGHT_COST = {2: 110, 4: 290}
@@ -34,7 +35,7 @@ def schedule_winograd(function: tirx.PrimFunc, tiles: TileTable) -> tirx.PrimFun
     shape, weight = ([int(extent) for extent in tensor.ty.shape] for tensor in (product.x, product.weight))
     if weight[1:3] != [3, 3] or shape[1:3] != [extent + 2 for extent in product.shape[1:3]]:
         return None
-    depth, panel, channels = shape[-1], weight[-1], product.shape[-1]
+    depth, panel, channels = shape[-1], weight[-1], product.stored[-1]
     if depth % tiles.vector or panel % tiles.vector or channels % panel:
         return None
     blocking = choose_blocking(product, table, tiles.vector)
@@ -56,16 +57,12 @@ def _sized_blocking(product: Product, size: int, table: WinogradTable, vector: i
     batch, height, width, _ = product.shape
     count = batch * -(-height // size) * -(-width // size)
     positions = (size + 2) ** 2
-    # As few rows as possible beyond the last tile, then as many as possible together.
-    least = min(table.rows, count, max(4, table.rows // 2))
-    rows = min(range(min(table.rows, count), least - 1, -1), key=lambda rows: -(-count // rows) * rows)
+    rows = strip_rows(count, table.rows)
     strips = -(-count // rows)
     tiles = rows * min(strips, max(1, table.tiles * 36 // positions // rows))
     panels, _, _, depth, panel = (int(extent) for extent in product.weight.ty.shape)
     tile_blocks = -(-count // tiles)
-    divisors = [d for d in range(1, panels + 1) if panels % d == 0 and d * panel <= max(panel, table.columns)]
-    wide = [d for d in divisors if panels // d * tile_blocks >= table.groups]
-    columns = max(wide, default=1) * panel
+    columns = columns_of(panels, panel, tile_blocks, table.columns, table.groups)
     block = largest_divisor(depth // vector, max(1, table.depth // vector)) * vector
     cost = tile_blocks * (tiles * positions + WEIGHT_COST[size])
     return cost, Blocking(size, tiles, columns, block, rows)

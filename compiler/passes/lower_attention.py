@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.passes.lower_products import dtype_name
 from ddimcache.compiler.passes.simplify import op_name, slice_of_last_axis, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
+from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
 from ddimcache.kernels.attention.kernel import Place, attention
 
 CAUSAL = -1.0e30
@@ -45,21 +46,38 @@ class _AttentionLowerer(PyExprMutator):
         scale = float(call.attrs.scale) if call.attrs.scale is not None else 1.0 / math.sqrt(shape[3])
         operands = [self._operand(argument) for argument in (query, key, value)]
         q_place, k_place, v_place = (place for _, place in operands)
-        function = attention(
-            (shape[0], shape[1], shape[2], shape[3]),
-            key_shape[1],
-            dtype_name(query),
-            scale,
-            lanes=self.tiles.attention_queries,
-            key_block=self.tiles.attention_keys,
-            work_group=self.tiles.work_group,
-            has_bias=bias is not None,
-            places=(q_place, k_place, v_place),
-        )
+        sizes = (shape[0], shape[1], shape[2], shape[3])
+        variant = {"has_bias": bias is not None, "places": (q_place, k_place, v_place)}
+        function = self._kernel(sizes, key_shape[1], dtype_name(query), scale, variant)
         variable = self.builder_.add_func(function, "attention")
         if bias is None:
             bias = relax.const(np.zeros((1, 1), np.float32))
         return relax.call_tir(variable, [*(tensor for tensor, _ in operands), bias], query.ty)
+
+    def _kernel(
+        self,
+        shape: tuple[int, int, int, int],
+        tokens: int,
+        dtype: str,
+        scale: float,
+        variant: dict[str, Any],
+    ) -> tirx.PrimFunc:
+        tiles, table = self.tiles, self.tiles.attention
+        if table is None:
+            return attention(
+                shape,
+                tokens,
+                dtype,
+                scale,
+                lanes=tiles.attention_queries,
+                key_block=tiles.attention_keys,
+                work_group=tiles.work_group,
+                **variant,
+            )
+        blocking = AttentionBlocking(
+            tiles.attention_queries, table.vectors, table.parts, table.block, table.keys, table.values
+        )
+        return blocked_attention(shape, tokens, dtype, scale, blocking, **variant)
 
     def _operand(self, expr: relax.Expr) -> tuple[relax.Expr, Place]:
         """The tensor [B, T, row] that holds ``expr`` [B, T, H, D], and where in its rows."""

@@ -17,10 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tvm.script import tirx as T
 
+from ddimcache.kernels.matmul.blocked import add_products
 from ddimcache.kernels.tiling import local
 
 
@@ -124,6 +126,10 @@ def _transform_square(
                 store(row, column, lane, values[column])
 
 
+def _given(value: Any, _indices: Sequence[Any]) -> Any:
+    return value
+
+
 class _Emitter:
     """The loops of one convolution; see :func:`winograd`."""
 
@@ -139,7 +145,7 @@ class _Emitter:
         self.tile_blocks = -(-self.count // blocking.tiles)
         self.groups = self.tile_blocks * (int(weight.ty.shape[0]) // self.panels)
 
-    def emit(self, finish: Callable[[Sequence[Any], Any], None]) -> None:
+    def emit(self, finish: Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]) -> None:
         """Emits the whole kernel."""
         tiles, block, positions = self.blocking.tiles, self.blocking.depth, self.side**2
         with (
@@ -218,30 +224,25 @@ class _Emitter:
             _transform_square(source, 3, lambda g: transform_weight(size, g), side, lanes, store)
 
     def _multiply(self, panel: Any) -> None:
-        rows, lanes, width, block = self.blocking.rows, self.lanes, self.panel, self.blocking.depth
-        vectors = [(row, first) for row in range(rows) for first in range(0, width, lanes)]
+        strip, width, block = self.blocking.rows, self.panel, self.blocking.depth
         with (
             T.serial(0, self.side**2) as position,
-            T.serial(0, self.blocking.tiles // rows) as strip,
+            T.serial(0, self.blocking.tiles // strip) as line,
         ):
-            total = local(rows, width)
-            place = T.bind((panel * self.blocking.tiles + strip * rows) * width)
-            for row, first in vectors:
-                with T.vectorized(0, lanes) as lane:
-                    value = self.sums[position, place + (row * width + first) + lane]
-                    T.buffer_store(total, value, [row, first + lane])
-            with T.serial(0, block) as c:
-                for row, first in vectors:
-                    with T.vectorized(0, lanes) as lane:
-                        value = self.inputs[position, (strip * rows + row) * block + c]
-                        value = value * self.weights[position, c * width + first + lane]
-                        T.buffer_store(total, total[row, first + lane] + value, [row, first + lane])
-            for row, first in vectors:
-                with T.vectorized(0, lanes) as lane:
-                    where = [position, place + (row * width + first) + lane]
-                    T.buffer_store(self.sums, total[row, first + lane], where)
+            place = T.bind((panel * self.blocking.tiles + line * strip) * width)
+            add_products(
+                lambda row, first, lane: (self.sums, [position, place + (row * width + first) + lane]),
+                lambda row, k: self.inputs[position, (line * strip + row) * block + k],
+                lambda k, column: self.weights[position, k * width + column],
+                strip=strip,
+                depth=block,
+                panel=width,
+                lanes=self.lanes,
+            )
 
-    def _transform_outputs(self, finish: Callable[[Sequence[Any], Any], None]) -> None:
+    def _transform_outputs(
+        self, finish: Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
+    ) -> None:
         size, side, lanes, tiles = self.blocking.size, self.side, self.lanes, self.blocking.tiles
         with T.serial(0, tiles) as tile:
             b, top, left = self._place(tile)
@@ -266,11 +267,17 @@ class _Emitter:
                                     inside.enter_context(T.If(start + offset < extent))
                                     inside.enter_context(T.Then())
                             lane = inside.enter_context(T.vectorized(0, lanes))
-                            finish((b, top + row, left + column, first + lane), result[row, column, lane])
+                            indices = (b, top + row, left + column, first + lane)
+                            value = result[row, column, lane]
+                            finish(indices, partial(_given, value))
 
 
 def winograd(
-    x: Any, weight: Any, blocking: Blocking, lanes: int, finish: Callable[[Sequence[Any], Any], None]
+    x: Any,
+    weight: Any,
+    blocking: Blocking,
+    lanes: int,
+    finish: Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None],
 ) -> None:
     """Emits the loops of the convolution of ``x`` [B, H + 2, W + 2, C] with packed [O / P, 3, 3, C, P].
 

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
 from ddimcache.kernels.attention.kernel import Place, attention
 from ddimcache.kernels.attention.reference import attention as plain_attention
 from tests.kit.kernel_run import run_kernel
 
+KINDS = ("vector", "blocked")
+BLOCKING = AttentionBlocking(lanes=16, vectors=2, parts=3, block=24, keys=4, values=10)
+
+
+def kernel(
+    kind: str,
+    shape: tuple[int, int, int, int],
+    tokens: int,
+    scale: float,
+    *,
+    has_bias: bool = False,
+    places: tuple[Place, Place, Place] | None = None,
+) -> Any:
+    """A vector of queries a work-item, or several in blocks."""
+    if kind == "blocked":
+        return blocked_attention(shape, tokens, "float32", scale, BLOCKING, has_bias=has_bias, places=places)
+    return attention(
+        shape,
+        tokens,
+        "float32",
+        scale,
+        lanes=16,
+        key_block=16,
+        work_group=1,
+        has_bias=has_bias,
+        places=places,
+    )
+
 
 def run(
+    kind: str,
     queries: int,
     tokens: int,
     heads: int,
@@ -29,16 +61,7 @@ def run(
     extra = np.where(random.random((tokens, queries)) < 0.3, -1e30, 0).astype("float32")
     extra[0] = 0  # every query sees a key
     scale = width**-0.5
-    function = attention(
-        (2, queries, heads, width),
-        tokens,
-        "float32",
-        scale,
-        lanes=16,
-        key_block=16,
-        work_group=1,
-        has_bias=bias,
-    )
+    function = kernel(kind, (2, queries, heads, width), tokens, scale, has_bias=bias)
     rows = [array.reshape(2, -1, heads * width) for array in (q, k, v)]
     arrays = [*rows, extra if bias else np.zeros((1, 1), "float32")]
     out = run_kernel(function, arrays, q.shape, target=target)
@@ -47,28 +70,31 @@ def run(
 
 
 @given(
-    queries=st.integers(1, 40),
+    kind=st.sampled_from(KINDS),
+    queries=st.integers(1, 110),
     tokens=st.integers(1, 90),
     heads=st.integers(1, 3),
     width=st.sampled_from([1, 4, 8, 13, 40, 64, 80, 160]),
     bias=st.booleans(),
 )
 @settings(max_examples=8, deadline=None)
-def test_attention_of_any_shape(queries: int, tokens: int, heads: int, width: int, bias: bool) -> None:
-    run(queries, tokens, heads, width, bias)
+def test_attention_of_any_shape(
+    kind: str, queries: int, tokens: int, heads: int, width: int, bias: bool
+) -> None:
+    run(kind, queries, tokens, heads, width, bias)
 
 
-def test_scores_beyond_the_exponential_do_not_overflow() -> None:
-    run(16, 33, 1, 8, gain=30.0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_beyond_the_exponential_do_not_overflow(kind: str) -> None:
+    run(kind, 16, 33, 1, 8, gain=30.0)
 
 
-def test_operands_are_read_inside_wider_rows() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_operands_are_read_inside_wider_rows(kind: str) -> None:
     random = np.random.default_rng(7)
     rows = random.standard_normal((1, 11, 3 * 16 + 5)).astype("float32")
     places = (Place(53, 32), Place(53, 0), Place(53, 19))
-    function = attention(
-        (1, 11, 2, 8), 11, "float32", 0.4, lanes=16, key_block=16, work_group=1, places=places
-    )
+    function = kernel(kind, (1, 11, 2, 8), 11, 0.4, places=places)
     out = run_kernel(function, [rows, rows, rows, np.zeros((1, 1), "float32")], (1, 11, 2, 8))
     q, k, v = (rows[:, :, place.first : place.first + 16].reshape(1, 11, 2, 8) for place in places)
     exact = plain_attention(q, k, v, 0.4, None)
@@ -87,12 +113,29 @@ def test_operands_are_read_inside_wider_rows() -> None:
         (256, 256, 1, 13, False),
     ],
 )
-def test_attention_on_opencl(queries: int, tokens: int, heads: int, width: int, bias: bool) -> None:
-    run(queries, tokens, heads, width, bias, target="opencl")
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_on_opencl(
+    kind: str, queries: int, tokens: int, heads: int, width: int, bias: bool
+) -> None:
+    run(kind, queries, tokens, heads, width, bias, target="opencl")
 
 
-def test_memory_grows_with_tokens_and_not_with_their_square() -> None:
-    text = attention((1, 4096, 8, 40), 4096, "float32", 0.1, lanes=16, key_block=16, work_group=1).script()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_query_that_is_not_finite_spoils_its_own_answer_only(kind: str, bad: float) -> None:
+    random = np.random.default_rng(8)
+    q, k, v = (random.standard_normal((1, 37, 8)).astype("float32") for _ in range(3))
+    q[0, 20, 3] = bad
+    function = kernel(kind, (1, 37, 1, 8), 37, 0.4)
+    out = run_kernel(function, [q, k, v, np.zeros((1, 1), "float32")], (1, 37, 1, 8))
+    spoilt = ~np.isfinite(out).all(axis=(0, 2, 3))
+    assert spoilt[20]
+    assert spoilt.sum() == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_grows_with_tokens_and_not_with_their_square(kind: str) -> None:
+    text = kernel(kind, (1, 4096, 8, 40), 4096, 0.1).script()
     local = [line for line in text.splitlines() if "alloc" in line]
     assert local
     assert not any("4096" in line for line in local)

@@ -16,7 +16,8 @@ from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d import winograd
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
 from ddimcache.kernels.tags import WORK
-from ddimcache.schedules.winograd import schedule_winograd
+from ddimcache.schedules.epilogues import read_product
+from ddimcache.schedules.winograd import choose_blocking, schedule_winograd
 from tests.kit.kernel_run import run_kernel, small_tiles, te_function
 
 TOLERANCE = 2e-5
@@ -138,18 +139,30 @@ def test_what_is_not_for_winograd_is_left_to_the_direct_schedule() -> None:
     tiles = profile("llvm").tiles
     assert tiles.winograd is not None
 
-    def function(depth: int, size: int, stride: int) -> Any:
+    def function(depth: int, size: int, stride: int, channels: int = 32) -> Any:
         x = np.zeros((1, 9, 9, depth), "float32")
-        packed = conv2d.pack(np.zeros((32, size, size, depth), "float32"), 32)
+        packed = conv2d.pack(np.zeros((channels, size, size, depth), "float32"), 32)
         return te_function(
-            lambda x, w: conv2d.conv2d(x, w, None, 32, (stride, stride), "float32"), [x, packed]
+            lambda x, w: conv2d.conv2d(x, w, None, channels, (stride, stride), "float32"), [x, packed]
         )
 
     assert schedule_winograd(function(16, 3, 1), tiles) is not None
     assert schedule_winograd(function(16, 3, 2), tiles) is None
     assert schedule_winograd(function(16, 1, 1), tiles) is None
     assert schedule_winograd(function(4, 3, 1), tiles) is None
+    assert schedule_winograd(function(16, 3, 1, 40), tiles) is None
     assert schedule_winograd(function(16, 3, 1), profile("adreno-740").tiles) is None
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 2), (16, 4), (64, 4)])
+def test_small_pictures_get_small_tiles(side: int, size: int) -> None:
+    tiles = profile("llvm").tiles
+    assert tiles.winograd is not None
+    arrays = [np.zeros((1, side + 2, side + 2, 32), "float32"), np.zeros((2, 3, 3, 32, 32), "int8")]
+    function = te_function(lambda x, w: conv2d.conv2d(x, w, None, 64, (1, 1), "float32"), arrays)
+    product = read_product(function)
+    assert product is not None
+    assert choose_blocking(product, tiles.winograd, tiles.vector).size == size
 
 
 def test_the_work_of_a_kernel_is_that_of_the_definition() -> None:

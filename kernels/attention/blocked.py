@@ -1,0 +1,259 @@
+"""Attention with a running softmax in blocks, for devices whose work-items have caches of their own.
+
+As in ``kernel.py`` the score matrix is never stored and a vector lane is a query; here a work-item has
+``parts`` x ``vectors`` vectors of queries. Both products run in tiles that stay in registers: ``keys`` x
+``vectors`` scores over the head's width, then ``values`` x ``vectors`` sums over a block of keys. A scalar of
+K or V is then used for several vectors, a vector of queries or weights for several keys or values, and a
+block of keys and values, once it is in the nearest cache, for all parts.
+
+Bytes: with 32 queries an item, 4096 keys of 8 heads of 40 are read 128 times, 168 MB each time; what is in a
+cache line beside them doubles that. 8 parts make it 16 times.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import prim_func
+
+from ddimcache.kernels.attention.kernel import LOWEST, MISSING, Place
+from ddimcache.kernels.tags import WORK
+from ddimcache.kernels.tiling import largest_divisor, local
+
+
+@dataclass(frozen=True)
+class AttentionBlocking:
+    """What a work-item keeps: ``parts`` x ``vectors`` vectors of ``lanes`` queries, at most.
+
+    ``block`` keys, at most, share a maximum; ``keys`` scores, and ``values`` sums, times ``vectors`` are in
+    registers.
+    """
+
+    lanes: int
+    vectors: int
+    parts: int
+    block: int
+    keys: int
+    values: int
+
+
+@cache
+def blocked_attention(
+    shape_query: tuple[int, int, int, int],
+    tokens: int,
+    dtype: str,
+    scale: float,
+    blocking: AttentionBlocking,
+    *,
+    has_bias: bool = False,
+    places: tuple[Place, Place, Place] | None = None,
+) -> tirx.PrimFunc:
+    """As :func:`ddimcache.kernels.attention.kernel.attention`, whose parameters these are, in blocks."""
+    batch, queries, heads, width = shape_query
+    places = places or (Place(heads * width, 0),) * 3
+    emitter = _Emitter(shape_query, tokens, scale, blocking, places)
+    bias_shape = (tokens, queries) if has_bias else (1, 1)
+    with IRBuilder() as builder, prim_func(is_private=True, s_tir=True):
+        T.func_name("kernel")
+        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
+        counts = (queries, tokens, tokens)
+        q, k, v = (
+            T.arg(name, T.buffer((batch, count, place.row), dtype, layout=None))
+            for name, count, place in zip("qkv", counts, places, strict=True)
+        )
+        bias = T.arg("bias", T.buffer(bias_shape, "float32", layout=None))
+        out = T.arg("out", T.buffer((batch, queries, heads, width), dtype, layout=None))
+        with T.sblock("root"):
+            T.reads()
+            T.writes()
+            emitter.emit(q, k, v, bias if has_bias else None, out, dtype)
+    return builder.get().with_attr(WORK, 2 * batch * heads * queries * tokens * width)
+
+
+class _Emitter:
+    """The loops of one kernel; sizes as in :class:`AttentionBlocking`."""
+
+    def __init__(
+        self,
+        shape_query: tuple[int, int, int, int],
+        tokens: int,
+        scale: float,
+        blocking: AttentionBlocking,
+        places: tuple[Place, Place, Place],
+    ) -> None:
+        self.batch, self.queries, self.heads, self.width = shape_query
+        self.tokens, self.scale, self.places = tokens, scale, places
+        self.lanes, self.vectors = blocking.lanes, blocking.vectors
+        self.span = blocking.lanes * blocking.vectors
+        self.parts = min(blocking.parts, -(-self.queries // self.span))
+        self.key_tile = blocking.keys
+        self.value_tile = largest_divisor(self.width, blocking.values)
+        # Blocks of one size, so that as few keys as possible are behind the last.
+        blocks = -(-tokens // max(blocking.block, blocking.keys))
+        self.block = -(-tokens // (blocks * blocking.keys)) * blocking.keys
+
+    def emit(self, q: Any, k: Any, v: Any, bias: Any, out: Any, dtype: str) -> None:
+        """Emits the whole kernel."""
+        query_blocks = -(-self.queries // (self.parts * self.span))
+        with (
+            T.thread_binding(0, self.batch * self.heads * query_blocks, thread="blockIdx.x") as group,
+            T.thread_binding(0, 1, thread="threadIdx.x"),
+        ):
+            self.query = local(self.parts, self.width, self.span)
+            self.total = local(self.parts, self.width, self.span)
+            self.score = local(self.block, self.span)
+            self.peak, self.weight = local(self.parts, self.span), local(self.parts, self.span)
+            self.change = local(self.span)
+            b = T.bind(group // (self.heads * query_blocks))
+            h = T.bind(group // query_blocks % self.heads)
+            start = T.bind(group % query_blocks * (self.parts * self.span))
+            with T.serial(0, self.parts) as part:
+                self._start(q, b, h, part, T.bind(start + part * self.span))
+            with T.serial(0, -(-self.tokens // self.block)) as number:
+                base = T.bind(number * self.block)
+                with T.serial(0, self.parts) as part:
+                    self._each_vector(lambda at: T.buffer_store(self.change, self.peak[part, at], [at]))
+                    self._scores(k, bias, b, h, part, base, T.bind(start + part * self.span))
+                    self._weigh(part)
+                    self._add_values(v, b, h, part, base)
+            with T.serial(0, self.parts) as part:
+                self._finish(out, b, h, part, T.bind(start + part * self.span), dtype)
+
+    def _each_vector(self, emit: Callable[[Any], None]) -> None:
+        """Emits a statement for every vector of queries; it is given the query's index."""
+        for vector in range(self.vectors):
+            with T.vectorized(0, self.lanes) as lane:
+                emit(vector * self.lanes + lane)
+
+    def _each(self, count: int, emit: Callable[[int, Any], None]) -> None:
+        """The same for every vector of every one of ``count`` keys or values; it is given both."""
+        for number in range(count):
+            self._each_vector(partial(emit, number))
+
+    def _query(self, at: Any) -> Any:
+        """A row of queries; the last work-items repeat the last row."""
+        return T.min(at, self.queries - 1) if self.queries % (self.parts * self.span) else at
+
+    def _token(self, at: Any) -> Any:
+        """A row of keys; the last block repeats the last row."""
+        return T.min(at, self.tokens - 1) if self.tokens % self.block else at
+
+    def _start(self, q: Any, b: Any, h: Any, part: Any, first: Any) -> None:
+        with T.serial(0, self.width) as d:
+
+            def load(at: Any) -> None:
+                place = (b, self._query(first + at), self.places[0].first + h * self.width + d)
+                value = T.cast(q[place], "float32") * T.float32(self.scale)
+                T.buffer_store(self.query, value, [part, d, at])
+
+            self._each_vector(load)
+            self._each_vector(lambda at: T.buffer_store(self.total, T.float32(0), [part, d, at]))
+        self._each_vector(lambda at: T.buffer_store(self.peak, T.float32(LOWEST), [part, at]))
+        self._each_vector(lambda at: T.buffer_store(self.weight, T.float32(0), [part, at]))
+
+    def _scores(self, k: Any, bias: Any, b: Any, h: Any, part: Any, base: Any, first: Any) -> None:
+        """Scores of a block of keys, and the maxima with them."""
+        tile = self.key_tile
+        with T.serial(0, self.block // tile) as strip:
+            sums = local(tile, self.span)
+            rows = [T.bind(self._token(base + (strip * tile + j))) for j in range(tile)]
+            self._each(tile, lambda j, at: T.buffer_store(sums, T.float32(0), [j, at]))
+            with T.serial(0, self.width) as d:
+
+                def add(j: int, at: Any) -> None:
+                    key = T.cast(k[b, rows[j], self.places[1].first + h * self.width + d], "float32")
+                    T.buffer_store(sums, sums[j, at] + self.query[part, d, at] * key, [j, at])
+
+                self._each(tile, add)
+
+            def keep(j: int, at: Any) -> None:
+                score = sums[j, at]
+                if bias is not None:
+                    score = score + bias[rows[j], self._query(first + at)]
+                if self.tokens % self.block:
+                    behind = T.max(base + (strip * tile + j) - (self.tokens - 1), 0)
+                    score = score + T.float32(MISSING) * T.cast(behind, "float32")
+                T.buffer_store(sums, score, [j, at])
+                T.buffer_store(self.score, sums[j, at], [strip * tile + j, at])
+
+            def maximum(at: Any) -> None:
+                highest = _halved(T.max, [sums[j, at] for j in range(tile)])
+                T.buffer_store(self.peak, T.max(self.peak[part, at], highest), [part, at])
+
+            self._each(tile, keep)
+            self._each_vector(maximum)
+
+    def _weigh(self, part: Any) -> None:
+        """Scores become weights below the maximum; ``change`` is what older sums are multiplied by."""
+        tile = self.key_tile
+
+        def weigh(buffer: Any, *place: Any) -> None:
+            T.buffer_store(buffer, T.exp(buffer[place] - self.peak[part, place[-1]]), list(place))
+
+        self._each_vector(lambda at: weigh(self.change, at))
+        self._each_vector(
+            lambda at: T.buffer_store(self.weight, self.weight[part, at] * self.change[at], [part, at])
+        )
+        with T.serial(0, self.block // tile) as strip:
+            self._each(tile, lambda j, at: weigh(self.score, strip * tile + j, at))
+
+            def add(at: Any) -> None:
+                more = _halved(operator.add, [self.score[strip * tile + j, at] for j in range(tile)])
+                T.buffer_store(self.weight, self.weight[part, at] + more, [part, at])
+
+            self._each_vector(add)
+
+    def _add_values(self, v: Any, b: Any, h: Any, part: Any, base: Any) -> None:
+        tile = self.value_tile
+        with T.serial(0, self.width // tile) as strip:
+            sums = local(tile, self.span)
+
+            def start(d: int, at: Any) -> None:
+                T.buffer_store(sums, self.total[part, strip * tile + d, at] * self.change[at], [d, at])
+
+            self._each(tile, start)
+            with T.serial(0, self.block) as j:
+                row = T.bind(self._token(base + j))
+
+                def add(d: int, at: Any) -> None:
+                    value = T.cast(
+                        v[b, row, self.places[2].first + h * self.width + (strip * tile + d)], "float32"
+                    )
+                    T.buffer_store(sums, sums[d, at] + self.score[j, at] * value, [d, at])
+
+                self._each(tile, add)
+            self._each(
+                tile, lambda d, at: T.buffer_store(self.total, sums[d, at], [part, strip * tile + d, at])
+            )
+
+    def _finish(self, out: Any, b: Any, h: Any, part: Any, first: Any, dtype: str) -> None:
+        result = local(self.width, self.span)
+        inverse = local(self.span)
+        self._each_vector(lambda at: T.buffer_store(inverse, T.float32(1) / self.weight[part, at], [at]))
+        with T.serial(0, self.width) as d:
+            self._each_vector(
+                lambda at: T.buffer_store(result, self.total[part, d, at] * inverse[at], [d, at])
+            )
+        with ExitStack() as inside:
+            at = inside.enter_context(T.serial(0, self.span))
+            if self.queries % (self.parts * self.span):
+                inside.enter_context(T.If(first + at < self.queries))
+                inside.enter_context(T.Then())
+            d = inside.enter_context(T.serial(0, self.width))
+            T.buffer_store(out, T.cast(result[d, at], dtype), [b, first + at, h, d])
+
+
+def _halved(combine: Callable[[Any, Any], Any], values: list[Any]) -> Any:
+    """``values`` combined as a tree, whose halves do not wait for each other."""
+    if len(values) == 1:
+        return values[0]
+    middle = len(values) // 2
+    return combine(_halved(combine, values[:middle]), _halved(combine, values[middle:]))

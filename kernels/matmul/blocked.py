@@ -1,0 +1,141 @@
+"""The matrix product in blocks that stay in a core's caches.
+
+A work-group makes ``rows`` x ``columns`` results. It goes through the depth a block at a time: panel by panel
+it converts the weights and adds the products to sums that stay with it. Every weight is converted once for
+all rows, and a block of rows is in a near cache while the panels pass by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+from ddimcache.kernels.tiling import local
+
+
+@dataclass(frozen=True)
+class ProductBlocking:
+    """What a work-group keeps: ``rows`` and ``columns`` of the result, ``depth`` of the operands at a time.
+
+    ``strip`` rows times a panel of weights are kept in registers.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    strip: int
+
+
+def add_products(
+    sums: Callable[[Any, int, Any], tuple[Any, list[Any]]],
+    inputs: Callable[[int, Any], Any],
+    weights: Callable[[Any, Any], Any],
+    *,
+    strip: int,
+    depth: int,
+    panel: int,
+    lanes: int,
+) -> None:
+    """Emits ``sums[row, column] += sum over k of inputs(row, k) * weights(k, column)``, sums in registers.
+
+    ``sums(row, first, lane)`` gives a buffer and the indices of the sum of ``row`` and ``first + lane``.
+    """
+    total = local(strip, panel)
+    vectors = [(row, first) for row in range(strip) for first in range(0, panel, lanes)]
+    for row, first in vectors:
+        with T.vectorized(0, lanes) as lane:
+            buffer, place = sums(row, first, lane)
+            T.buffer_store(total, buffer[tuple(place)], [row, first + lane])
+    with T.serial(0, depth) as k:
+        for row, first in vectors:
+            with T.vectorized(0, lanes) as lane:
+                value = total[row, first + lane] + inputs(row, k) * weights(k, first + lane)
+                T.buffer_store(total, value, [row, first + lane])
+    for row, first in vectors:
+        with T.vectorized(0, lanes) as lane:
+            buffer, place = sums(row, first, lane)
+            T.buffer_store(buffer, total[row, first + lane], place)
+
+
+def blocked_product(
+    x: Any,
+    weight: Any,
+    blocking: ProductBlocking,
+    lanes: int,
+    pairs: bool,
+    finish: Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None],
+) -> None:
+    """Emits the product of ``x`` [..., K] and packed ``weight`` [N / P, K, P] over all rows of ``x``.
+
+    K is a multiple of ``blocking.depth`` and that of ``lanes``, as P is; N / P of the panels of a work-group,
+    ``blocking.rows`` of its ``strip``. ``finish(indices, read)`` stores what becomes of the sum at
+    ``indices`` (..., column), and is called inside a loop over lanes; ``read`` of its indices is the sum.
+    With ``pairs`` the indices are (..., panel, column) with two sums, at (..., panel, side, column).
+    """
+    *lines, depth = (int(extent) for extent in x.ty.shape)
+    panels, _, panel = (int(extent) for extent in weight.ty.shape)
+    count = 1
+    for extent in lines:
+        count *= extent
+    rows, block, strip = blocking.rows, blocking.depth, blocking.strip
+    own = blocking.columns // panel
+    row_blocks = -(-count // rows)
+    with (
+        T.thread_binding(0, row_blocks * (panels // own), thread="blockIdx.x") as group,
+        T.thread_binding(0, 1, thread="threadIdx.x"),
+    ):
+        weights, sums = local(block, panel), local(own, rows, panel)
+        first_row = T.bind(group % row_blocks * rows)
+        first_panel = T.bind(group // row_blocks * own)
+
+        def place(row: Any) -> list[Any]:
+            """The indices of a row of ``x``; the last work-groups repeat the last row."""
+            index = first_row + row
+            if count % rows:
+                index = T.min(index, count - 1)
+            indices: list[Any] = []
+            for extent in reversed(lines[1:]):
+                indices.insert(0, index % extent)
+                index = index // extent
+            return [index, *indices]
+
+        with (
+            T.serial(0, own * rows) as line,
+            T.serial(0, panel // lanes) as vector,
+            T.vectorized(0, lanes) as lane,
+        ):
+            T.buffer_store(sums, T.float32(0), [line // rows, line % rows, vector * lanes + lane])
+        with T.serial(0, depth // block) as step, T.serial(0, own) as part:
+            with T.serial(0, block) as k:
+                for first in range(0, panel, lanes):
+                    with T.vectorized(0, lanes) as lane:
+                        value = weight[first_panel + part, step * block + k, first + lane]
+                        T.buffer_store(weights, T.cast(value, "float32"), [k, first + lane])
+            with T.serial(0, rows // strip) as line:
+                places = [[T.bind(index) for index in place(line * strip + row)] for row in range(strip)]
+                add_products(
+                    lambda row, first, lane: (sums, [part, line * strip + row, first + lane]),
+                    lambda row, k: T.cast(x[(*places[row], step * block + k)], "float32"),
+                    lambda k, column: weights[k, column],
+                    strip=strip,
+                    depth=block,
+                    panel=panel,
+                    lanes=lanes,
+                )
+        width = panel // 2 if pairs else panel
+        with (
+            T.serial(0, rows) as row,
+            T.serial(0, own) as part,
+            T.serial(0, width // lanes) as vector,
+            T.vectorized(0, lanes) as lane,
+        ):
+            column = vector * lanes + lane
+            if pairs:
+                indices = [*place(row), first_panel + part, column]
+                finish(indices, lambda at: sums[part, row, int(at[-2]) * width + column])
+            else:
+                indices = [*place(row), (first_panel + part) * panel + vector * lanes + lane]
+                finish(indices, lambda _at: sums[part, row, column])
