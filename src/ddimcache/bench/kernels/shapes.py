@@ -1,6 +1,6 @@
 """The shapes that the kernels of a model have, and how often each is computed, as data.
 
-``shapes/sd15.json`` and ``shapes/sd21.json`` are what this prints for a model of that size::
+``data/sd15.json`` and ``data/sd21.json`` are what this prints for a model of that size::
 
     python -m ddimcache.bench.kernels.shapes sd15 MODEL
 
@@ -38,7 +38,7 @@ FAMILIES = (
     "resize",
 )
 MODELS = ("sd15", "sd21")
-_FOLDER = Path(__file__).absolute().parent / "shapes"
+_FOLDER = Path(__file__).absolute().parent / "data"
 
 Family = Annotated[str, Limits(pattern="|".join(FAMILIES), meaning="a family of kernels")]
 
