@@ -183,7 +183,7 @@ _CPU_TILES = TileTable(
     attention_keys=16,
     attention=AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10),
     blocks=BlockTable(rows=128, columns=320, depth=320, strip=8, groups=8),
-    winograd=WinogradTable(tiles=32, columns=320, depth=64, rows=8, groups=8),
+    winograd=WinogradTable(tiles=32, columns=160, depth=64, rows=8, groups=8),
 )
 
 PROFILES = {

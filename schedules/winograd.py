@@ -3,9 +3,12 @@
 Operations, in vector instructions for a tile of 4 x 4 outputs, with C input and O output channels in lanes of
 16 and a work-group of ``tiles`` times ``columns``: 36 C O / 16 multiply-adds instead of 144; 144 for the
 inputs of 16 channels, again for every ``columns`` outputs; about 100 for the weights of 16 pairs of channels,
-again for every ``tiles`` tiles; 100 for 16 outputs. With 32 tiles and 320 columns that adds 1.3 %, 8.7 % and
-2.8 C^-1 %. The sums of a work-group, 36 x 32 x 320 x 4 bytes, are the largest part of what it works in:
-1.5 MB, of which a position's 41 KB are in use at a time.
+again for every ``tiles`` tiles; 100 for 16 outputs. With 32 tiles and 160 columns that adds 2.5 %, 8.7 % and,
+at 320 input channels, 0.9 %.
+
+Bytes: the sums of a work-group are 36 x 32 x 160 x 4, inputs and weights of 64 channels 36 x 64 x 64 x 4.
+These 1.3 MB stay in the second cache; 40 KB of one position are in use at a time. They are private memory,
+which a CPU device takes from its thread's stack, and that may be as small as 2 MB.
 """
 
 from __future__ import annotations

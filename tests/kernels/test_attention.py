@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddimcache.compiler.target import profile
 from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
 from ddimcache.kernels.attention.kernel import Place, attention
 from ddimcache.kernels.attention.reference import attention as plain_attention
@@ -139,3 +141,16 @@ def test_memory_grows_with_tokens_and_not_with_their_square(kind: str) -> None:
     local = [line for line in text.splitlines() if "alloc" in line]
     assert local
     assert not any("4096" in line for line in local)
+
+
+def test_private_memory_fits_a_stack() -> None:
+    """The widest head there is, a decoder's; a thread of glibc may have no more than 2 MiB."""
+    tiles = profile("opencl").tiles
+    table = tiles.attention
+    assert table is not None
+    blocking = AttentionBlocking(
+        tiles.attention_queries, table.vectors, table.parts, table.block, table.keys, table.values
+    )
+    function = blocked_attention((1, 4096, 1, 512), 4096, "float32", 0.1, blocking)
+    shapes = [buffer.ty.shape for buffer in function.body.block.alloc_buffers]
+    assert 1 << 18 < sum(4 * math.prod(map(int, shape)) for shape in shapes) < 3 << 19

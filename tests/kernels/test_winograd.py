@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,20 @@ def test_small_pictures_get_small_tiles(side: int, size: int) -> None:
     product = read_product(function)
     assert product is not None
     assert choose_blocking(product, tiles.winograd, tiles.vector).size == size
+
+
+@pytest.mark.parametrize(("side", "depth", "channels"), [(64, 960, 320), (8, 2560, 1280), (512, 256, 256)])
+def test_private_memory_fits_a_stack(side: int, depth: int, channels: int) -> None:
+    """A thread of glibc has 2 MiB of it where nobody limits stacks, and PoCL's frame wants some more."""
+    arrays = [
+        np.zeros((1, side + 2, side + 2, depth), "float32"),
+        np.zeros((channels // 32, 3, 3, depth, 32), "int8"),
+    ]
+    function = te_function(lambda x, w: conv2d.conv2d(x, w, None, channels, (1, 1), "float32"), arrays)
+    scheduled = schedule_winograd(function, profile("opencl").tiles)
+    assert scheduled is not None
+    shapes = [buffer.ty.shape for buffer in scheduled.body.block.alloc_buffers]
+    assert 1 << 18 < sum(4 * math.prod(map(int, shape)) for shape in shapes) < 3 << 19
 
 
 def test_the_work_of_a_kernel_is_that_of_the_definition() -> None:
