@@ -18,6 +18,7 @@ from ddimcache.models.shapes.export import WEIGHTS
 from ddimcache.models.shapes.grammar import scenes_to_ask
 from ddimcache.models.shapes.judge import read_scores
 from ddimcache.models.shapes.run_folder import RunFolder
+from ddimcache.quality.sensitivity import load_pipeline
 
 _EXAMPLES = """
 Examples:
@@ -49,15 +50,6 @@ def paint(
     return np.concatenate(pictures)
 
 
-def load(folder: Path) -> Any:
-    """Load a StableDiffusionPipeline in float32 on the CPU, without its progress bar."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def main(
     model: Annotated[Path, typer.Option(help="The diffusers folder to measure.")] = WEIGHTS,
     prompts: Annotated[int, typer.Option(help="How many captions to paint.")] = 100,
@@ -77,7 +69,7 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     scenes = scenes_to_ask(prompts, seed, held_out)
-    pictures = paint(load(model), [scene.caption() for scene in scenes], steps, guidance, seed)
+    pictures = paint(load_pipeline(model), [scene.caption() for scene in scenes], steps, guidance, seed)
     if grid is not None:
         RunFolder(grid.parent).save_grid(grid.name, pictures[:32], 8)
     scores = read_scores(pictures, scenes)

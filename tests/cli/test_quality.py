@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.quality_notes import read_notes
 from ddimcache.runtime.refresh import quadratic
 from tests.kit.device_run import psnr
+from tests.kit.family import single_thread, stand_in
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +133,15 @@ def test_the_uncompressed_model_is_compiled(
     assert done.json["settings"][1]["ssim_to_uncompressed"] == pytest.approx(1)
 
 
+def test_the_errors_of_blocks(run):
+    with contextmanager(single_thread)():
+        done = run("quality", stand_in("tiny-sd15"), "--quant-report", "fp16", "--json")
+    assert done.code == 0, done.err
+    blocks = done.json["blocks"]
+    assert {each["component"] for each in blocks} == {"text_encoder", "unet", "vae_decoder"}
+    assert blocks[0]["output_error"] == max(each["output_error"] for each in blocks) > 0
+
+
 def test_the_model_must_be_known(run, fake_bundle, prompts, tmp_path):
     done = run("quality", fake_bundle, "-o", tmp_path / "out", "--pictures", 2, "--prompts", prompts)
     assert done.code == 2
@@ -153,6 +164,7 @@ def test_another_model_is_refused(run, fake_bundle, model, tmp_path, monkeypatch
         (["--cache-interval", 0], "--cache-interval: 0 is below 1"),
         (["--grid", "--grid-steps", "10,many"], "--grid-steps: 'many' is no whole number from 1 to 1000"),
         (["--grid", "--grid-intervals", "0"], "--grid-intervals: '0' is no whole number from 1 to 1000"),
+        (["--quant-report", "int3"], "--quant-report: 'int3' is none of: int8, int8-group-32, fp16"),
         (["--weights", "int4"], "--weights: 'int4' is none of: int8, fp16, fp32"),
         (["--cuts", "99"], "--cuts: '99' is no whole number from 0 to"),
         (["--schedules", "random"], "--schedules: 'random' is none of: uniform, quadratic"),

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from ddimcache.models.shapes.drawing import drawings_with_cells
-from ddimcache.models.shapes.evaluate import load, paint
+from ddimcache.models.shapes.evaluate import paint
 from ddimcache.models.shapes.export import WEIGHTS
 from ddimcache.models.shapes.grammar import WORDS, scenes_to_ask
 from ddimcache.models.shapes.judge import read_scores
@@ -19,6 +19,7 @@ from ddimcache.models.shapes.run_folder import Budget, RunFolder
 from ddimcache.models.shapes.tokenizer import vocabulary, write_tokenizer
 from ddimcache.models.shapes.train_autoencoder import measure
 from ddimcache.models.shapes.train_unet import TrainingAttention
+from ddimcache.quality.sensitivity import load_pipeline
 
 pytestmark = pytest.mark.host
 
@@ -27,7 +28,7 @@ LARGEST_FOLDER = 12_000_000  # bytes
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return load(WEIGHTS)
+    return load_pipeline(WEIGHTS)
 
 
 def test_every_word_of_the_grammar_is_one_token():

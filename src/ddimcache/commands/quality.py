@@ -78,6 +78,14 @@ def quality(
         str, typer.Option(help="Places of the full steps: uniform, quadratic, searched.")
     ] = "uniform",
     shown: Annotated[int, typer.Option(help="Prompts whose pictures the page shows.")] = 16,
+    quant_report: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: the error of every block of the model when its weights are rounded; "
+            "int8, int8-group-32 or fp16.",
+            metavar="KIND",
+        ),
+    ] = None,
     min_psnr: Annotated[
         float | None,
         typer.Option(
@@ -120,6 +128,9 @@ def quality(
         raise UsageError(f"{workers} is outside 1 … 64", where="--workers")
     if guidance is None:
         guidance = image_options.default_guidance(bundle is None or is_embedded(bundle))
+    if quant_report is not None:
+        report_blocks(find_model(bundle), model, quant_report, guidance, as_json)
+        return
     all_steps = parse_numbers(grid_steps, "--grid-steps", 1000) if grid else [steps]
     intervals = parse_numbers(grid_intervals, "--grid-intervals", 1000) if grid else [1, cache_interval]
     for count in all_steps:
@@ -178,6 +189,49 @@ def quality(
     for fact in facts:
         say(fact)
     say(f"\npictures side by side: {output / PAGE}")
+
+
+def report_blocks(folder: Path, model: Path | None, kind: str, guidance: float, as_json: bool) -> None:
+    """Print the errors that rounding the weights of one block after another makes, the worst first."""
+    from ddimcache.commands.choose import DEFAULT_MODEL
+    from ddimcache.quality.sensitivity import ROUNDINGS, load_pipeline, sensitivity
+    from ddimcache.runtime.bundle import is_bundle
+
+    if kind not in ROUNDINGS:
+        raise UsageError(f"{kind!r} is none of: {', '.join(ROUNDINGS)}", where="--quant-report")
+    source = model if model is not None else DEFAULT_MODEL if is_bundle(folder) else folder
+    if is_bundle(folder) and _fingerprint(source) != open_fingerprint(folder):
+        remedy = "name the folder that was given to `ddimcache compile`"
+        raise UsageError(
+            f"{source} is not the model that {folder} was compiled from", where="--model", remedy=remedy
+        )
+    found = sensitivity(
+        load_pipeline(source), calibration_prompts(None, 2), guidance, ROUNDINGS[kind], progress()
+    )
+    rows = [dataclasses.asdict(each) for each in found]
+    if as_json:
+        print_json({"model": str(source.absolute()), "rounding": kind, "blocks": rows})
+        return
+    cells = [
+        [
+            each.component,
+            each.block,
+            str(each.parameters),
+            f"{each.reconstruction_error:.1e}",
+            f"{each.output_error:.1e}",
+        ]
+        for each in found
+    ]
+    print_table(
+        cells, ("component", "block", "parameters", "of its output", "of the component's"), right=(2, 3, 4)
+    )
+
+
+def open_fingerprint(bundle: Path) -> str:
+    """Return the fingerprint of the model that a bundle was made of."""
+    from ddimcache.runtime.bundle import open_bundle
+
+    return open_bundle(bundle, sums=False).manifest.model_fingerprint
 
 
 def keep_gate(bundle: Bundle, rows: list[dict[str, Any]], least_psnr: float) -> None:
@@ -247,10 +301,10 @@ class Variants:
 def is_embedded(path: Path) -> bool:
     """Whether a bundle, or a diffusers folder, is of the model that ships with the package."""
     from ddimcache.commands.choose import DEFAULT_MODEL
-    from ddimcache.runtime.bundle import is_bundle, open_bundle
+    from ddimcache.runtime.bundle import is_bundle
 
     if is_bundle(path):
-        return open_bundle(path, sums=False).manifest.model_fingerprint == _fingerprint(DEFAULT_MODEL)
+        return open_fingerprint(path) == _fingerprint(DEFAULT_MODEL)
     return path.resolve() == DEFAULT_MODEL.resolve()
 
 

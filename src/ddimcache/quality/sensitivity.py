@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,15 @@ def rounded(block: nn.Module, rounding: Rounding) -> Iterator[None]:
     finally:
         for layer, weight in zip(layers, kept, strict=True):
             layer.weight.data = weight
+
+
+def load_pipeline(folder: Path) -> Any:
+    """Load a StableDiffusionPipeline in float32 on the CPU, without its progress bar."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def blocks_of(component: str, network: nn.Module) -> dict[str, nn.Module]:
