@@ -21,6 +21,7 @@ from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
 from ddimcache.kernels.attention.kernel import Place, attention
+from ddimcache.kernels.attention.pixels import can_read_pixels, pixel_attention
 
 CAUSAL = -1.0e30
 """What is added to the score of a key that comes after its query."""
@@ -62,7 +63,18 @@ class _AttentionLowerer(PyExprMutator):
         scale: float,
         variant: dict[str, Any],
     ) -> tirx.PrimFunc:
-        tiles, table = self.tiles, self.tiles.attention
+        tiles, table, pixels = self.tiles, self.tiles.attention, self.tiles.pixels
+        if pixels is not None and dtype == "float16" and can_read_pixels(shape[3], variant["places"]):
+            return pixel_attention(
+                shape,
+                tokens,
+                dtype,
+                scale,
+                value_part=pixels.attention_values,
+                key_block=pixels.attention_keys,
+                work_group=pixels.attention_group,
+                **variant,
+            )
         if table is None:
             return attention(
                 shape,

@@ -115,6 +115,65 @@ for how in ("half", "chunks"):
 print("right")
 """
 
+ATTENTION = """
+import numpy as np
+from ddimcache.compiler.target import profile
+from ddimcache.kernels.attention.kernel import Place
+from ddimcache.kernels.attention.pixels import pixel_attention
+from tests.kit.kernel_run import run_kernel
+
+TABLE = profile("adreno-740").tiles.pixels
+random = np.random.default_rng(0)
+
+
+def run(queries, tokens, heads, width, merged=False, causal=False):
+    size = heads * width
+    scale = width**-0.5
+    if merged:
+        row = random.standard_normal((1, tokens, 3 * size)).astype("float16")
+        q = k = v = row
+        places = tuple(Place(3 * size, size * index) for index in range(3))
+        parts = np.split(row, 3, axis=-1)
+    else:
+        counts = (queries, tokens, tokens)
+        parts = [random.standard_normal((1, count, size)).astype("float16") for count in counts]
+        q, k, v = parts
+        places = (Place(size, 0),) * 3
+    bias = np.where(np.arange(tokens)[:, None] <= np.arange(queries), 0, -1e30).astype("float32")
+    bias = bias if causal else np.zeros((1, 1), "float32")
+    kernel = pixel_attention(
+        (1, queries, heads, width), tokens, "float16", scale, value_part=TABLE.attention_values,
+        key_block=TABLE.attention_keys, work_group=TABLE.attention_group, has_bias=causal, places=places,
+    )
+    shape = (1, queries, heads, width)
+    result = run_kernel(kernel, [q, k, v, bias], shape, "float16", "adreno-740").astype("float64")
+    qh, kh, vh = (part.reshape(1, -1, heads, width).astype("float64") for part in parts)
+    score = np.einsum("bqhd,bkhd->bhqk", qh, kh) * scale + (bias.T if causal else 0)
+    share = np.exp(score - score.max(-1, keepdims=True))
+    share /= share.sum(-1, keepdims=True)
+    exact = np.einsum("bhqk,bkhd->bqhd", share, vh)
+    error = np.sqrt(np.mean((result - exact) ** 2) / np.mean(exact**2))
+    # Sums in float16 of a block of keys, of as many as there are blocks, and of products of a score.
+    limit = 9.8e-4 * (1 + 0.3 * np.sqrt(tokens / 8) + 0.1 * np.sqrt(width / 4))
+    print(f"attention {queries}x{tokens} {heads}x{width}: error {error:.2e}, at most {limit:.2e}")
+    assert np.isfinite(result).all() and error <= limit
+
+
+run(64, 64, 2, 40, merged=True)
+run(300, 300, 2, 40, merged=True)
+run(50, 77, 3, 80)
+run(130, 1024, 1, 160)
+run(77, 77, 2, 64, causal=True)
+run(13, 11, 1, 512)
+print("right")
+"""
+
+
+def test_attention_in_pixels() -> None:
+    done = llvmpipe.run_python(ATTENTION)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "right", done.stdout
+
 
 def test_products_in_pixels() -> None:
     done = llvmpipe.run_python(PRODUCTS)
