@@ -79,12 +79,10 @@ def list_launches(
             for node, layer in zip(nodes, layers, strict=True)
         )
     called = {launch.kernel for launches in lists.values() for launch in launches}
-    return LaunchLists(
-        lists, {name: sizes for name in sorted(called) if (sizes := _work_sizes(module[name]))}
-    )
+    return LaunchLists(lists, {name: sizes for name in sorted(called) if (sizes := work_sizes(module[name]))})
 
 
-def _work_sizes(kernel: tirx.PrimFunc) -> tuple[WorkSize, ...]:
+def work_sizes(kernel: tirx.PrimFunc) -> tuple[WorkSize, ...]:
     """Work-groups and work-items of each device function in ``kernel``: one nest of bound loops each."""
     sizes: list[WorkSize] = []
 

@@ -66,9 +66,12 @@ class ReadPixels:
 
 
 def _read_pixels(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    # Attention reads in three places of a loop that is written out: counters there only take registers.
+    counted = str(function.attrs[PIXELS]) != "attention"
+
     def replace(loop: tirx.For) -> tirx.Stmt:
-        if loop.kind == tirx.ForKind.SERIAL:
-            return _hoist(loop)
+        if loop.kind == tirx.ForKind.SERIAL and isinstance(loop.min, tirx.IntImm) and int(loop.min) == 0:
+            return _count_places(loop, counted)
         if loop.kind != tirx.ForKind.VECTORIZED or not isinstance(loop.extent, tirx.IntImm):
             return loop
         return _pixel(loop) or loop
@@ -76,22 +79,23 @@ def _read_pixels(function: tirx.PrimFunc) -> tirx.PrimFunc:
     return function.with_body(tvm_ffi.structural_map(function.body, [(tirx.For, replace)], order="post"))
 
 
-def _hoist(loop: tirx.For) -> tirx.Stmt:
-    """Computes what a loop does not change of the places that it reads before the loop.
+def _count_places(loop: tirx.For, counted: bool) -> tirx.Stmt:
+    """Counts the places that a loop reads on from where it begins, instead of computing each anew.
 
     A driver's compiler that finds a sum of products in a loop may well compute it there every time. The
-    number is put into a buffer: what is merely bound to a name is written out wherever it is used.
+    number is put into a buffer: what is merely bound to a name is written out wherever it is used. Where it is
+    not ``counted``, only what the loop does not change is computed before it.
     """
     inside = [loop.loop_var]
     tvm_ffi.structural_walk(loop.body, [(tirx.For, lambda other: inside.append(other.loop_var))])
-    starts: list[tuple[Any, tirx.Buffer]] = []
+    places: list[tuple[Any, int, tirx.Buffer]] = []
 
-    def start_of(fixed: Any) -> Any:
-        for known, buffer in starts:
-            if tvm_ffi.structural_equal(known, fixed):
+    def place_of(start: Any, step: int) -> Any:
+        for known, known_step, buffer in places:
+            if known_step == step and tvm_ffi.structural_equal(known, start):
                 return tirx.BufferLoad(buffer, [0])
-        buffer = tirx.decl_buffer((1,), "int32", f"start_{len(starts)}", scope="local")
-        starts.append((fixed, buffer))
+        buffer = tirx.decl_buffer((1,), "int32", f"place_{len(places)}", scope="local")
+        places.append((start, step, buffer))
         return tirx.BufferLoad(buffer, [0])
 
     def replace(call: tvm.ir.Call) -> Any:
@@ -102,18 +106,41 @@ def _hoist(loop: tirx.For) -> tirx.Stmt:
             return call  # A loop inside has done it.
         fixed: list[Any] = []
         moving: list[Any] = []
+        step = 0
         for term in _terms(place):
+            factor = _factor(term, loop.loop_var) if counted else None
             moves = _mentions(term, tirx.Var, lambda one: any(one.same_as(other) for other in inside))
-            (moving if moves or isinstance(term, tirx.IntImm) else fixed).append(term)
+            if factor is not None:
+                step += factor
+            else:
+                (moving if moves or isinstance(term, tirx.IntImm) else fixed).append(term)
         if not fixed:
             return call
-        place = sum(moving, start_of(sum(fixed[1:], fixed[0])))
+        place = sum(moving, place_of(sum(fixed[1:], fixed[0]), step))
         return tirx.call_pure_extern(call.ty.dtype, *head, place)
 
     body = tvm_ffi.structural_map(loop.body, [(tvm.ir.Call, replace)], order="post")
+    if not places:
+        return loop
+    steps = [
+        tirx.BufferStore(buffer, tirx.BufferLoad(buffer, [0]) + step, [0])
+        for _, step, buffer in places
+        if step
+    ]
+    body = tirx.SeqStmt([body, *steps])
     new = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, None, loop.annotations)
-    before = [statement for fixed, buffer in starts for statement in _stored(buffer, fixed)]
-    return tirx.SeqStmt([*before, new]) if before else loop
+    before = [statement for start, _, buffer in places for statement in _stored(buffer, start)]
+    return tirx.SeqStmt([*before, new])
+
+
+def _factor(term: Any, variable: tirx.Var) -> int | None:
+    """The number that ``term`` multiplies ``variable`` with, if it is no more than that."""
+    if isinstance(term, tirx.Var) and term.same_as(variable):
+        return 1
+    if isinstance(term, tirx.Mul) and isinstance(term.b, tirx.IntImm):
+        factor = _factor(term.a, variable)
+        return None if factor is None else factor * int(term.b)
+    return None
 
 
 def _stored(buffer: tirx.Buffer, value: Any) -> list[tirx.Stmt]:
