@@ -95,7 +95,8 @@ class _Tiler:
         """
         schedule, tiles = self.schedule, self.tiles
         *others, line = lines
-        rows = box_rows([extent(schedule, line)], tiles.rows)
+        # Paired sums have two panels side by side.
+        rows = box_rows([extent(schedule, line)], max(tiles.rows // (2 if self.paired else 1), 1))
         items = tiles.across * tiles.down
         panels, tiles_of_rows = extent(schedule, column) // width, extent(schedule, line) // rows
         across = largest_divisor(panels, tiles.across)

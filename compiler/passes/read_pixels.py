@@ -83,8 +83,8 @@ def _count_places(loop: tirx.For, counted: bool) -> tirx.Stmt:
     """Counts the places that a loop reads on from where it begins, instead of computing each anew.
 
     A driver's compiler that finds a sum of products in a loop may well compute it there every time. The
-    number is put into a buffer: what is merely bound to a name is written out wherever it is used. Where it is
-    not ``counted``, only what the loop does not change is computed before it.
+    number is put into a buffer: what is merely bound to a name is written out wherever it is used. Where it
+    is not ``counted``, only what the loop does not change is computed before it.
     """
     inside = [loop.loop_var]
     tvm_ffi.structural_walk(loop.body, [(tirx.For, lambda other: inside.append(other.loop_var))])
