@@ -38,7 +38,7 @@ MESA: info: end
 MESA: info: ; CL: outputs
 MESA: info: ; 18 instr, 0 nops, 4 half, 3 full, 16 max_waves, 1 double_threadsize, 0 preamble-instr
 kernel axpy work_group=1024 local=0 private=0
-"""  # noqa: E501  as it is printed
+"""
 
 
 def statistics() -> KernelStatistics:
