@@ -149,6 +149,7 @@ class _Builder:
         self.entries: dict[str, Component] = {}
         self.passes: list[PassReport] = []
         self.macs: dict[str, int] = {}
+        self.macs_saved: dict[str, int] = {}
         self.cuts = 0
         self.feature = TensorSpec((1,), "float32")
 
@@ -187,12 +188,13 @@ class _Builder:
 
         compilation = fit(request, self._limits(), run)
         self.macs.update(compilation.macs)
+        self.macs_saved.update(compilation.macs_saved)
         module = compilation.module
         merged = compilation.merged_weights
         paths = weight_paths(compilation.weight_names, component.weight_paths, merged)
         launches = list_launches(module, list(compilation.inputs), paths, kernel_macs, name)
         if name == "unet":
-            sampler = self._sampler()
+            sampler = self._sampler(compilation.module["full"].params[1].ty)
             names = [variable.name_hint for variable in sampler.get_global_vars()]
             more = list_launches(sampler, names, [], kernel_macs, "sampler")
             launches = LaunchLists(launches.functions | more.functions, launches.work | more.work)
@@ -220,12 +222,12 @@ class _Builder:
                 return MemoryLimits(left, "--memory-budget leaves", left, allocation)
         return MemoryLimits(wanted, f"{self.device.name} should take", 1 << 62, allocation)
 
-    def _sampler(self) -> Any:
-        """A module with the kernels that the loop runs beside the UNet."""
+    def _sampler(self, time: Any) -> Any:
+        """A module with the kernels that the loop runs; the UNet takes ``time``, a type, of a step."""
         latents = self.sizes.latents.shape
         assert len(latents) == 4
         kernels = {
-            "next_step": sampler_kernels.next_step(),
+            "next_step": sampler_kernels.next_step(_spec(time).shape, str(time.dtype)),
             "step": sampler_kernels.step(latents),
             "guide_and_step": sampler_kernels.guide_and_step(latents),
         }
@@ -255,7 +257,7 @@ class _Builder:
             library=f"{name}.so",
             weights_file=f"{name}.safetensors",
             weights=specs,
-            functions=self._functions(name),
+            functions=self._functions(name, compilation),
             launches=f"{name}.launches.json",
             kernels=facts.kernels,
             activation_bytes=facts.activation_bytes,
@@ -263,18 +265,24 @@ class _Builder:
             peaks=compilation.peaks,
         )
 
-    def _functions(self, name: str) -> dict[str, FunctionSpec]:
+    def _functions(self, name: str, compilation: pipeline.Compilation) -> dict[str, FunctionSpec]:
         latents, context = self.sizes.latents, self.context
         if name == "text_encoder":
             ids = TensorSpec((1, self.folder.text_length), "int32")
             return {"encode": FunctionSpec((ids,), (context,))}
         if name == "vae_decoder":
             return {"decode": FunctionSpec((latents,), (self.sizes.image,))}
-        contexts = TensorSpec((self.sizes.batch, *context.shape[1:]), context.dtype)
-        timestep = TensorSpec((1,), "float32")
+        functions = {
+            function: FunctionSpec((_spec(compiled.params[0].ty),), (_spec(compiled.ret_ty),))
+            for function in compilation.inputs
+            if function not in ("full", "cached")
+            for compiled in (compilation.module[function],)
+        }
+        time, contexts = (_spec(parameter.ty) for parameter in compilation.module["full"].params[1:3])
         return {
-            "full": FunctionSpec((latents, timestep, contexts), (latents, self.feature)),
-            "cached": FunctionSpec((latents, timestep, contexts, self.feature), (latents,)),
+            **functions,
+            "full": FunctionSpec((latents, time, contexts), (latents, self.feature)),
+            "cached": FunctionSpec((latents, time, contexts, self.feature), (latents,)),
         }
 
     def manifest(self, constants: dict[str, Any]) -> Manifest:
@@ -308,9 +316,21 @@ class _Builder:
             activation_bytes=sum(entry.activation_bytes for entry in self.entries.values()),
             macs_full=self.macs["full"],
             macs_cached=self.macs["cached"],
+            macs_once={
+                hoisted.function: self.macs[hoisted.function]
+                for hoisted in pipeline.HOISTED
+                if hoisted.function in self.macs
+            },
+            macs_saved_full=self.macs_saved["full"],
+            macs_saved_cached=self.macs_saved["cached"],
             components=self.entries,
             passes=tuple(self.passes),
         )
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    """A Relax tensor type as the manifest has it."""
+    return TensorSpec(tuple(int(extent) for extent in tensor.shape.values), str(tensor.dtype))  # type: ignore[arg-type]
 
 
 def _dtype(array: np.ndarray) -> Any:

@@ -19,18 +19,21 @@ from tvm import relax
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.memory_plan import peak
+from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.count_work import count_work
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
+from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
 from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
+from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
 from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
 from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
 from ddimcache.compiler.target import DeviceProfile
-from ddimcache.manifest import MemoryPeak
+from ddimcache.manifest import TIMES_AT_ONCE, MemoryPeak
 from ddimcache.schedules.apply import ApplySchedules
 
 CHANNELS_LAST = {
@@ -40,8 +43,14 @@ CHANNELS_LAST = {
 """Channels are the contiguous axis: convolutions and linear layers then share a layout, and a vector."""
 
 
-PHASE_COUNT = 26
-"""Phases of a component; the UNet has one more."""
+HOISTED = (
+    Invariant(1, "embed_time", "times", rows=TIMES_AT_ONCE),
+    Invariant(2, "project_context", "keys_values"),
+)
+"""What is taken out of the UNet's steps."""
+
+PHASE_COUNT = 27
+"""Phases of a component; the UNet has two more."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ class Compilation:
     packed_weights: set[str] = field(default_factory=set)
     merged_weights: dict[str, tuple[str, ...]] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
+    macs_saved: dict[str, int] = field(default_factory=dict)
+    """What a call of each function need not do because it was hoisted."""
     feature_shape: tuple[int, ...] | None = None
     peaks: tuple[MemoryPeak, ...] = ()
     reports: list[PhaseReport] = field(default_factory=list)
@@ -94,9 +105,18 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "simplify again", Simplify()
     yield "common subexpressions", relax.transform.EliminateCommonSubexpr()
     if request.cut is not None:
-        yield "partition at cut", PartitionAtCut(request.cut, request.component.input_count)
+        partition: Any = PartitionAtCut(request.cut, request.component.input_count)
+        whole = partition(compilation.module)
+        hoist = HoistInvariants(request.component.input_count, HOISTED)
+        yield "hoist invariants", hoist
+        inputs.update(dict.fromkeys(hoist.made, 1))
+        yield "partition at cut", partition
         feature = static_shape(compilation.module["cached"].params[request.component.input_count])
         compilation.feature_shape = tuple(feature or ())
+        compilation.macs_saved = {
+            name: count_work(whole[name]) - count_work(compilation.module[name])
+            for name in ("full", "cached")
+        }
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
     merge = MergeProjections(store, inputs)
     yield "merge projections", merge
@@ -105,6 +125,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "fold constants", relax.transform.FoldConstant()
     yield "tile rows", TileRows(request.tiling, profile)
     yield "lower norms", LowerNorms(profile)
+    yield "lower row adds", LowerRowAdds()
     yield "simplify lowered", Simplify()
     products = LowerProducts(store, profile, request.weights, inputs)
     yield "fuse geglu", FuseGeglu(store, profile, request.weights, inputs, products.lowered)
@@ -114,7 +135,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "bundle weights", bundle
     compilation.weight_names = bundle.names
     yield "legalize", relax.transform.LegalizeOps()
-    yield "annotate patterns", relax.transform.AnnotateTIROpPattern()
+    yield "annotate patterns", AnnotatePatterns()
     yield "fold legalized constants", relax.transform.FoldConstant()
     yield "fuse", relax.transform.FuseOps()
     yield "fuse kernels", relax.transform.FuseTIR()

@@ -15,3 +15,6 @@ STAGE = "ddimcache.stage"
 PIXELS = "ddimcache.pixels"
 """Annotation of a product block, and attribute of its kernel, whose operands are read as pixels: a word for
 how it sums (``kernels/pixels.py``)."""
+
+ELEMENT_WISE = "ddimcache.element_wise"
+"""Attribute of a kernel that is element-wise in its first input, though TVM cannot see it."""

@@ -73,7 +73,7 @@ def list_launches(
             lists[name] = (_kernel_alone(name, function, work[name], component),)
             continue
         nodes = _nodes(function)
-        layers = _layers(nodes, weight_paths)
+        layers = _layers(nodes, weight_paths, component)
         lists[name] = tuple(
             _launch(node, work[node.kernel], layer or component)
             for node, layer in zip(nodes, layers, strict=True)
@@ -185,9 +185,11 @@ def _nodes(function: relax.Function) -> list[_Node]:
     return nodes
 
 
-def _layers(nodes: Sequence[_Node], weight_paths: Sequence[str]) -> list[str]:
+def _layers(nodes: Sequence[_Node], weight_paths: Sequence[str], component: str) -> list[str]:
     """The layer of every launch; empty where neither weights nor neighbours tell one."""
     own = [_around([weight_paths[index].rpartition(".")[0] for index in node.weights]) for node in nodes]
+    # Weights of all over the network are the component's.
+    own = [layer or component * bool(node.weights) for layer, node in zip(own, nodes, strict=True)]
     # Launches are listed in an order in which tensors are made before they are read, so that one pass carries
     # layers along. Where several tensors meet, what comes later says nothing about what came before.
     ahead = list(own)
@@ -218,7 +220,8 @@ def _meeting_place(nodes: Sequence[_Node], number: int, ahead: list[str], behind
     """The innermost module around the last tensor that a launch takes and what else led to it.
 
     Beside the other tensors these are their earlier readers: a residual sum belongs to the block whose first
-    layer read the same tensor. Where there is no such module, it is the one around the launch's readers.
+    layer read the same tensor. Where all others are the function's inputs (the keys and values of a prompt),
+    it is the module around that tensor and the launch's readers, and where there is none, around its readers.
     """
     node = nodes[number]
     near = []
@@ -229,7 +232,10 @@ def _meeting_place(nodes: Sequence[_Node], number: int, ahead: list[str], behind
             near += [behind[other], *(ahead[reader] for reader in readers)]
         near = [_around([behind[last], layer]) for layer in near if layer and behind[last]]
     innermost = max(near, key=lambda layer: layer.count(".") + bool(layer), default="")
-    return innermost or _around([ahead[reader] for reader in node.consumers])
+    around = [ahead[consumer] for consumer in node.consumers]
+    if len(set(node.producers)) == 1:
+        innermost = innermost or _around([behind[node.producers[0]], *around])
+    return innermost or _around(around)
 
 
 def _around(layers: Sequence[str]) -> str:

@@ -2,8 +2,8 @@
 
 With ``m`` the model's output and ``x`` the latents: ``x0 = p x + q m`` clamped to ``clip``, ``e = r x + s
 m``, ``x' = a x0 + b e`` (Song et al., arXiv 2010.02502, eta 0). The numbers of every step lie in a table on
-the device, one row a step, and the device counts the rows itself. So no launch has an argument that the host
-must know, and one recording of a step serves for all of its kind.
+the device, one row a step, and the device counts the rows itself: ``row`` holds the present one and the next.
+So no launch has an argument that the host must know, and one recording of a step serves for all of its kind.
 """
 
 from __future__ import annotations
@@ -11,29 +11,49 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
+from ddimcache.kernels.tiling import largest_divisor, vector_lanes
+from ddimcache.manifest import TIMES_AT_ONCE
+
 MOST_STEPS = 1000
-COLUMNS = 9
-"""Timestep, p, q, r, s, clip, a, b, guidance."""
+COLUMNS = 8
+"""p, q, r, s, clip, a, b, guidance."""
+
+_WORK_GROUP = 64
+_LANES = 16
 
 
-def next_step() -> tirx.PrimFunc:
-    """``next_step(table [1000, 9] float32, row [1] int32, timestep [1] float32)``.
+def next_step(shape: tuple[int, ...], dtype: str) -> tirx.PrimFunc:
+    """``next_step(times [64, T], row [2] int32, time [1, T])``: moves on, and copies what the new step takes.
 
-    Moves on to the next row and writes its timestep. Before the first step ``row`` holds -1.
+    ``shape`` is that of ``time``. ``times`` has a row in ``dtype`` for each of the 64 steps around the new
+    one; where ``time`` is [1], the bare timestep, they are [64]. Before the first step ``row[1]`` is 0.
     """
+    is_row, width = len(shape) == 2, shape[-1]
+    times_shape = (TIMES_AT_ONCE, *shape[1:])
+    lanes = vector_lanes(width, _LANES)
+    vectors = width // lanes
+    group = largest_divisor(vectors, _WORK_GROUP)
 
     # fmt: off
     @T.prim_func(s_tir=True, check_well_formed=False)
     def next_step(
-        table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
-        row: T.Buffer((1,), "int32"),
-        timestep: T.Buffer((1,), "float32"),
+        times: T.Buffer(times_shape, dtype),
+        row: T.Buffer((2,), "int32"),
+        time: T.Buffer(shape, dtype),
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        for _block in T.thread_binding(1, thread="blockIdx.x"):
-            for _item in T.thread_binding(1, thread="threadIdx.x"):
-                row[0] = row[0] + 1
-                timestep[0] = table[row[0], 0]
+        for block in T.thread_binding(vectors // group, thread="blockIdx.x"):
+            for item in T.thread_binding(group, thread="threadIdx.x"):
+                first: T.let[T.int32] = (block * group + item) * lanes
+                k: T.let[T.int32] = row[1] % TIMES_AT_ONCE
+                if is_row:
+                    for lane in T.vectorized(lanes):
+                        time[0, first + lane] = times[k, first + lane]
+                else:
+                    time[0] = times[k]
+                # Nobody reads it here: ``step`` reads it, and writes the other one.
+                if first == 0:
+                    row[0] = row[1]
     # fmt: on
     return next_step
 
@@ -48,7 +68,7 @@ def step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
         latents: T.Buffer((batch, channels, height, width), "float32"),
         noise: T.Buffer((batch, channels, height, width), "float32"),
         table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
-        row: T.Buffer((1,), "int32"),
+        row: T.Buffer((2,), "int32"),
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         for block in T.thread_binding(batch * channels * height, thread="blockIdx.x"):
@@ -57,10 +77,12 @@ def step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
                 c: T.let[T.int32] = block // height % channels
                 y: T.let[T.int32] = block % height
                 k: T.let[T.int32] = row[0]
-                latents[n, c, y, x] = table[k, 6] * T.max(
-                    T.min(table[k, 1] * latents[n, c, y, x] + table[k, 2] * noise[n, c, y, x], table[k, 5]),
-                    T.float32(0) - table[k, 5],
-                ) + table[k, 7] * (table[k, 3] * latents[n, c, y, x] + table[k, 4] * noise[n, c, y, x])
+                if block == 0 and x == 0:
+                    row[1] = k + 1
+                latents[n, c, y, x] = table[k, 5] * T.max(
+                    T.min(table[k, 0] * latents[n, c, y, x] + table[k, 1] * noise[n, c, y, x], table[k, 4]),
+                    T.float32(0) - table[k, 4],
+                ) + table[k, 6] * (table[k, 2] * latents[n, c, y, x] + table[k, 3] * noise[n, c, y, x])
     # fmt: on
     return step
 
@@ -79,7 +101,7 @@ def guide_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
         noise_uncond: T.Buffer((batch, channels, height, width), "float32"),
         noise_cond: T.Buffer((batch, channels, height, width), "float32"),
         table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
-        row: T.Buffer((1,), "int32"),
+        row: T.Buffer((2,), "int32"),
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         for block in T.thread_binding(batch * channels * height, thread="blockIdx.x"):
@@ -88,12 +110,14 @@ def guide_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
                 c: T.let[T.int32] = block // height % channels
                 y: T.let[T.int32] = block % height
                 k: T.let[T.int32] = row[0]
-                m: T.let[T.float32] = noise_uncond[n, c, y, x] + table[k, 8] * (
+                if block == 0 and x == 0:
+                    row[1] = k + 1
+                m: T.let[T.float32] = noise_uncond[n, c, y, x] + table[k, 7] * (
                     noise_cond[n, c, y, x] - noise_uncond[n, c, y, x]
                 )
-                latents[n, c, y, x] = table[k, 6] * T.max(
-                    T.min(table[k, 1] * latents[n, c, y, x] + table[k, 2] * m, table[k, 5]),
-                    T.float32(0) - table[k, 5],
-                ) + table[k, 7] * (table[k, 3] * latents[n, c, y, x] + table[k, 4] * m)
+                latents[n, c, y, x] = table[k, 5] * T.max(
+                    T.min(table[k, 0] * latents[n, c, y, x] + table[k, 1] * m, table[k, 4]),
+                    T.float32(0) - table[k, 4],
+                ) + table[k, 6] * (table[k, 2] * latents[n, c, y, x] + table[k, 3] * m)
     # fmt: on
     return guide_and_step

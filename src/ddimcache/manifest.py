@@ -14,8 +14,10 @@ from typing import Annotated, Literal
 
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST_NAME = "manifest.json"
+TIMES_AT_ONCE = 64
+"""Timesteps that one call of the UNet's ``embed_time`` takes."""
 NO_CLIP = 3.4e38
 """The ``clip`` of a step that clamps nothing: float32's range, to the sampler's kernels."""
 
@@ -170,7 +172,8 @@ class Manifest:
 
     ``image_size`` is (width, height) in pixels and ``latent_size`` (width, height) in cells; ``cut`` is the
     U2-cache cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
-    [1, L, D]; ``feature`` is what a full step leaves for the cached ones.
+    [1, L, D]; ``feature`` is what a full step leaves for the cached ones. ``macs_once`` is by function of the
+    UNet that runs before the steps, and ``macs_saved_…`` is what that spares one of ``full`` or ``cached``.
     """
 
     format_version: int
@@ -196,6 +199,9 @@ class Manifest:
     activation_bytes: Count
     macs_full: Count
     macs_cached: Count
+    macs_once: dict[str, Count]
+    macs_saved_full: Count
+    macs_saved_cached: Count
     components: dict[str, Component]
     passes: tuple[PassReport, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
@@ -233,12 +239,44 @@ class Manifest:
             return f"context: expected shape [1, L, D], found {list(self.context.shape)}"
         return self._functions_problem() or self._files_problem()
 
+    @property
+    def conditions(self) -> tuple[TensorSpec, TensorSpec]:
+        """What the UNet takes beside the latents: of a step, and of a prompt.
+
+        ``embed_time`` makes the first for 64 steps and ``project_context`` the second, where the UNet has
+        these functions; otherwise they are the timestep [1] float32 and the contexts [B, L, D].
+        """
+        time = TensorSpec((1,), "float32")
+        context = TensorSpec((self.batch, *self.context.shape[1:]), self.context.dtype)
+        hoisted = self._hoisted
+        if "embed_time" in hoisted:
+            rows = hoisted["embed_time"].outputs[0]
+            time = TensorSpec((1, *rows.shape[1:]), rows.dtype)
+        if "project_context" in hoisted:
+            context = hoisted["project_context"].outputs[0]
+        return time, context
+
+    @property
+    def _hoisted(self) -> dict[str, FunctionSpec]:
+        """What the contract says of the functions that run before the steps; widths are the model's."""
+        contexts = TensorSpec((self.batch, *self.context.shape[1:]), self.context.dtype)
+        sides = {
+            "embed_time": (TensorSpec((TIMES_AT_ONCE,), "float32"), (TIMES_AT_ONCE,)),
+            "project_context": (contexts, contexts.shape[:2]),
+        }
+        found = self.components["unet"].functions
+        return {
+            name: FunctionSpec((given,), (TensorSpec((*lead, _width(found[name])), contexts.dtype),))
+            for name, (given, lead) in sides.items()
+            if name in found
+        }
+
     def _functions_problem(self) -> str | None:
         noise, feature, image = self.latents, self.feature, self.image
-        context = TensorSpec((self.batch, *self.context.shape[1:]), self.context.dtype)
-        ids, time = TensorSpec((1, self.context.shape[1]), "int32"), TensorSpec((1,), "float32")
+        ids, (time, context) = TensorSpec((1, self.context.shape[1]), "int32"), self.conditions
         contract = {
             ("text_encoder", "encode"): FunctionSpec((ids,), (self.context,)),
+            **{("unet", name): spec for name, spec in self._hoisted.items()},
             ("unet", "full"): FunctionSpec((self.latents, time, context), (noise, feature)),
             ("unet", "cached"): FunctionSpec((self.latents, time, context, feature), (noise,)),
             ("vae_decoder", "decode"): FunctionSpec((self.latents,), (image,)),
@@ -252,6 +290,9 @@ class Manifest:
                 return (
                     f"{where}.{function}: {_text(found)} does not fit the manifest's sizes: {_text(expected)}"
                 )
+        if set(self.macs_once) != set(self._hoisted):
+            named, known = (", ".join(sorted(names)) or "none" for names in (self.macs_once, self._hoisted))
+            return f"macs_once: {named}, but what the UNet has before its steps is {known}"
         return None
 
     def _files_problem(self) -> str | None:
@@ -267,6 +308,12 @@ class Manifest:
         if not any(name.startswith(self.tokenizer + "/") for name in self.files):
             return f"tokenizer: no file of folder {self.tokenizer} is in the list of files"
         return None
+
+
+def _width(function: FunctionSpec) -> int:
+    """The last extent of what a function returns, 1 where that has none."""
+    shapes = [spec.shape for spec in function.outputs[:1] if spec.shape]
+    return shapes[0][-1] if shapes else 1
 
 
 def _text(function: FunctionSpec) -> str:

@@ -16,6 +16,7 @@ from ddimcache.errors import UsageError
 from ddimcache.runtime import devices
 from ddimcache.runtime.bundle import open_bundle
 
+UNET = ("embed_time", "project_context", "full", "cached")
 VERBS = [command.name for command in cli.app.registered_commands]
 
 
@@ -127,20 +128,23 @@ class TestInspect:
             "unet_main",
             "vae_decoder_main",
         ]
-        assert result["kernels"][1]["calls"] == {"full": 1, "cached": 1}
+        assert result["kernels"][1]["calls"] == dict.fromkeys(UNET, 1)
+        # Two calls a step: 10 full and 40 cached ones save 30 and 20, less 50 a prompt and 50 a schedule.
+        assert result["macs_once"] == {"embed_time": 50, "project_context": 50}
+        assert result["macs_saved"] == {"full": 30, "cached": 20, "image": 2 * (10 * 30 + 40 * 20 - 50) - 50}
         assert result["passes"][0]["note"] == "left everything alone"
 
     def test_table(self, run, fake_bundle):
         done = run("inspect", fake_bundle)
         for words in ("unet_main", "FuseNothing", "left everything alone", "full 1, cached 1", "0 of 0 … 2"):
             assert words in done.out
+        assert "once for 64 steps  embed_time, 5e-08 GMAC" in done.out
 
     def test_layers(self, run, fake_bundle):
         work = run("inspect", fake_bundle, "--layers", "--json").json["layers"]
         assert [(entry["component"], entry["function"]) for entry in work] == [
             ("text_encoder", "encode"),
-            ("unet", "full"),
-            ("unet", "cached"),
+            *(("unet", function) for function in UNET),
             ("vae_decoder", "decode"),
         ]
         assert set(work[0]) == {"component", "function", "layer", "launches", "macs", "flops", "bytes"}

@@ -2,7 +2,8 @@
 
 The "UNet" is one line of arithmetic, but every part matters to the result: timestep, context, feature and
 every weight, so that a wrong order of calls or tensors shows in the picture. :class:`Reference` computes the
-same in numpy.
+same in numpy. Where it is not ``hoisted``, its UNet takes timestep and context as they are, and has no
+function that runs before the steps.
 """
 
 import json
@@ -17,6 +18,7 @@ from ddimcache.kernels.sampler import kernel as sampler_kernels
 from ddimcache.launches import Launch, LaunchLists
 from ddimcache.manifest import (
     FORMAT_VERSION,
+    TIMES_AT_ONCE,
     Component,
     FunctionSpec,
     KernelSpec,
@@ -33,6 +35,7 @@ from ddimcache.schedules.threads_to_loops import threads_to_loops
 
 SIDE, CHANNELS, SCALE = 8, 4, 8
 LENGTH, WIDTH, VOCABULARY = 77, 6, 64
+TIMES = 2
 _BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype="float64") ** 2
 _ALPHAS = np.cumprod(1 - _BETAS).tolist()
 SAMPLER: dict = {
@@ -66,10 +69,10 @@ def weights(target: str = "llvm") -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _kernels(target: str, batch: int):
+def _kernels(target: str, batch: int, hoisted: bool):
     shape = (batch, CHANNELS, SIDE, SIDE)
     kernels = {
-        "next_step": sampler_kernels.next_step(),
+        "next_step": sampler_kernels.next_step((1, TIMES) if hoisted else (1,), "float32"),
         "step": sampler_kernels.step(shape),
         "guide_and_step": sampler_kernels.guide_and_step(shape),
     }
@@ -77,7 +80,7 @@ def _kernels(target: str, batch: int):
     return {name: kernel.with_attr("global_symbol", name) for name, kernel in placed.items()}
 
 
-def _modules(target: str, batch: int):
+def _modules(target: str, batch: int, hoisted: bool):
     from tvm import relax
     from tvm.ir import IRModule
     from tvm.relax import op
@@ -87,6 +90,9 @@ def _modules(target: str, batch: int):
     context_type = relax.TensorType((batch, LENGTH, WIDTH), "float32")
     feature_type = relax.TensorType((batch, 1, SIDE, SIDE), half(target))
     time_type = relax.TensorType((1,), "float32")
+    timesteps_type = relax.TensorType((TIMES_AT_ONCE,), "float32")
+    times_type = relax.TensorType((1, TIMES), "float32")
+    words_type = relax.TensorType((batch, LENGTH, 1), "float32")
 
     def packed(component: str):
         fields = [
@@ -114,13 +120,26 @@ def _modules(target: str, batch: int):
         factor = op.reshape(op.multiply(factor, number(0.05)), (1, CHANNELS, 1, 1))
         return op.multiply(latents, factor)
 
+    def project_context(builder, inputs, fields):
+        words = op.multiply(inputs[0], op.reshape(fields[2], (1, 1, WIDTH)))
+        return builder.emit(op.mean(words, axis=[2], keepdims=True))
+
+    def embed_time(builder, inputs, fields):
+        shares = relax.const(np.array([[0.0004, 0.0006]], "float32"))
+        return builder.emit(op.multiply(op.reshape(inputs[0], (TIMES_AT_ONCE, 1)), shares))
+
     def full(builder, inputs, fields):
-        latents, time, context = inputs
+        latents, time, words = inputs
         mix, gain, direction = fields
-        words = op.mean(op.multiply(context, op.reshape(direction, (1, 1, WIDTH))), axis=[1, 2])
+        if hoisted:
+            time = op.sum(time, axis=[1])
+        else:
+            time = op.multiply(time, number(0.001))
+            words = op.multiply(words, op.reshape(direction, (1, 1, WIDTH)))
+        words = op.mean(words, axis=[1, 2])
         inner = op.multiply(op.mean(latents, axis=[1], keepdims=True), number(0.5))
         inner = op.add(inner, op.reshape(words, (batch, 1, 1, 1)))
-        inner = op.add(inner, op.reshape(op.multiply(time, number(0.001)), (1, 1, 1, 1)))
+        inner = op.add(inner, op.reshape(time, (1, 1, 1, 1)))
         feature = builder.emit(op.astype(op.tanh(inner), half(target)))
         noise = op.add(mixed(latents, mix, gain), op.astype(feature, "float32"))
         return relax.Tuple([builder.emit(builder.normalize(noise)), feature])
@@ -141,14 +160,16 @@ def _modules(target: str, batch: int):
         return builder.emit(op.astype(op.round(op.clip(pixels, 0, 255)), "uint8"))
 
     ids_type = relax.TensorType((1, LENGTH), "int32")
-    unet = build(
-        "unet",
-        {
-            "full": ([latents_type, time_type, context_type], full),
-            "cached": ([latents_type, time_type, context_type, feature_type], cached),
-        },
-    )
-    unet = IRModule({**dict(unet.functions_items()), **_kernels(target, batch)}, attrs=unet.attrs)
+    conditions = [times_type, words_type] if hoisted else [time_type, context_type]
+    functions = {
+        "full": ([latents_type, *conditions], full),
+        "cached": ([latents_type, *conditions, feature_type], cached),
+    }
+    if hoisted:
+        functions["embed_time"] = ([timesteps_type], embed_time)
+        functions["project_context"] = ([context_type], project_context)
+    unet = build("unet", functions)
+    unet = IRModule({**dict(unet.functions_items()), **_kernels(target, batch, hoisted)}, attrs=unet.attrs)
     return {
         "text_encoder": build("text_encoder", {"encode": ([ids_type], encode)}),
         "unet": unet,
@@ -156,7 +177,7 @@ def _modules(target: str, batch: int):
     }
 
 
-def libraries(folder: Path, target: str = "llvm", batch: int = 1) -> dict[str, Path]:
+def libraries(folder: Path, target: str = "llvm", batch: int = 1, hoisted: bool = True) -> dict[str, Path]:
     """Compile the three libraries into ``folder`` for a target kind and return their paths by component."""
     import tvm
     from tvm import relax
@@ -164,7 +185,7 @@ def libraries(folder: Path, target: str = "llvm", batch: int = 1) -> dict[str, P
 
     kind = tvm.target.Target(target, host="llvm") if target != "llvm" else tvm.target.Target("llvm")
     paths = {}
-    for name, module in _modules(target, batch).items():
+    for name, module in _modules(target, batch, hoisted).items():
         module = relax.transform.LegalizeOps()(module)
         if target != "llvm":
             with kind:
@@ -174,23 +195,34 @@ def libraries(folder: Path, target: str = "llvm", batch: int = 1) -> dict[str, P
     return paths
 
 
-def launches(component: str) -> LaunchLists:
+def launches(component: str, hoisted: bool = True) -> LaunchLists:
     """Return the launches that the manifest speaks of, one a function."""
-    functions = {"text_encoder": ("encode",), "unet": ("full", "cached"), "vae_decoder": ("decode",)}
     launch = Launch(f"{component}_main", "conv_in", 64, 128, 1024, 2048, (2, SIDE), "float32")
-    return LaunchLists(dict.fromkeys(functions[component], (launch,)))
+    functions = manifest(hoisted=hoisted).components[component].functions
+    return LaunchLists(dict.fromkeys(functions, (launch,)))
 
 
-def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
+def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True) -> Manifest:
     """Return the manifest of the fake, without files."""
     latents = TensorSpec((batch, CHANNELS, SIDE, SIDE), "float32")
     context = TensorSpec((batch, LENGTH, WIDTH), "float32")
     feature = TensorSpec((batch, 1, SIDE, SIDE), half(target))
     time, ids = TensorSpec((1,), "float32"), TensorSpec((1, LENGTH), "int32")
     image = TensorSpec((batch, SIDE * SCALE, SIDE * SCALE, 3), "uint8")
+    once = {}
+    if hoisted:
+        timesteps = TensorSpec((TIMES_AT_ONCE,), "float32")
+        times, words = (
+            TensorSpec((TIMES_AT_ONCE, TIMES), "float32"),
+            TensorSpec((batch, LENGTH, 1), "float32"),
+        )
+        once["embed_time"] = FunctionSpec((timesteps,), (times,))
+        once["project_context"] = FunctionSpec((context,), (words,))
+        time, context = TensorSpec((1, TIMES), "float32"), words
     functions = {
         "text_encoder": {"encode": FunctionSpec((ids,), (TensorSpec((1, LENGTH, WIDTH), "float32"),))},
         "unet": {
+            **once,
             "full": FunctionSpec((latents, time, context), (latents, feature)),
             "cached": FunctionSpec((latents, time, context, feature), (latents,)),
         },
@@ -240,6 +272,9 @@ def manifest(target: str = "llvm", batch: int = 1) -> Manifest:
         activation_bytes=3072,
         macs_full=1000,
         macs_cached=100,
+        macs_once=dict.fromkeys(once, 50),
+        macs_saved_full=30,
+        macs_saved_cached=20,
         components=components,
         passes=(PassReport("FuseNothing", "unet", 0, note="left everything alone"),),
     )
@@ -271,15 +306,17 @@ def tokenizer_files() -> dict[str, bytes]:
     }
 
 
-def build_fake_bundle(folder: Path, scratch: Path, target: str = "llvm", batch: int = 1) -> Path:
+def build_fake_bundle(
+    folder: Path, scratch: Path, target: str = "llvm", batch: int = 1, hoisted: bool = True
+) -> Path:
     """Compile the fake and write it as a bundle to ``folder``; ``scratch`` is an existing folder."""
     files: dict[str, bytes | Path] = dict(tokenizer_files())
-    for name, path in libraries(scratch, target, batch).items():
+    for name, path in libraries(scratch, target, batch, hoisted).items():
         files[path.name] = path
         files[f"{name}.safetensors"] = save_safetensors(weights(target)[name])
-        files[f"{name}.launches.json"] = json.dumps(to_json(launches(name))).encode()
+        files[f"{name}.launches.json"] = json.dumps(to_json(launches(name, hoisted))).encode()
         files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
-    write_bundle(folder, manifest(target, batch), files)
+    write_bundle(folder, manifest(target, batch, hoisted), files)
     return folder
 
 

@@ -118,6 +118,15 @@ def test_a_joined_skip_belongs_to_its_readers() -> None:
     assert layers(kernels) == ["last", "block.1", "block.1.part", "block.1.part", "block.1.other"]
 
 
+def test_what_all_parts_made_at_once_belongs_to_the_component() -> None:
+    assert layers([("scale", ["x", 1]), ("add", [7, 0]), ("scale", ["0", 1])])[1] == "component"
+
+
+def test_what_meets_an_input_of_the_function_belongs_around_its_maker_and_its_readers() -> None:
+    """As attention does, whose keys and values were computed before."""
+    assert layers([("scale", ["x", 1]), ("add", ["0", "x"]), ("scale", ["1", 6])])[1] == "block.1"
+
+
 def test_without_any_weight_it_is_the_component() -> None:
     assert layers([("copy", ["x"]), ("add", ["0", "x"])]) == ["component"] * 2
 

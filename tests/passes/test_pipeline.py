@@ -11,22 +11,24 @@ from ddimcache.compiler import pipeline
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
 from ddimcache.compiler.frontend.text_encoder import import_text_encoder
 from ddimcache.compiler.frontend.unet import import_unet
+from ddimcache.compiler.passes.simplify import static_shape
 from ddimcache.compiler.target import profile
+from ddimcache.manifest import TIMES_AT_ONCE
 from tests.kit.family import stand_in
 
 
-def request(component: str, target: str = "opencl", cut: int = 0) -> pipeline.Request:
+def request(component: str, target: str = "opencl", cut: int = 0, batch: int = 1) -> pipeline.Request:
     folder = load_pipeline_folder(stand_in("tiny-sd15"))
     device = profile(target)
     if component == "text_encoder":
         imported = import_text_encoder(folder.load_text_encoder(), folder.text_length, device.compute_dtype)
         return pipeline.Request(imported, device, "int8", "encode")
     height, width = folder.latent_size
-    imported = import_unet(folder.load_unet(), 1, height, width, folder.text_length, device.compute_dtype)
+    imported = import_unet(folder.load_unet(), batch, height, width, folder.text_length, device.compute_dtype)
     return pipeline.Request(imported, device, "int8", "main", cut)
 
 
-@pytest.mark.parametrize(("component", "extra"), [("text_encoder", 0), ("unet", 1)])
+@pytest.mark.parametrize(("component", "extra"), [("text_encoder", 0), ("unet", 2)])
 def test_every_phase_is_reported_and_dumped(tmp_path: Path, component: str, extra: int) -> None:
     compilation = pipeline.run(request(component), tmp_path)
     assert len(compilation.reports) == pipeline.PHASE_COUNT + extra
@@ -61,12 +63,39 @@ def test_every_kernel_is_launched() -> None:
     assert kernels == launched
 
 
-def test_full_and_cached_take_the_same_weights() -> None:
+def test_all_functions_take_the_same_weights() -> None:
     compilation = pipeline.run(request("unet"))
-    full, cached = (compilation.module[name].params[-1].ty for name in ("full", "cached"))
-    assert len(full.fields) == len(compilation.weight_names) == len(cached.fields)
+    assert list(compilation.inputs) == ["full", "cached", "embed_time", "project_context"]
+    packed = [compilation.module[name].params[-1].ty for name in compilation.inputs]
+    assert {len(weights.fields) for weights in packed} == {len(compilation.weight_names)}
     assert compilation.macs["cached"] < compilation.macs["full"]
     assert compilation.feature_shape is not None
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_steps_read_what_is_computed_once_where_it_lies(batch: int) -> None:
+    compilation = pipeline.run(request("unet", batch=batch))
+    layers = dict(load_pipeline_folder(stand_in("tiny-sd15")).load_unet().named_modules())
+    times = [layer.out_features for name, layer in layers.items() if name.endswith("time_emb_proj")]
+    words = [
+        layer.out_features for name, layer in layers.items() if name.endswith(("attn2.to_k", "attn2.to_v"))
+    ]
+    for name in ("full", "cached"):
+        _, time, prompt = compilation.module[name].params[:3]
+        assert static_shape(time) == [1, sum(times)]
+        assert static_shape(prompt) == [batch, 77, sum(words)]
+    launched = [
+        binding.value.op.name_hint
+        for block in compilation.module["full"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call) and isinstance(binding.value.op, relax.GlobalVar)
+    ]
+    # Every row joins a convolution; none is cut out by a kernel of its own.
+    assert sum("conv2d" in kernel and "add_row" in kernel for kernel in launched) == len(times)
+    assert not [kernel for kernel in launched if "slice" in kernel or kernel.startswith("add_row")]
+    once, saved = compilation.macs, compilation.macs_saved
+    assert saved["full"] == once["project_context"] + batch * once["embed_time"] // TIMES_AT_ONCE
+    assert 0 < saved["cached"] < saved["full"]
 
 
 def test_int8_weights_leave_biases_and_norms_alone() -> None:

@@ -48,6 +48,10 @@ def test_calls_of_an_image() -> None:
         "decode",
     ]
     assert [call.step for call in guided] == [None, None, 0, 0, 0, 0, 1, 1, 1, 1, None]
+    once = functions(expected_calls(65, 1, True, ("full", "project_context", "embed_time")))
+    assert once[:5] == ["encode", "encode", "project_context", "project_context", "embed_time"]
+    # Before the first step, and before the one that is not among the first 64.
+    assert [place for place, name in enumerate(once) if name == "embed_time"] == [4, 5 + 64 * 4]
 
 
 def test_every_command_finds_its_launch() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ddimcache.compiler.bundle import write_bundle
 from ddimcache.errors import BundleError, UsageError
-from ddimcache.manifest import Manifest, file_entry
+from ddimcache.manifest import FORMAT_VERSION, Manifest, file_entry
 from ddimcache.records import from_json, to_json
 from ddimcache.runtime.bundle import open_bundle, parse_manifest
 from ddimcache.runtime.native import answer_of, native
@@ -111,8 +111,8 @@ def test_manifest_survives_json(fake_bundle):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("format_version", 2), "format_version is 2, this runtime reads 3"),
-        (put("format_version", True), "this runtime reads 3"),
+        (put("format_version", 2), f"format_version is 2, this runtime reads {FORMAT_VERSION}"),
+        (put("format_version", True), f"this runtime reads {FORMAT_VERSION}"),
         (remove("format_version"), "no format_version"),
         (put("surprise", 1), "unknown key 'surprise'"),
         (put("components", "unet", "surprise", 1), "components.unet: unknown key 'surprise'"),
@@ -131,6 +131,27 @@ def test_manifest_survives_json(fake_bundle):
             put("components", "unet", "functions", "full", "inputs", 0, "shape", [1, 4, 4, 4]),
             "components.unet.functions.full: (float32[1, 4, 4, 4]",
         ),
+        (
+            put("components", "unet", "functions", "embed_time", "outputs", 0, "shape", [63, 2]),
+            "components.unet.functions.embed_time: (float32[64]) → (float32[63, 2]) does not fit",
+        ),
+        (
+            put("components", "unet", "functions", "embed_time", "outputs", []),
+            "components.unet.functions.embed_time: (float32[64]) → () does not fit",
+        ),
+        (
+            put("components", "unet", "functions", "embed_time", "outputs", 0, "shape", [64, 9]),
+            "components.unet.functions.full: (float32[1, 4, 8, 8], float32[1, 2], float32[1, 77, 1])",
+        ),
+        (
+            put("components", "unet", "functions", "project_context", "outputs", 0, "dtype", "int8"),
+            "components.unet.functions.project_context: (float32[1, 77, 6]) → (int8[1, 77, 1]) does not fit",
+        ),
+        (
+            remove("components", "unet", "functions", "project_context"),
+            "components.unet.functions.full: (float32[1, 4, 8, 8], float32[1, 2], float32[1, 77, 1])",
+        ),
+        (remove("macs_once", "embed_time"), "macs_once: project_context, but what the UNet has before its"),
         (put("components", "unet", "library", "other.so"), "other.so is not in the list of files"),
         (put("components", "unet", "library", "../x.so"), "'../x.so' is not a plain relative file name"),
         (put("components", "unet", "library", "/etc/passwd"), "is not a plain relative file name"),

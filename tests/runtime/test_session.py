@@ -93,10 +93,21 @@ def test_any_steps_may_be_full(session, full_steps):
     np.testing.assert_allclose(done.picture.latents, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+def test_more_steps_than_are_embedded_at_once(session):
+    """The rows of 64 timesteps give way to those of the next 64, and are made again for the next image."""
+    for steps in (150, 65, 64):
+        done = session.draw(ImageRequest(IDS, NEGATIVE, 11, steps, 7, 7.5))
+        expected = expected_latents(noise(11, session.manifest.latents.shape), steps, 7, 7.5)
+        np.testing.assert_allclose(
+            done.picture.latents, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(), err_msg=str(steps)
+        )
+
+
 @pytest.mark.opencl
-@pytest.mark.parametrize("batch", [1, 2])
-def test_same_as_numpy_on_opencl(tmp_path, batch):
-    bundle = open_bundle(fake.build_fake_bundle(tmp_path / "bundle", tmp_path, "opencl", batch))
+@pytest.mark.parametrize(("batch", "hoisted"), [(1, True), (2, True), (1, False)])
+def test_same_as_numpy_on_opencl(tmp_path, batch, hoisted):
+    folder = fake.build_fake_bundle(tmp_path / "bundle", tmp_path, "opencl", batch, hoisted)
+    bundle = open_bundle(folder)
     session = Session(bundle, DeviceSpec("opencl"))
     done = session.draw(REQUEST)
     expected = expected_latents(noise(11, bundle.manifest.latents.shape), 10, 3, 7.5, "opencl")
@@ -106,11 +117,45 @@ def test_same_as_numpy_on_opencl(tmp_path, batch):
     session.close()
 
 
+def test_a_unet_without_anything_to_compute_once(tmp_path):
+    """It takes timestep and context as they are."""
+    bundle = open_bundle(fake.build_fake_bundle(tmp_path / "bundle", tmp_path, hoisted=False))
+    session = Session(bundle, LLVM)
+    for steps in (10, 70):
+        done = session.draw(replace(REQUEST, steps=steps))
+        expected = expected_latents(noise(11, bundle.manifest.latents.shape), steps, 3, 7.5)
+        np.testing.assert_allclose(
+            done.picture.latents, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+        )
+    session.close()
+
+
+@pytest.mark.opencl
+def test_what_is_computed_once(opencl_bundle):
+    """Timesteps are embedded for the first image of a schedule, prompts are projected for every image."""
+    session = Session(open_bundle(opencl_bundle), DeviceSpec("opencl"), replay=False)
+
+    def launches_of(steps, prompt):
+        before = launches()
+        session.draw(replace(REQUEST, ids=prompt, steps=steps, cache_interval=1, guidance=1.0))
+        return launches() - before
+
+    first, again = launches_of(3, IDS), launches_of(3, NEGATIVE)
+    assert again < first
+    assert launches_of(3, IDS) == again
+    longer = launches_of(4, IDS)
+    assert launches_of(3, IDS) == first
+    # A step more, and nothing else.
+    assert launches_of(4, IDS) == longer
+    assert (longer - first) * 3 < first
+    session.close()
+
+
 @pytest.mark.opencl
 @pytest.mark.parametrize("guidance", [1.0, 7.5])
 def test_replayed_steps_have_the_same_bits(opencl_bundle, guidance):
     bundle = open_bundle(opencl_bundle)
-    request = replace(REQUEST, steps=20, full_steps=(0, 1, 5, 6, 7, 19), guidance=guidance)
+    request = replace(REQUEST, steps=70, full_steps=(0, 1, 5, 6, 7, 19, 66), guidance=guidance)
     plain = Session(bundle, DeviceSpec("opencl"), replay=False)
     replaying = Session(bundle, DeviceSpec("opencl"))
     expected = plain.draw(request)
@@ -121,7 +166,7 @@ def test_replayed_steps_have_the_same_bits(opencl_bundle, guidance):
         done = replaying.draw(request)
         assert done.picture.latents.tobytes() == expected.picture.latents.tobytes()
         assert done.picture.pixels.tobytes() == expected.picture.pixels.tobytes()
-    assert done.replayed_steps == 20
+    assert done.replayed_steps == 70
     assert other.tobytes() == plain.draw(replace(request, guidance=8.5 - guidance)).picture.latents.tobytes()
     plain.close()
     replaying.close()

@@ -179,7 +179,8 @@ std::string Text(const FunctionSpec& function) {
 }
 
 // Throws JsonProblem for the first contradiction, as Manifest.first_problem does in Python.
-void CheckWhole(const Manifest& manifest, uint64_t feature_bytes) {
+void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
+                const std::map<std::string, int64_t>& macs_once) {
   const auto names = [](const auto& map) {
     std::string list;
     for (const auto& entry : map) list += (list.empty() ? "" : ", ") + entry.first;
@@ -200,28 +201,36 @@ void CheckWhole(const Manifest& manifest, uint64_t feature_bytes) {
     const std::string text = manifest.context.text();
     throw JsonProblem("context", "expected shape [1, L, D], found " + text.substr(text.find('[')));
   }
-  const TensorSpec latents = manifest.latents(), contexts = manifest.contexts();
-  const TensorSpec ids{{1, shape[1]}, "int32"}, time{{1}, "float32"};
-  const struct {
-    const char *component, *function;
+  const TensorSpec latents = manifest.latents(), ids{{1, shape[1]}, "int32"};
+  struct Entry {
+    std::string component, function;
     FunctionSpec spec;
-  } contract[] = {
-      {"text_encoder", "encode", {{ids}, {manifest.context}}},
-      {"unet", "full", {{latents, time, contexts}, {latents, manifest.feature}}},
-      {"unet", "cached", {{latents, time, contexts, manifest.feature}, {latents}}},
-      {"vae_decoder", "decode", {{latents}, {manifest.image()}}},
   };
+  std::vector<Entry> contract = {{"text_encoder", "encode", {{ids}, {manifest.context}}}};
+  for (const auto& [name, spec] : manifest.once()) contract.push_back({"unet", name, spec});
+  const TensorSpec time = manifest.time(), prompt = manifest.prompt();
+  contract.push_back({"unet", "full", {{latents, time, prompt}, {latents, manifest.feature}}});
+  contract.push_back({"unet", "cached", {{latents, time, prompt, manifest.feature}, {latents}}});
+  contract.push_back({"vae_decoder", "decode", {{latents}, {manifest.image()}}});
   for (const auto& [component, function, expected] : contract) {
-    const std::string where = "components." + std::string(component) + ".functions";
+    const std::string where = "components." + component + ".functions";
     const auto& functions = components.at(component).functions;
     const auto found = functions.find(function);
     if (found == functions.end()) {
-      throw JsonProblem(where, "function '" + std::string(function) + "' is missing");
+      throw JsonProblem(where, "function '" + function + "' is missing");
     }
     if (found->second != expected) {
       throw JsonProblem(where + "." + function,
                         Text(found->second) + " does not fit the manifest's sizes: " + Text(expected));
     }
+  }
+  const auto once = manifest.once();
+  const bool same = once.size() == macs_once.size() &&
+                    std::all_of(once.begin(), once.end(),
+                                [&](const auto& entry) { return macs_once.count(entry.first) != 0; });
+  if (!same) {
+    throw JsonProblem("macs_once",
+                      names(macs_once) + ", but what the UNet has before its steps is " + names(once));
   }
   if (manifest.files.count(kManifestName)) {
     throw JsonProblem("files", std::string(kManifestName) + " cannot hold its own sum");
@@ -265,6 +274,9 @@ Manifest Read(const Place& place) {
                                       "activation_bytes",
                                       "macs_full",
                                       "macs_cached",
+                                      "macs_once",
+                                      "macs_saved_full",
+                                      "macs_saved_cached",
                                       "components"},
                                      {"passes", "files"});
   Manifest manifest;
@@ -296,7 +308,12 @@ Manifest Read(const Place& place) {
   manifest.sampler = ReadSampler(fields["sampler"]);
   manifest.tokenizer = ReadFileName(fields["tokenizer"]);
   for (const auto& [name, version] : fields["built_with"].Entries()) version.Text();
-  for (const char* key : {"activation_bytes", "macs_full", "macs_cached"}) fields[key].Integer(0);
+  for (const char* key :
+       {"activation_bytes", "macs_full", "macs_cached", "macs_saved_full", "macs_saved_cached"}) {
+    fields[key].Integer(0);
+  }
+  std::map<std::string, int64_t> macs_once;
+  for (const auto& [name, macs] : fields["macs_once"].Entries()) macs_once[name] = macs.Integer(0);
   for (const auto& [name, component] : fields["components"].Entries()) {
     manifest.components[name] = ReadComponent(component);
   }
@@ -312,7 +329,7 @@ Manifest Read(const Place& place) {
       manifest.files[name] = {static_cast<uint64_t>(file["bytes"].Integer(0)), ReadSha256(file["sha256"])};
     }
   }
-  CheckWhole(manifest, static_cast<uint64_t>(fields["feature_bytes"].Integer(0)));
+  CheckWhole(manifest, static_cast<uint64_t>(fields["feature_bytes"].Integer(0)), macs_once);
   return manifest;
 }
 
@@ -372,6 +389,35 @@ TensorSpec Manifest::contexts() const {
   TensorSpec spec = context;
   spec.shape[0] = batch;
   return spec;
+}
+
+std::map<std::string, FunctionSpec> Manifest::once() const {
+  std::map<std::string, FunctionSpec> contract;
+  const auto& functions = components.at("unet").functions;
+  const auto add = [&](const char* name, const TensorSpec& given, std::vector<int64_t> made) {
+    const auto found = functions.find(name);
+    if (found == functions.end()) return;
+    const auto& outputs = found->second.outputs;
+    made.push_back(outputs.empty() || outputs[0].shape.empty() ? 1 : outputs[0].shape.back());
+    contract[name] = {{given}, {{made, context.dtype}}};
+  };
+  add("embed_time", {{kTimesAtOnce}, "float32"}, {kTimesAtOnce});
+  const TensorSpec given = contexts();
+  add("project_context", given, {given.shape[0], given.shape[1]});
+  return contract;
+}
+
+TensorSpec Manifest::time() const {
+  const auto found = once();
+  const auto embed = found.find("embed_time");
+  if (embed == found.end()) return {{1}, "float32"};
+  return {{1, embed->second.outputs[0].shape.back()}, context.dtype};
+}
+
+TensorSpec Manifest::prompt() const {
+  const auto found = once();
+  const auto project = found.find("project_context");
+  return project == found.end() ? contexts() : project->second.outputs[0];
 }
 
 Manifest ParseManifest(std::string_view text, const std::string& where) {

@@ -68,11 +68,21 @@ struct Manifest {
 
   TensorSpec latents() const;
   TensorSpec image() const;
-  // The context as the UNet takes it: once for every picture of the batch.
+  // The context once for every picture of the batch.
   TensorSpec contexts() const;
+  // What the contract says of the functions that run before the steps, as far as the UNet has them:
+  // "embed_time" makes a row for each of 64 timesteps, "project_context" what attention reads of a prompt.
+  // How wide their results are is the model's to say.
+  std::map<std::string, FunctionSpec> once() const;
+  // What the UNet takes of a step: the timestep [1], or a row [1, T] of what embed_time makes.
+  TensorSpec time() const;
+  // What the UNet takes of a prompt: contexts, or what project_context makes.
+  TensorSpec prompt() const;
 };
 
-inline constexpr int kFormatVersion = 3;
+inline constexpr int kFormatVersion = 4;
+// Timesteps that one call of embed_time takes.
+inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";
 inline constexpr const char* kCompileAgain = "compile it again with `ddimcache compile`";
 

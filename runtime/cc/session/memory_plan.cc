@@ -30,9 +30,11 @@ uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
   const uint64_t unet_weights = unet.weights_bytes();
   const uint64_t decoder_weights = decoder.weights_bytes(), decoder_work = work(decoder.activation_bytes);
   // Two kinds of steps with two calls each, none of which shares storage with another in a recording.
-  // Features and predictions of both prompts are kept; the rest are latents and contexts.
+  // Features and predictions of both prompts are kept; the rest are latents, what is made of the prompts, and
+  // the rows of 64 timesteps.
   const uint64_t unet_work = work((plan.replay ? 4 : 1) * unet.activation_bytes) +
-                             2 * manifest.feature.bytes() + 6 * manifest.latents().bytes();
+                             2 * manifest.feature.bytes() + 6 * manifest.latents().bytes() +
+                             2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
   const uint64_t contexts = 2 * manifest.contexts().bytes();
   switch (plan.mode) {
     case Memory::kPipelined:

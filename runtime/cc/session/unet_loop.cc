@@ -11,7 +11,14 @@ using tvm::ffi::Any;
 using tvm::runtime::Tensor;
 
 // What a row of the table holds is written down in kernels/sampler/kernel.py.
-constexpr int64_t kColumns = 9;
+constexpr int64_t kColumns = 8;
+constexpr int64_t kMostBlocks = (kMostSteps + kTimesAtOnce - 1) / kTimesAtOnce;
+
+// What 64 steps take, by what one of them takes.
+TensorSpec TimesOf(TensorSpec time) {
+  time.shape[0] = kTimesAtOnce;
+  return time;
+}
 
 }  // namespace
 
@@ -25,28 +32,38 @@ UnetLoop::UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> un
       next_step_(unet_->Kernel("next_step")),
       step_(unet_->Kernel("step")),
       guide_and_step_(unet_->Kernel("guide_and_step")),
+      embed_time_(unet_->Find("embed_time")),
+      project_context_(unet_->Find("project_context")),
       latents_(EmptyTensor(manifest.latents(), device)),
       table_(EmptyTensor({{kMostSteps, kColumns}, "float32"}, device)),
-      row_(EmptyTensor({{1}, "int32"}, device)),
-      timestep_(EmptyTensor({{1}, "float32"}, device)),
-      contexts_(contexts) {}
+      row_(EmptyTensor({{2}, "int32"}, device)),
+      timesteps_(EmptyTensor({{kMostBlocks, kTimesAtOnce}, "float32"}, device)),
+      times_(EmptyTensor(TimesOf(manifest.time()), device)),
+      time_(EmptyTensor(manifest.time(), device)),
+      contexts_(contexts),
+      prompts_(contexts) {
+  if (project_context_ == nullptr) return;
+  for (Tensor& prompt : prompts_) prompt = EmptyTensor(manifest.prompt(), device);
+}
 
 UnetLoop::~UnetLoop() = default;
 
 void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>& steps, double guidance) {
   std::vector<float> table(kMostSteps * kColumns);
   auto number = table.begin();
-  for (const Step& step : steps) {
-    const StepCoefficients& c = step.coefficients;
-    for (const double value :
-         {static_cast<double>(step.timestep), c.p, c.q, c.r, c.s, c.clip, c.a, c.b, guidance}) {
+  schedule_.assign(kMostBlocks * kTimesAtOnce, 0);
+  for (size_t index = 0; index < steps.size(); ++index) {
+    const StepCoefficients& c = steps[index].coefficients;
+    schedule_[index] = static_cast<float>(steps[index].timestep);
+    for (const double value : {c.p, c.q, c.r, c.s, c.clip, c.a, c.b, guidance}) {
       *number++ = static_cast<float>(value);
     }
   }
   table_.CopyFromBytes(table.data(), table.size() * sizeof(float));
-  // The first step moves on to row 0.
-  const int32_t before_first = -1;
-  row_.CopyFromBytes(&before_first, sizeof(before_first));
+  timesteps_.CopyFromBytes(schedule_.data(), schedule_.size() * sizeof(float));
+  // The present step, which is not there yet, and the next.
+  const int32_t rows[] = {0, 0};
+  row_.CopyFromBytes(rows, sizeof(rows));
   latents_.CopyFromBytes(latents.data(), latents.size() * sizeof(float));
   if (guided_ != (guidance > 1)) {
     // Another number of calls a step.
@@ -55,9 +72,31 @@ void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>&
     features_ = {};
     predictions_ = {};
   }
+  if (project_context_ != nullptr) {
+    for (int negative = guided_; negative >= 0; --negative) {
+      const auto side = static_cast<size_t>(negative);
+      prompts_[side].CopyFrom((*project_context_)(contexts_[side], unet_->weights()).cast<Tensor>());
+    }
+  }
+  next_ = 0;
+}
+
+void UnetLoop::EmbedTimes(size_t first) {
+  const auto begin = schedule_.begin() + static_cast<ptrdiff_t>(first);
+  std::vector<float> wanted(begin, begin + kTimesAtOnce);
+  if (wanted == embedded_) return;
+  Tensor block = EmptyTensor({{kTimesAtOnce}, "float32"}, device_);
+  DLTensor given = *timesteps_.operator->();
+  given.ndim = 1, given.shape = block->shape, given.strides = nullptr;
+  given.byte_offset = first * sizeof(float);
+  Tensor::CopyFromTo(&given, const_cast<DLTensor*>(block.operator->()));
+  times_.CopyFrom(embed_time_ == nullptr ? block : (*embed_time_)(block, unet_->weights()).cast<Tensor>());
+  embedded_ = std::move(wanted);
 }
 
 bool UnetLoop::Enqueue(bool is_full) {
+  if (next_ % static_cast<size_t>(kTimesAtOnce) == 0) EmbedTimes(next_);
+  ++next_;
   if (!replay_) {
     Launch(is_full);
     return false;
@@ -74,7 +113,7 @@ bool UnetLoop::Enqueue(bool is_full) {
 }
 
 void UnetLoop::Launch(bool is_full) {
-  next_step_(table_, row_, timestep_);
+  next_step_(times_, row_, time_);
   const auto& weights = unet_->weights();
   auto& predictions = predictions_[is_full];
   // The negative prompt first, as the sampler's kernel takes them.
@@ -82,13 +121,12 @@ void UnetLoop::Launch(bool is_full) {
     const auto side = static_cast<size_t>(negative);
     if (is_full) {
       features_[side] = predictions[side] = Any();
-      const auto outputs = full_(latents_, timestep_, contexts_[side], weights).cast<tvm::ffi::Array<Any>>();
+      const auto outputs = full_(latents_, time_, prompts_[side], weights).cast<tvm::ffi::Array<Any>>();
       predictions[side] = outputs[0];
       features_[side] = outputs[1];
     } else {
       predictions[side] = Any();
-      predictions[side] =
-          cached_(latents_, timestep_, contexts_[side], features_[side].cast<Tensor>(), weights);
+      predictions[side] = cached_(latents_, time_, prompts_[side], features_[side].cast<Tensor>(), weights);
     }
   }
   const Tensor prediction = predictions[0].cast<Tensor>();

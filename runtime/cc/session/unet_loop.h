@@ -24,7 +24,7 @@ class UnetLoop {
            const std::array<tvm::runtime::Tensor, 2>& contexts, bool replay);
   ~UnetLoop();
 
-  // Uploads the latents and one row of numbers for each step.
+  // Uploads the latents and one row of numbers for each step, and computes what does not depend on latents.
   void Begin(const std::vector<float>& latents, const std::vector<Step>& steps, double guidance);
 
   // Enqueues the next step. Returns whether it was replayed.
@@ -34,14 +34,24 @@ class UnetLoop {
 
  private:
   void Launch(bool is_full);
+  // Computes what the UNet takes of 64 steps from `first` on. Waits for nothing.
+  void EmbedTimes(size_t first);
 
   const ComputeDevice& device_;
   const std::shared_ptr<LoadedComponent> unet_;
   const bool replay_;
   bool guided_ = false;
+  size_t next_ = 0;
   tvm::ffi::Function full_, cached_, next_step_, step_, guide_and_step_;
-  tvm::runtime::Tensor latents_, table_, row_, timestep_;
+  // Null where the UNet has no such function, and takes timesteps and contexts as they are.
+  const tvm::ffi::Function *embed_time_, *project_context_;
+  // `timesteps_` are all of an image, and `times_` what is made of 64 of them; `time_` is the present one's.
+  tvm::runtime::Tensor latents_, table_, row_, timesteps_, times_, time_;
+  // The timesteps that `times_` was made of.
+  std::vector<float> schedule_, embedded_;
   const std::array<tvm::runtime::Tensor, 2> contexts_;
+  // What the UNet takes of both prompts. Recordings read it where it is.
+  std::array<tvm::runtime::Tensor, 2> prompts_;
   std::array<tvm::ffi::Any, 2> features_;
   // These two are of a cached and of a full step. A recording writes to its own predictions at every replay.
   std::array<std::array<tvm::ffi::Any, 2>, 2> predictions_;

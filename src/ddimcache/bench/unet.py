@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ddimcache.bench.torch_unet import TorchUnet
 from ddimcache.errors import DeviceError
-from ddimcache.manifest import Manifest
+from ddimcache.manifest import TIMES_AT_ONCE, Manifest
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.component import LoadedComponent
 from ddimcache.runtime.devices import DeviceSpec, list_devices
@@ -49,10 +49,14 @@ class UnetInputs:
 
 @dataclass(frozen=True)
 class UnetMeasurement:
-    """Medians in seconds of a full and a cached call and of each peer's full call, and the largest error."""
+    """Medians in seconds of a full and a cached call and of each peer's full call, and the largest error.
+
+    ``seconds_once`` has the functions that run before the steps: once an image, or once for 64 steps.
+    """
 
     seconds_full: float
     seconds_cached: float
+    seconds_once: dict[str, float]
     error: float
     peers: dict[str, float]
 
@@ -71,7 +75,38 @@ class DeviceUnet:
             self._component = LoadedComponent(bundle, "unet", spec)
 
     def place(self, inputs: UnetInputs, manifest: Manifest) -> tuple[Any, ...]:
-        """Return latents, timestep and context on the device, in the bundle's dtypes."""
+        """Return on the device the latents, and what the UNet takes of the timestep and of the context."""
+        import tvm
+
+        latents, time, context = self._uploaded(inputs, manifest)
+        with device_failures(self._spec):
+            once = {name: call() for name, call in self.once(inputs, manifest).items()}
+            if "embed_time" in once:
+                time = tvm.runtime.tensor(once["embed_time"].numpy()[:1], self._device)
+            return latents, time, once.get("project_context", context)
+
+    def once(self, inputs: UnetInputs, manifest: Manifest) -> dict[str, Callable[[], Any]]:
+        """Return what runs before the steps, by function; each call waits for its end."""
+        import tvm
+
+        functions = manifest.components["unet"].functions
+        _, _, context = self._uploaded(inputs, manifest)
+        with device_failures(self._spec):
+            times = tvm.runtime.tensor(np.full(TIMES_AT_ONCE, inputs.timestep, np.float32), self._device)
+        arguments = {"embed_time": times, "project_context": context}
+
+        def calling(name: str) -> Callable[[], Any]:
+            def call() -> Any:
+                with device_failures(self._spec):
+                    result = self._component.call(name, arguments[name])
+                    self._device.sync()
+                return result
+
+            return call
+
+        return {name: calling(name) for name in arguments if name in functions}
+
+    def _uploaded(self, inputs: UnetInputs, manifest: Manifest) -> tuple[Any, ...]:
         import tvm
 
         arrays = (
@@ -169,6 +204,8 @@ def measure(
         if "torch" in peers:
             calls["torch"] = lambda: torch_unet(inputs.latents, inputs.timestep, inputs.context)
         calls["cached"] = lambda: unet.cached(placed, feature)
+        once = unet.once(inputs, bundle.manifest)
+        calls |= once
         counts = {name: _calls_a_block(call) for name, call in calls.items()}
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(repeats):
@@ -176,7 +213,13 @@ def measure(
                 seconds[name].append(_seconds_a_call(call, counts[name]))
             stage.advance(1, "timed calls")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    return UnetMeasurement(medians["full"], medians["cached"], error, {peer: medians[peer] for peer in peers})
+    return UnetMeasurement(
+        medians["full"],
+        medians["cached"],
+        {name: medians[name] for name in once},
+        error,
+        {peer: medians[peer] for peer in peers},
+    )
 
 
 def _calls_a_block(call: Callable[[], object]) -> int:

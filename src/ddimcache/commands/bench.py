@@ -126,6 +126,7 @@ def bench_unet(
         "device": chosen.name,
         "seconds_full": times.seconds_full,
         "seconds_cached": times.seconds_cached,
+        "seconds_once": times.seconds_once,
         "speedup": {str(interval): value for interval, value in speedup.items()},
         "efficiency": {str(interval): value / interval for interval, value in speedup.items()},
         "error": times.error,
@@ -313,6 +314,7 @@ def _report(result: dict[str, Any], bundle: Bundle, threads: int) -> None:
         ("device", result["device"]),
         ("full call", seconds_text(result["seconds_full"])),
         ("cached call", seconds_text(result["seconds_cached"])),
+        *((f"before the steps, {name}", seconds_text(once)) for name, once in result["seconds_once"].items()),
         ("error", f"{result['error']:.2g} of the largest number"),
     ]
     rows += [

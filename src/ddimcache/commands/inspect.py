@@ -10,6 +10,7 @@ import typer
 
 from ddimcache.commands.terminal import bytes_text, print_json, print_table, say
 from ddimcache.errors import UsageError
+from ddimcache.manifest import TIMES_AT_ONCE, Manifest
 
 if TYPE_CHECKING:
     from ddimcache.runtime.bundle import Bundle
@@ -119,6 +120,12 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "cuts": manifest.cuts,
         "macs_full": manifest.macs_full,
         "macs_cached": manifest.macs_cached,
+        "macs_once": manifest.macs_once,
+        "macs_saved": {
+            "full": manifest.macs_saved_full,
+            "cached": manifest.macs_saved_cached,
+            "image": _saved_an_image(manifest),
+        },
         "activation_bytes": manifest.activation_bytes,
         "weights_bytes": manifest.weights_bytes,
         "feature_bytes": manifest.feature_bytes,
@@ -137,6 +144,19 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "built_with": manifest.built_with,
         "identity": bundle.identity,
     }
+
+
+IMAGE_STEPS, IMAGE_INTERVAL = 50, 5
+"""The guided image of which ``inspect`` says what is saved: what ``generate`` draws unless told otherwise."""
+
+
+def _saved_an_image(manifest: Manifest) -> int:
+    """Multiply-accumulates of an image, two UNet calls a step, less those of what is computed once."""
+    full = -(-IMAGE_STEPS // IMAGE_INTERVAL)
+    once = manifest.macs_once
+    steps = full * manifest.macs_saved_full + (IMAGE_STEPS - full) * manifest.macs_saved_cached
+    embedded = -(-IMAGE_STEPS // TIMES_AT_ONCE) * once.get("embed_time", 0)
+    return 2 * (steps - once.get("project_context", 0)) - embedded
 
 
 def layer_work(bundle: Bundle) -> list[dict[str, Any]]:
@@ -225,6 +245,7 @@ def _report(facts: dict[str, Any]) -> None:
             ),
             ("full step", f"{facts['macs_full'] / 1e9:.4g} GMAC"),
             ("cached step", f"{facts['macs_cached'] / 1e9:.4g} GMAC, {share:.1%}"),
+            *_once(facts),
         ]
     )
     print()
@@ -264,6 +285,18 @@ def _report(facts: dict[str, Any]) -> None:
     if passes:
         print_table(passes, ("pass", "component", "changes", "what it did"), right=(2,))
     say("\nnext: --layers shows the work by layer, --source KERNEL a kernel, --json all of this for scripts")
+
+
+def _once(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is computed before the steps, and what that saves."""
+    once, saved = facts["macs_once"], facts["macs_saved"]
+    often = {"embed_time": f"{TIMES_AT_ONCE} steps", "project_context": "a prompt"}
+    rows = [(f"once for {often[name]}", f"{name}, {macs / 1e9:.3g} GMAC") for name, macs in once.items()]
+    if rows:
+        text = f"{saved['full'] / 1e9:.3g} GMAC a full step, {saved['cached'] / 1e9:.3g} a cached one, "
+        image = f"{saved['image'] / 1e9:.3g} an image of {IMAGE_STEPS} guided steps at n = {IMAGE_INTERVAL}"
+        rows.append(("saved by that", text + image))
+    return rows
 
 
 def _layers_text(layers: list[str]) -> str:

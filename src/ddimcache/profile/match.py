@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ddimcache.errors import BundleError
 from ddimcache.launches import Launch
+from ddimcache.manifest import TIMES_AT_ONCE
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.profiler import Timeline
 
@@ -56,11 +57,18 @@ class Image:
         return sorted(launches + [(copy.start, copy.end) for copy in self.copies])
 
 
-def expected_calls(steps: int, cache_interval: int, guided: bool) -> list[Call]:
-    """Return the calls that an image makes; ``guided`` runs the UNet twice a step."""
+def expected_calls(steps: int, cache_interval: int, guided: bool, once: Collection[str] = ()) -> list[Call]:
+    """Return the calls that an image makes; ``guided`` runs the UNet twice a step.
+
+    ``once`` names those functions of the UNet that run before steps. The image before was of another
+    schedule: what is made of 64 timesteps is kept for another image that begins with the same.
+    """
     times = 1 + guided
     calls = [Call("text_encoder", "encode")] * times
+    calls += [Call("unet", "project_context")] * (times * ("project_context" in once))
     for step in range(steps):
+        if "embed_time" in once and step % TIMES_AT_ONCE == 0:
+            calls.append(Call("unet", "embed_time"))
         calls.append(Call("unet", "next_step", step))
         calls += [Call("unet", "cached" if step % cache_interval else "full", step)] * times
         calls.append(Call("unet", "guide_and_step" if guided else "step", step))
