@@ -92,6 +92,16 @@ def test_work_is_that_of_the_layer(family, sizes):
         assert torch.allclose(layer.ours(*layer.inputs), answer, atol=1e-5)
 
 
+@pytest.mark.parametrize(("family", "shape"), [("attention", "64x77x8x160"), ("resize", "8x8x1280")])
+def test_kernels_without_weights(run, family, shape):
+    done = run(
+        "bench", "kernels", "--device", "llvm", "--family", family, "--shape", shape,
+        "--repeats", 1, "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    assert [kernel["family"] for kernel in done.json["kernels"]] == [family]
+
+
 def test_json_of_one_kernel(run):
     done = run(
         "bench", "kernels", "--device", "llvm", "--family", "layer_norm,resize", "--function", "full",

@@ -81,8 +81,7 @@ class DeviceLayer:
 
     def launch(self) -> Any:
         """Run the layer without waiting; return its answer on the device."""
-        weights = (self._weights,) if self._weights else ()
-        return self._call(*self._inputs, *weights)
+        return self._call(*self._inputs, self._weights)
 
     def run(self) -> None:
         """Run the layer and wait for it."""
