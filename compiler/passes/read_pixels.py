@@ -110,7 +110,8 @@ def _count_places(loop: tirx.For, counted: bool) -> tirx.Stmt:
         for term in _terms(place):
             factor = _factor(term, loop.loop_var) if counted else None
             moves = _mentions(term, tirx.Var, lambda one: any(one.same_as(other) for other in inside))
-            if factor is not None:
+            # More than one pixel at a time costs a second wait for what is read, in Mesa's order of things.
+            if factor == 1:
                 step += factor
             else:
                 (moving if moves or isinstance(term, tirx.IntImm) else fixed).append(term)

@@ -43,7 +43,7 @@ class InstructionMix:
     waits: int
     """Slots in which nothing is issued because an earlier result is not ready."""
     syncs: int
-    """Instructions that wait for memory or an image."""
+    """Waits for memory or an image, of which some was read since the wait before."""
     narrow_loads: int
     """Loads from memory of less than 64 bits."""
 
@@ -165,12 +165,17 @@ def _mix(instructions: list[_Instruction]) -> InstructionMix:
     slots: Counter[str] = Counter()
     moved: Counter[str] = Counter()
     issue = waits = syncs = narrow = 0
+    asked = False
     for instruction in instructions:
         kind = _kind(instruction)
         slots[kind] += 1 + instruction.repeats
         issue += 1 + instruction.repeats + instruction.waits
         waits += instruction.waits
-        syncs += instruction.syncs
+        # What was asked for together comes together: another wait for it costs nothing.
+        if instruction.syncs and asked:
+            syncs += 1
+            asked = False
+        asked |= kind in ("texture", "global_load", "spill")
         narrow += kind == "global_load" and _bytes(instruction) < 8
         if kind in ("global_load", "global_store", "local"):
             moved[kind] += _bytes(instruction)
