@@ -8,6 +8,17 @@ LARGEST = 127
 """The largest magnitude of an int8 weight; -128 is not used, so that a channel's range is symmetric."""
 
 
+FEW_CHANNELS = 8
+"""Layers with at most so many channels on one side are a model's first and last ones, between its image or
+latents and its features: a few thousand numbers, of which nearly all that rounding costs comes (`ddimcache
+quality --quant-report int8`)."""
+
+
+def is_sensitive(outputs: int, inputs: int) -> bool:
+    """Whether a layer with these channels keeps its weights in fp16 where others get int8."""
+    return min(outputs, inputs) <= FEW_CHANNELS
+
+
 def channel_scale(weight: np.ndarray) -> np.ndarray:
     """The scale [O] float32 of every output channel of ``weight`` [O, ...]: its largest magnitude over 127.
 

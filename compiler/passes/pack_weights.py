@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from tvm import relax
 
-from ddimcache.compiler.compress.quantize import channel_scale, quantize
+from ddimcache.compiler.compress.quantize import channel_scale, is_sensitive, quantize
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
@@ -66,24 +66,28 @@ class WeightPacker:
     ) -> list[relax.Var]:
         """The packed weight and, for int8, its scale; ``matrix`` gives ``shape``, output channels first.
 
-        Panels have ``width`` channels, or as many as ``panel_width`` says.
+        Where int8 is asked for, sensitive layers get fp16 (:func:`is_sensitive`). Panels have ``width``
+        channels, or as many as ``panel_width`` says.
         """
         width = width or self.panel_width(shape[0])
         packed_shape = (-(-shape[0] // width), *shape[1:], width)
         self.lowered.add(key)
-        if self.weights == "int8":
+        kind = self.weights
+        if kind == "int8" and is_sensitive(shape[0], shape[-1]):
+            kind = "fp16"
+        if kind == "int8":
             name = f"{key}@int8@{width}"
             self.store.add(name, Weight(packed_shape, "int8", lambda: pack(quantize(matrix()), width)))
             scale = f"{key}@scale"
             self.store.add(scale, Weight((shape[0],), "float32", lambda: channel_scale(matrix())))
             return [self.variable(name), self.variable(scale)]
-        stored = self.profile.compute_dtype if self.weights == "fp16" else "float32"
-        name = f"{key}@{self.weights}@{width}"
+        stored = self.profile.compute_dtype if kind == "fp16" else "float32"
+        name = f"{key}@{kind}@{width}"
 
         def convert() -> np.ndarray:
             values = matrix()
             # A device without fp16 arithmetic still gets the values that fp16 storage would give.
-            rounded = values.astype(np.float16) if self.weights == "fp16" else values
+            rounded = values.astype(np.float16) if kind == "fp16" else values
             return pack(rounded.astype(stored), width)
 
         self.store.add(name, Weight(packed_shape, stored, convert))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, quantize
+from ddimcache.compiler.compress.quantize import channel_scale, dequantize, is_sensitive, quantize
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
 from ddimcache.compiler.passes.simplify import op_name
@@ -73,7 +73,8 @@ def test_value_and_gate_become_one_kernel(
     assert "w" in lowered
     w, b = store.array("w"), store.array("b")
     if kind == "int8":
-        w = dequantize(quantize(w), channel_scale(w))
+        few = is_sensitive(*w.shape)
+        w = w.astype("float16").astype("float32") if few else dequantize(quantize(w), channel_scale(w))
     x = np.random.default_rng(9).standard_normal((1, tokens, depth)).astype("float32")
     # Parameters that were the model's weights are not read any more.
     body = module["main"]

@@ -46,10 +46,10 @@ def calls(module: tvm.IRModule, name: str = "main") -> list[str]:
 class Layers:
     @R.function
     def main(
-        x: R.Tensor((1, 6, 6, 5), "float32"),
-        conv: R.Tensor((8, 5, 3, 3), "float32"),
-        pointwise: R.Tensor((4, 8, 1, 1), "float32"),
-        linear: R.Tensor((16, 4), "float32"),
+        x: R.Tensor((1, 6, 6, 11), "float32"),
+        conv: R.Tensor((18, 11, 3, 3), "float32"),
+        pointwise: R.Tensor((14, 18, 1, 1), "float32"),
+        linear: R.Tensor((16, 14), "float32"),
     ) -> R.Tensor((1, 6, 6, 16), "float32"):
         with R.dataflow():
             a = R.permute_dims(conv, [0, 2, 3, 1])
@@ -64,7 +64,7 @@ class Layers:
 
 def layer_weights() -> dict[str, np.ndarray]:
     random = np.random.default_rng(6)
-    shapes = {"conv": (8, 5, 3, 3), "pointwise": (4, 8, 1, 1), "linear": (16, 4)}
+    shapes = {"conv": (18, 11, 3, 3), "pointwise": (14, 18, 1, 1), "linear": (16, 14)}
     return {name: random.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
 
 
@@ -97,6 +97,31 @@ def test_packed_weights_are_the_rounded_ones() -> None:
     expected = dequantize(quantize(arrays["linear"]), channel_scale(arrays["linear"]))
     assert np.array_equal(ours, expected)
     assert np.abs(ours - arrays["linear"]).max() <= scale.max() / 2
+
+
+def test_first_and_last_layers_are_not_rounded_to_int8() -> None:
+    """A convolution between latents and features keeps its weights in fp16, whatever the others get."""
+
+    @I.ir_module
+    class FirstLayer:
+        @R.function
+        def main(x: R.Tensor((1, 6, 6, 4), "float32"), conv: R.Tensor((16, 4, 3, 3), "float32")) -> R.Tensor(
+            (1, 4, 4, 16), "float32"
+        ):
+            with R.dataflow():
+                a = R.permute_dims(conv, [0, 2, 3, 1])
+                b = R.nn.conv2d(x, a, data_layout="NHWC", kernel_layout="OHWI")
+                R.output(b)
+            return b
+
+    values = np.random.default_rng(8).standard_normal((16, 4, 3, 3)).astype("float32")
+    weights = store(conv=values)
+    bundle = BundleWeights(weights, {"main": 1})
+    bundle(LowerProducts(weights, PROFILE, "int8", {"main": 1})(FirstLayer))
+    [name] = bundle.names
+    assert "@fp16@" in name
+    kept = weights.array(name)
+    assert np.array_equal(np.sort(kept.ravel()), np.sort(values.astype("float16").astype("float32").ravel()))
 
 
 def test_leaves_products_of_two_activations_alone() -> None:
@@ -133,7 +158,7 @@ def test_grouped_convolutions_are_refused() -> None:
 
 
 def test_work_is_counted_before_lowering() -> None:
-    conv, pointwise, linear = 36 * 8 * 45, 36 * 4 * 8, 36 * 16 * 4
+    conv, pointwise, linear = 36 * 18 * 99, 36 * 14 * 18, 36 * 16 * 14
     assert count_work(Layers["main"]) == conv + pointwise + linear
 
 

@@ -3,7 +3,8 @@
 Every block is run twice on the inputs that it has in the float32 model, once with its own weights rounded.
 Its reconstruction error is the squared error of its output over the squared output; its output error is the
 same of the whole component with that block alone rounded. Rounding is the compiler's
-(``compiler/compress/quantize.py``), of the same weights: those of convolutions and linear layers.
+(``compiler/compress/quantize.py``), of the same weights: those of convolutions and linear layers, sensitive
+ones to fp16.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, quantize
+from ddimcache.compiler.compress.quantize import channel_scale, dequantize, is_sensitive, quantize
 from ddimcache.runtime.progress import Progress
 
 Rounding = Callable[[np.ndarray], np.ndarray]
@@ -69,7 +70,9 @@ def rounded(block: nn.Module, rounding: Rounding) -> Iterator[None]:
     kept = [layer.weight.data for layer in layers]
     try:
         for layer in layers:
-            layer.weight.data = torch.from_numpy(rounding(layer.weight.data.numpy()))
+            kept_finer = is_sensitive(*layer.weight.shape[:2])
+            of_layer = float16 if kept_finer else rounding
+            layer.weight.data = torch.from_numpy(of_layer(layer.weight.data.numpy()))
         yield
     finally:
         for layer, weight in zip(layers, kept, strict=True):
