@@ -248,17 +248,23 @@ def fake_quantise(
 ) -> list[str]:
     """Replace, in place, weights of convolutions and linear layers by what int8 keeps of them.
 
+    Those with at most 8 channels in or out are rounded to float16 instead.
+
     Parameters
     ----------
     predicate : says by name and module whether a layer is rounded.
 
     Returns
     -------
-    The names of the layers that were rounded.
+    The names of the layers that were rounded to int8.
     """
     rounded = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and predicate(name, layer):
+            # A model's first and last layers: those with few channels on one side.
+            if min(layer.weight.shape[:2]) <= 8:
+                layer.weight.copy_(layer.weight.half())
+                continue
             quantised, scale = round_to_int8(layer.weight)
             layer.weight.copy_(quantised.float() * scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
             rounded.append(name)
