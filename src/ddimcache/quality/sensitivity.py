@@ -56,9 +56,13 @@ def float16(weight: np.ndarray) -> np.ndarray:
     return weight.astype(np.float16).astype(np.float32)
 
 
+def _as_compiled(rounding: Rounding, weight: np.ndarray) -> np.ndarray:
+    return float16(weight) if is_sensitive(*weight.shape[:2]) else rounding(weight)
+
+
 ROUNDINGS: dict[str, Rounding] = {
-    "int8": int8_by_channel,
-    "int8-group-32": partial(int8_by_group, group=32),
+    "int8": partial(_as_compiled, int8_by_channel),
+    "int8-group-32": partial(_as_compiled, partial(int8_by_group, group=32)),
     "fp16": float16,
 }
 
@@ -70,9 +74,7 @@ def rounded(block: nn.Module, rounding: Rounding) -> Iterator[None]:
     kept = [layer.weight.data for layer in layers]
     try:
         for layer in layers:
-            kept_finer = is_sensitive(*layer.weight.shape[:2])
-            of_layer = float16 if kept_finer else rounding
-            layer.weight.data = torch.from_numpy(of_layer(layer.weight.data.numpy()))
+            layer.weight.data = torch.from_numpy(rounding(layer.weight.data.numpy()))
         yield
     finally:
         for layer, weight in zip(layers, kept, strict=True):
