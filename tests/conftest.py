@@ -6,6 +6,7 @@ A test carries the mark of the tier it needs; without one it belongs to ``host``
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -42,47 +43,49 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "browser": browser.missing,
 }
 
-_ran = pytest.StashKey[Counter[str]]()
-_left_out = pytest.StashKey[dict[str, tuple[int, str]]]()
-
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons: dict[str, str | None] = {}
-    ran: Counter[str] = Counter()
-    left_out: dict[str, tuple[int, str]] = {}
     full = "full" in (config.option.markexpr or "")
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):
             item.add_marker(pytest.mark.host)
-        needed = [tier for tier in TIERS if item.get_closest_marker(tier)]
         obstacles = []
         if item.get_closest_marker("full") and not full:
             obstacles.append(("full", "models of full size take long: `make full`"))
-        for tier in needed:
+        for tier in TIERS:
+            if not item.get_closest_marker(tier):
+                continue
             if tier not in reasons:
                 reasons[tier] = TIERS[tier]()
             if reason := reasons[tier]:
                 obstacles.append((tier, reason))
         if obstacles:
             name, reason = obstacles[0]
-            left_out[name] = (left_out.get(name, (0, ""))[0] + 1, reason)
-            item.add_marker(pytest.mark.skip(reason=f"tier {name}: {reason}"))
-        else:
-            ran.update(needed)
-    config.stash[_ran] = ran
-    config.stash[_left_out] = left_out
+            item.add_marker(pytest.mark.skip(reason=f"tier {name}: {reason.splitlines()[0]}"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    ran, left_out = config.stash.get(_ran, Counter()), config.stash.get(_left_out, {})
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Counts the reports and not the collected items: these are elsewhere when several processes run them."""
+    ran: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if not isinstance(report, pytest.TestReport):
+                continue
+            if report.when == "call":
+                ran.update(tier for tier in TIERS if tier in report.keywords)
+            elif report.skipped and isinstance(report.longrepr, tuple):
+                found = re.match(r"Skipped: (tier \w+: .*)", report.longrepr[2])
+                if found:
+                    left_out[found[1]] += 1
     if not ran and not left_out:
         return
     terminalreporter.section("tiers")
     for tier, count in ran.items():
         terminalreporter.write_line(f"ran       {tier}: {count} tests")
-    for tier, (count, reason) in left_out.items():
-        first_line = reason.splitlines()[0]
-        terminalreporter.write_line(f"left out  {tier}: {count} tests: {first_line}")
+    for reason, count in left_out.items():
+        terminalreporter.write_line(f"left out  {reason} ({count} tests)")
 
 
 @pytest.fixture(scope="session")
