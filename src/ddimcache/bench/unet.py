@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddimcache.bench.answer import checked_error
 from ddimcache.bench.torch_unet import TorchUnet
-from ddimcache.errors import DeviceError
 from ddimcache.manifest import TIMES_AT_ONCE, Manifest
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.component import LoadedComponent
@@ -161,11 +161,6 @@ def core_count(spec: DeviceSpec) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Return the largest difference over the largest magnitude of ``theirs``; NaN where ours has one."""
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
 def measure(
     bundle: Bundle,
     spec: DeviceSpec,
@@ -198,7 +193,10 @@ def measure(
         placed = unet.place(inputs, bundle.manifest)
         noise, feature = unet.full(placed)
         answers = {"full": noise.numpy(), "cached": unet.cached(placed, feature).numpy()}
-        error = _checked(answers, expected, spec)
+        error = max(
+            checked_error(answer, expected, f"the {name} UNet call", spec, LARGEST_ERROR)
+            for name, answer in answers.items()
+        )
         stage.advance(1, "check")
         calls: dict[str, Callable[[], object]] = {"full": lambda: unet.full(placed)}
         if "torch" in peers:
@@ -234,20 +232,3 @@ def _seconds_a_call(call: Callable[[], object], count: int) -> float:
     for _ in range(count):
         call()
     return (time.perf_counter() - start) / count
-
-
-def _checked(
-    answers: dict[str, NDArray[np.float32]], expected: NDArray[np.float32], spec: DeviceSpec
-) -> float:
-    largest = 0.0
-    for name, answer in answers.items():
-        error = relative_error(answer, expected)
-        if not error <= LARGEST_ERROR:  # a NaN is wrong as well
-            raise DeviceError(
-                f"the {name} UNet call is {error:.3g} of the largest number away from PyTorch, "
-                f"at most {LARGEST_ERROR:g} is right",
-                where=f"device {spec}",
-                remedy="no time was taken; try --device llvm, which tells a driver's fault from a kernel's",
-            )
-        largest = max(largest, error)
-    return largest

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddimcache.commands import image_options
+from ddimcache.commands import device_options, image_options
+from ddimcache.commands.device_options import device_sources
 from ddimcache.commands.generate import (
     check_fits,
     check_text,
     picture_facts,
 )
-from ddimcache.commands.serve import KEY_VARIABLE, required_key
 from ddimcache.commands.terminal import parse_size, print_json, progress, say
 from ddimcache.errors import DeviceError, UsageError
 
@@ -55,17 +55,10 @@ def batch(
     cache_interval: image_options.CacheInterval = 5,
     guidance: image_options.Guidance = None,
     negative_prompt: image_options.NegativePrompt = "",
-    device: Annotated[
-        list[str] | None,
-        typer.Option(help="opencl, opencl:1, llvm or rpc://host:port/key; give it once a device."),
-    ] = None,
-    tracker: Annotated[
-        str | None, typer.Option(help="Take the devices that are registered there.", metavar="HOST:PORT")
-    ] = None,
-    device_key: Annotated[
-        str | None, typer.Option(help="Their name there, such as adreno-740.", metavar="NAME")
-    ] = None,
-    key: Annotated[str | None, typer.Option(help=f"The tracker's key; or {KEY_VARIABLE}.")] = None,
+    device: device_options.Devices = None,
+    tracker: device_options.Tracker = None,
+    device_key: device_options.DeviceKey = None,
+    key: device_options.TrackerKey = None,
     seconds_per_picture: Annotated[
         float | None,
         typer.Option(help="A device that takes longer is left, and the picture drawn elsewhere."),
@@ -165,39 +158,6 @@ def _parse_seeds(text: str) -> list[int]:
             raise UsageError(f"{part!r} is no seed", where="--seeds", remedy="write 7, or 1,5,9, or 1..8")
         seeds.update(dict.fromkeys(range(first, last + 1)))
     return list(seeds)
-
-
-def device_sources(
-    devices: list[str],
-    tracker: str | None,
-    device_key: str | None,
-    key: str | None,
-    workers: int = 1,
-    kind: str | None = None,
-) -> list[DeviceSource]:
-    """Return where devices come from: a tracker, addresses, and ``workers`` processes a device that is here.
-
-    Where none is named it is this machine's first of ``kind``. Raises :class:`UsageError` naming the option.
-    """
-    from ddimcache.commands.choose import default_device, local_device
-    from ddimcache.runtime.pool_devices import LocalServer, OneServer, TrackedDevices
-    from ddimcache.runtime.rpc import parse_address
-    from ddimcache.runtime.tracker import TrackerAddress, check_device_key, parse_host_port
-
-    sources: list[DeviceSource] = []
-    if tracker is not None:
-        if device_key is None:
-            remedy = "see `ddimcache devices --tracker`"
-            raise UsageError("is missing", where="--device-key", remedy=remedy)
-        check_device_key(device_key)
-        place = parse_host_port(tracker, "--tracker")
-        sources.append(TrackedDevices(TrackerAddress(*place, required_key(key)), device_key))
-    for text in dict.fromkeys(devices):
-        if text.startswith("rpc:"):
-            sources.append(OneServer(parse_address(text)))
-        else:
-            sources += [LocalServer(str(local_device(text)), workers) for _ in range(workers)]
-    return sources or [LocalServer(str(default_device(kind)), workers) for _ in range(workers)]
 
 
 def open_or_compile(

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ddimcache.commands.serve import KEY_VARIABLE, required_key
+from ddimcache.commands import device_options
+from ddimcache.commands.serve import required_key
 from ddimcache.commands.terminal import bytes_text, print_json, print_table, say
 
 EXAMPLES = """
@@ -28,7 +29,7 @@ def devices(
         str | None,
         typer.Option(help="List what is registered there instead, free and busy.", metavar="HOST:PORT"),
     ] = None,
-    key: Annotated[str | None, typer.Option(help=f"The tracker's key; or {KEY_VARIABLE}.")] = None,
+    key: device_options.TrackerKey = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,

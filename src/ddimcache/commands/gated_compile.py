@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddimcache.commands import image_options
-from ddimcache.commands.batch import device_sources
+from ddimcache.commands.device_options import device_sources
 from ddimcache.commands.quality import is_embedded, quality_prompts
 from ddimcache.commands.terminal import progress, say
 from ddimcache.errors import UsageError

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddimcache.commands import image_options
-from ddimcache.commands.batch import device_sources, read_prompts
-from ddimcache.commands.serve import KEY_VARIABLE
+from ddimcache.commands import device_options, image_options
+from ddimcache.commands.batch import read_prompts
+from ddimcache.commands.device_options import device_sources
 from ddimcache.commands.terminal import print_json, print_table, progress, say
 from ddimcache.errors import UsageError
 
@@ -93,18 +93,11 @@ def quality(
             metavar="DB",
         ),
     ] = None,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(help="opencl, opencl:1, llvm or rpc://host:port/key; give it once a device."),
-    ] = None,
+    device: device_options.Devices = None,
     workers: Annotated[int, typer.Option(help="Processes for each device of this machine, 1 … 64.")] = 1,
-    tracker: Annotated[
-        str | None, typer.Option(help="Take the devices that are registered there.", metavar="HOST:PORT")
-    ] = None,
-    device_key: Annotated[
-        str | None, typer.Option(help="Their name there, such as adreno-740.", metavar="NAME")
-    ] = None,
-    key: Annotated[str | None, typer.Option(help=f"The tracker's key; or {KEY_VARIABLE}.")] = None,
+    tracker: device_options.Tracker = None,
+    device_key: device_options.DeviceKey = None,
+    key: device_options.TrackerKey = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,

@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddimcache.bench.answer import checked_error
 from ddimcache.bench.kernels.clblast import Clblast
 from ddimcache.bench.kernels.layers import Layer, layer_of
 from ddimcache.bench.kernels.shapes import KernelShape
 from ddimcache.bench.torch_unet import round_weights
-from ddimcache.bench.unet import relative_error
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.frontend.importer import import_component
 from ddimcache.compiler.library import build_library
 from ddimcache.compiler.target import DeviceProfile
-from ddimcache.errors import DeviceError
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.local_device import device_failures, open_device
 from ddimcache.runtime.progress import Progress
@@ -122,7 +121,11 @@ def measure(
                 layer = layer_of(shape, number)
                 round_weights(layer.native, weights)
                 ours = DeviceLayer(layer, device, host, weights, spec)
-            error = _checked(layer, ours, shape, spec)
+            with device_failures(spec):
+                answer = ours.launch().numpy()
+            expected = layer.answer().numpy().reshape(answer.shape)
+            what = f"{shape.family} {shape.text}"
+            error = checked_error(answer.astype(np.float32), expected, what, spec, LARGEST_ERROR)
             calls: dict[str, Callable[[], object]] = {"ours": ours.run}
             if "torch" in peers:
                 calls["torch"] = lambda layer=layer: layer.native(*layer.native_inputs)  # type: ignore[misc]
@@ -148,21 +151,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _checked(layer: Layer, ours: DeviceLayer, shape: KernelShape, spec: DeviceSpec) -> float:
-    with device_failures(spec):
-        answer = ours.launch().numpy()
-    expected = layer.answer().numpy().reshape(answer.shape)
-    error = relative_error(answer.astype(np.float32), expected)
-    if not error <= LARGEST_ERROR:  # a NaN is wrong as well
-        raise DeviceError(
-            f"{shape.family} {shape.text} is {error:.3g} of the largest number away from PyTorch, "
-            f"at most {LARGEST_ERROR:g} is right",
-            where=f"device {spec}",
-            remedy="no time was taken; try --device llvm, which tells a driver's fault from a kernel's",
-        )
-    return error
 
 
 def _medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
