@@ -30,7 +30,7 @@ from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
-from ddimcache.compiler.target import DeviceProfile, profile
+from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import UsageError
 from ddimcache.kernels.sampler import kernel as sampler_kernels
 from ddimcache.launches import LaunchLists
@@ -47,14 +47,19 @@ from ddimcache.manifest import (
 from ddimcache.records import from_json, to_json
 from ddimcache.runtime.progress import Progress, Stage
 from ddimcache.schedules.threads_to_loops import threads_to_loops
+from ddimcache.schedules.tuning_records import tuned_profile
 
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What a compilation made: the manifest as written and how long it took, in seconds."""
+    """What a compilation made: the manifest as written and how long it took, in seconds.
+
+    ``skipped_records`` says, in words, which tuning records could not be used.
+    """
 
     manifest: Manifest
     seconds: float
+    skipped_records: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,12 @@ def compile_pipeline(
     Components are compiled one after another, so that the weights of one are in memory at a time.
 
     Raises :class:`FrontendError` for a model that is not supported, :class:`UsageError` for options that do
-    not fit the model, :class:`CompileError` when the target cannot be built for.
+    not fit the model, :class:`CompileError` when the target cannot be built for, :class:`BundleError` for a
+    folder of tuning records that cannot be read.
     """
     start = time.perf_counter()
-    if options.tune_log is not None:
-        raise UsageError("tuning records cannot be read yet", where="--tune-log", remedy="leave it out")
     check_destination(out_dir)
-    device = profile(options.target)
+    device, skipped = tuned_profile(options.target, options.tune_log)
     find_linker(options.host)
     folder = load_pipeline_folder(model_dir)
     sizes = _sizes(folder, options)
@@ -102,7 +106,7 @@ def compile_pipeline(
                 builder.add(*component, stage)
         manifest = builder.manifest(sampler_constants(folder))
         manifest = write_bundle(out_dir, manifest, builder.files)
-    return CompileReport(manifest, time.perf_counter() - start)
+    return CompileReport(manifest, time.perf_counter() - start, skipped)
 
 
 def _sizes(folder: PipelineFolder, options: CompileOptions) -> _Sizes:
@@ -197,7 +201,9 @@ class _Builder:
             sampler = self._sampler(compilation.module["full"].params[1].ty)
             names = [variable.name_hint for variable in sampler.get_global_vars()]
             more = list_launches(sampler, names, [], kernel_macs, "sampler")
-            launches = LaunchLists(launches.functions | more.functions, launches.work | more.work)
+            launches = LaunchLists(
+                launches.functions | more.functions, launches.work | more.work, launches.workloads
+            )
             module.update(sampler)
         text = json.dumps(to_json(launches), separators=(",", ":"))
         self.files[f"{name}.launches.json"] = text.encode()

@@ -23,14 +23,16 @@ from ddimcache.compiler.fingerprint import compiler_digest, folder_fingerprint, 
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.errors import UsageError
 from ddimcache.runtime.files import CACHE_VARIABLE, cache_folder
+from ddimcache.schedules.tuning_records import folder_for
 
 
 def bundle_key(model_dir: Path, options: CompileOptions) -> str:
     """Return the key, 64 hexadecimal digits, of a model compiled with ``options`` by this very compiler."""
+    tuned = folder_for(options.target, options.tune_log)
     facts = {
         "model": folder_fingerprint(model_dir, cache_folder() / "fingerprints.json"),
         "options": options.to_json(),
-        "tune log": folder_fingerprint(Path(options.tune_log)) if options.tune_log else None,
+        "tune log": None if tuned is None else folder_fingerprint(tuned),
         "versions": versions(),
         "compiler": compiler_digest(),
     }

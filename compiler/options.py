@@ -14,6 +14,8 @@ from ddimcache.records import RecordProblem, from_json, loads, to_json
 HOSTS = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-linux-android")
 TARGETS = ("opencl", "adreno-740", "llvm")
 LARGEST_SIDE = 4096
+NO_RECORDS = "none"
+"""As ``--tune-log``: the families' defaults, and no tuning record."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class CompileOptions:
     """Options of one compilation; making one with a bad value raises :class:`UsageError` naming the option.
 
     ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``memory_budget`` is in bytes;
-    ``tune_log`` and ``dump_ir`` are folders. How many cuts a model has, and what its sizes must be multiples
+    ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
+    ``dump_ir`` a folder. How many cuts a model has, and what its sizes must be multiples
     of beyond 8, is the frontend's to say.
     """
 
@@ -55,7 +58,7 @@ class CompileOptions:
                 )
         if self.memory_budget is not None and self.memory_budget < 1:
             raise UsageError(f"{self.memory_budget} bytes is no budget", where="--memory-budget")
-        if self.tune_log is not None and not Path(self.tune_log).is_dir():
+        if self.tune_log not in (None, NO_RECORDS) and not Path(str(self.tune_log)).is_dir():
             raise UsageError(f"{self.tune_log} is not a folder", where="--tune-log")
 
     def to_json(self) -> str:

@@ -5,13 +5,16 @@ Passes and schedules read a :class:`DeviceProfile`; none of them looks at a devi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ddimcache.compiler.options import HOSTS
 from ddimcache.errors import UsageError
 from ddimcache.kernels.pixels import PixelSum
 from ddimcache.kernels.tiling import PIXEL
+from ddimcache.kernels.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class WinogradTable:
     """Tiles that one panel of weights is multiplied with in registers."""
     groups: int
     """Work-groups that a launch should have, where that only costs inputs transformed again."""
+    size: int = 0
+    """Side of a tile, 2 or 4; 0 takes the one that the schedule's two costs speak for."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,24 @@ class TileTable:
     """Set where products read their operands as pixels."""
 
 
+Decisions = Mapping[str, int]
+"""Numbers of a :class:`TileTable` by their dotted places: ``blocks.rows``, ``pixels.tiles.half.rows``."""
+
+
+def with_decisions(tiles: TileTable, decisions: Decisions) -> TileTable:
+    """``tiles`` with other numbers; one for ``columns`` is the only width. Places must be there."""
+    for place, number in decisions.items():
+        tiles = _replaced(tiles, place.split("."), number)
+    return tiles
+
+
+def _replaced(node: Any, path: list[str], number: int) -> Any:
+    first, *rest = path
+    old = node[first] if isinstance(node, dict) else getattr(node, first)
+    new = _replaced(old, rest, number) if rest else (number,) if isinstance(old, tuple) else number
+    return {**node, first: new} if isinstance(node, dict) else dataclasses.replace(node, **{first: new})
+
+
 @dataclass(frozen=True)
 class DeviceProfile:
     """What the compiler knows of a device.
@@ -155,6 +178,13 @@ class DeviceProfile:
     max_kernel_arguments: int
     max_argument_bytes: int
     tiles: TileTable
+    tuned: Mapping[Workload, Decisions] = field(default_factory=dict, compare=False)
+    """What tuning records decided for single workloads."""
+
+    def tiles_of(self, workload: Workload | None) -> TileTable:
+        """The tiles for a workload: the family's defaults, but what a tuning record decided."""
+        decisions = None if workload is None else self.tuned.get(workload)
+        return self.tiles if decisions is None else with_decisions(self.tiles, decisions)
 
     def tvm_target(self, host: str = "x86_64-linux-gnu") -> Any:
         """The TVM target whose host part runs on ``host`` (one of ``HOSTS``, which are LLVM triples).

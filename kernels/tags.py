@@ -18,3 +18,9 @@ how it sums (``kernels/pixels.py``)."""
 
 ELEMENT_WISE = "ddimcache.element_wise"
 """Attribute of a kernel that is element-wise in its first input, though TVM cannot see it."""
+
+WORKLOAD = "ddimcache.workload"
+"""Annotation of a product's block, and attribute of a kernel: the text of its ``kernels/workload.py``."""
+
+DECISIONS = "ddimcache.decisions"
+"""Attribute of a kernel: the decisions of the tuning record that it was made with, as JSON."""

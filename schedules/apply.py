@@ -6,7 +6,9 @@ import tvm
 from tvm import tirx
 
 from ddimcache.compiler.target import DeviceProfile
+from ddimcache.kernels.workload import tagged
 from ddimcache.schedules.blocked_products import schedule_blocked_product
+from ddimcache.schedules.blocks import workload_of
 from ddimcache.schedules.element_wise import schedule_element_wise
 from ddimcache.schedules.pixel_products import schedule_pixel_product
 from ddimcache.schedules.products import schedule_product
@@ -37,7 +39,8 @@ class ApplySchedules:
         return tvm.IRModule(scheduled, attrs=module.attrs, global_infos=module.global_infos)
 
     def _schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
-        tiles = self.profile.tiles
+        workload = workload_of(function)
+        tiles = self.profile.tiles_of(workload)
         result = (
             schedule_winograd(function, tiles)
             or schedule_pixel_product(function, tiles)
@@ -45,4 +48,5 @@ class ApplySchedules:
             or schedule_product(function, tiles)
             or schedule_element_wise(function, tiles)
         )
-        return result.with_attrs({**dict(function.attrs.items()), SCHEDULED: True})
+        result = result.with_attrs({**dict(function.attrs.items()), SCHEDULED: True})
+        return result if workload is None else tagged(result, workload, self.profile.tuned.get(workload))

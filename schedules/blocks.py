@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import tvm_ffi
 from tvm import s_tir, tirx
 
-from ddimcache.kernels.tags import FAMILY
+from ddimcache.kernels.tags import FAMILY, WORKLOAD
+from ddimcache.kernels.workload import Workload, parse
 
 
 def extent(schedule: s_tir.Schedule, loop: Any) -> int:
@@ -45,3 +47,15 @@ def inline_all_but(schedule: s_tir.Schedule, kept: set[str]) -> None:
     for name in sblock_names(schedule):
         if name not in kept:
             schedule.compute_inline(schedule.get_sblock(name))
+
+
+def workload_of(function: tirx.PrimFunc) -> Workload | None:
+    """The workload that a kernel's product is tagged with, or ``None``."""
+    found: list[str] = []
+
+    def visit(block: Any) -> None:
+        if WORKLOAD in block.annotations:
+            found.append(str(block.annotations[WORKLOAD]))
+
+    tvm_ffi.structural_walk(function.body, [(s_tir.SBlock, visit)], order="pre")
+    return parse(found[0]) if found else None

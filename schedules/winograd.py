@@ -51,7 +51,8 @@ def schedule_winograd(function: tirx.PrimFunc, tiles: TileTable) -> tirx.PrimFun
 
 def choose_blocking(product: Product, table: WinogradTable, vector: int) -> Blocking:
     """The largest blocks of ``table`` that the shape fills, narrower ones where work-groups would be few."""
-    options = (_sized_blocking(product, size, table, vector) for size in WEIGHT_COST)
+    sizes = [table.size] if table.size in WEIGHT_COST else list(WEIGHT_COST)
+    options = (_sized_blocking(product, size, table, vector) for size in sizes)
     return min(options, key=lambda option: option[0])[1]
 
 

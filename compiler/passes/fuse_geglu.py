@@ -15,6 +15,7 @@ The weight's output channels are ordered so that a panel holds values and the ga
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tvm
@@ -28,6 +29,7 @@ from ddimcache.compiler.passes.simplify import op_name, permutation, static_shap
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.geglu import kernel as geglu_kernel
 from ddimcache.kernels.matmul import kernel as matmul_kernel
+from ddimcache.kernels.workload import Workload
 
 
 @mutator
@@ -84,7 +86,10 @@ class _GegluFuser(PyExprMutator):
         store, packer = self.packer.store, self.packer
         weight, offset = store[key], store[bias]
         pixel_sum = packer.pixel_sum(weight.shape[1])
-        width = packer.panel_width(weight.shape[0])
+        rows = math.prod((static_shape(x) or [])[:-1])
+        sizes = (rows, weight.shape[1], weight.shape[0])
+        stored = packer.stored((weight.shape[0], weight.shape[1]))[1]
+        width = packer.panel_width(key, Workload("geglu", sizes, dtype_name(x), stored))
         if pixel_sum is not None and packer.profile.tiles.pixels is not None:
             width = packer.profile.tiles.pixels.pair
         half = width // 2

@@ -13,6 +13,7 @@ prepares a single tensor (moments of a norm, a resized picture) where that goes 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ from tvm.tirx.buffer import BufferType
 
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.errors import CompileError
-from ddimcache.launches import Launch, LaunchLists, WorkSize
+from ddimcache.kernels.tags import DECISIONS, WORKLOAD
+from ddimcache.launches import KernelWorkload, Launch, LaunchLists, WorkSize
 
 _SAME_DATA = {"relax.reshape", "relax.memory.view", "relax.memory.ensure_zero_offset"}
 _FRESH = {"relax.builtin.alloc_tensor", "relax.memory.alloc_tensor"}
@@ -79,7 +81,17 @@ def list_launches(
             for node, layer in zip(nodes, layers, strict=True)
         )
     called = {launch.kernel for launches in lists.values() for launch in launches}
-    return LaunchLists(lists, {name: sizes for name in sorted(called) if (sizes := work_sizes(module[name]))})
+    sizes = {name: found for name in sorted(called) if (found := work_sizes(module[name]))}
+    workloads = {name: own for name in sorted(called) if (own := _workload(module[name])) is not None}
+    return LaunchLists(lists, sizes, workloads)
+
+
+def _workload(kernel: tirx.PrimFunc) -> KernelWorkload | None:
+    """What a kernel says of itself, where it can be tuned."""
+    if WORKLOAD not in kernel.attrs:
+        return None
+    decisions = json.loads(str(kernel.attrs[DECISIONS])) if DECISIONS in kernel.attrs else {}
+    return KernelWorkload(str(kernel.attrs[WORKLOAD]), decisions)
 
 
 def work_sizes(kernel: tirx.PrimFunc) -> tuple[WorkSize, ...]:

@@ -17,11 +17,12 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.passes.lower_products import dtype_name
 from ddimcache.compiler.passes.simplify import op_name, slice_of_last_axis, static_shape
-from ddimcache.compiler.target import DeviceProfile
+from ddimcache.compiler.target import DeviceProfile, TileTable
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
 from ddimcache.kernels.attention.kernel import Place, attention
 from ddimcache.kernels.attention.pixels import can_read_pixels, pixel_attention
+from ddimcache.kernels.workload import Workload, tagged
 
 CAUSAL = -1.0e30
 """What is added to the score of a key that comes after its query."""
@@ -31,7 +32,7 @@ CAUSAL = -1.0e30
 class _AttentionLowerer(PyExprMutator):
     def __init__(self, module: tvm.IRModule, profile: DeviceProfile) -> None:
         super().__init__(module)
-        self.tiles = profile.tiles
+        self.profile = profile
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
@@ -63,7 +64,22 @@ class _AttentionLowerer(PyExprMutator):
         scale: float,
         variant: dict[str, Any],
     ) -> tirx.PrimFunc:
-        tiles, table, pixels = self.tiles, self.tiles.attention, self.tiles.pixels
+        batch, queries, heads, width = shape
+        workload = Workload("attention", (batch, queries, tokens, heads, width), dtype)
+        tiles = self.profile.tiles_of(workload)
+        function = self._variant(tiles, shape, tokens, dtype, scale, variant)
+        return tagged(function, workload, self.profile.tuned.get(workload))
+
+    @staticmethod
+    def _variant(
+        tiles: TileTable,
+        shape: tuple[int, int, int, int],
+        tokens: int,
+        dtype: str,
+        scale: float,
+        variant: dict[str, Any],
+    ) -> tirx.PrimFunc:
+        table, pixels = tiles.attention, tiles.pixels
         if pixels is not None and dtype == "float16" and can_read_pixels(shape[3], variant["places"]):
             return pixel_attention(
                 shape,

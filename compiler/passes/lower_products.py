@@ -17,9 +17,11 @@ free variables of the function, named after entries of the weight store; ``Bundl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -32,6 +34,7 @@ from ddimcache.errors import FrontendError
 from ddimcache.kernels.conv2d import kernel as conv2d_kernel
 from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.kernels.tiling import wide
+from ddimcache.kernels.workload import Workload
 
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's operator pattern of a kernel into whose end element-wise work may be fused."""
@@ -102,8 +105,18 @@ class _ProductLowerer(PyExprMutator):
     def _linear(self, call: relax.Call, x: relax.Expr, key: str) -> relax.Expr:
         weight = self.store[key]
         depth, channels = weight.shape
-        packed = self.packer.packed(key, lambda: weight.compute().T, (channels, depth), matmul_kernel.pack)
+        packed = self._packed_matrix(x, key, lambda: weight.compute().T, (channels, depth))
         return self._matmul(x, packed, channels, dtype_name(call))
+
+    def _packed_matrix(
+        self, x: relax.Expr, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, int]
+    ) -> list[relax.Var]:
+        """The weight ``key``, whose ``matrix`` of ``shape`` is multiplied with ``x``, packed for that."""
+        channels, depth = shape
+        sizes = (math.prod((static_shape(x) or [])[:-1]), depth, channels)
+        workload = Workload("matmul", sizes, dtype_name(x), self.packer.stored(shape)[1])
+        width = self.packer.panel_width(key, workload)
+        return self.packer.packed(key, matrix, shape, matmul_kernel.pack, width)
 
     def _matmul(self, x: relax.Expr, packed: list[relax.Var], channels: int, dtype: str) -> relax.Expr:
         pixel_sum = self.packer.pixel_sum((static_shape(x) or [])[-1])
@@ -133,12 +146,15 @@ class _ProductLowerer(PyExprMutator):
         dtype = dtype_name(call)
         if (kernel_height, kernel_width) == (1, 1) and strides == (1, 1) and not any(padding):
             flat = (channels, depth)
-            packed = self.packer.packed(key, lambda: weight.compute().reshape(flat), flat, matmul_kernel.pack)
+            packed = self._packed_matrix(x, key, lambda: weight.compute().reshape(flat), flat)
             return self._matmul(x, packed, channels, dtype)
         if any(padding):
             x = self.builder_.emit(relax.op.nn.pad(x, [0, 0, top, bottom, left, right, 0, 0]))
-        packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack)
-
+        batch, out_height, out_width, _ = static_shape(call) or []
+        sizes = (batch, out_height, out_width, depth, channels, kernel_height, kernel_width, *strides)
+        workload = Workload("conv2d", sizes, dtype_name(x), self.packer.stored(weight.shape)[1])
+        width = self.packer.panel_width(key, workload)
+        packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
         pixel_sum = self.packer.pixel_sum(depth, kernel_height * kernel_width)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:

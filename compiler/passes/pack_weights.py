@@ -17,6 +17,9 @@ from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.kernels.pixels import PixelSum
+from ddimcache.kernels.workload import SIZES, Workload
+
+_CHANNELS = {family: names.index("channels") for family, names in SIZES.items() if "channels" in names}
 
 
 class WeightPacker:
@@ -39,6 +42,7 @@ class WeightPacker:
         self.weights = weights
         self.keys = keys
         self.lowered = lowered
+        self.widths: dict[str, int] = {}
 
     def variable(self, key: str) -> relax.Var:
         """A new free variable for the store's weight ``key``."""
@@ -52,9 +56,26 @@ class WeightPacker:
         table = self.profile.tiles.pixels
         return None if table is None else table.sum_of(depth, taps)
 
-    def panel_width(self, channels: int) -> int:
-        """Output channels of a panel, for a product with ``channels`` of them."""
-        return matmul_kernel.panel_width(channels, self.profile.tiles.columns)
+    def panel_width(self, key: str, workload: Workload) -> int:
+        """Output channels of a panel of the weight ``key``, for its product ``workload``.
+
+        A weight of several products, those of the bands of a picture, is packed once: the first decides.
+        """
+        columns = self.profile.tiles_of(workload).columns
+        width = matmul_kernel.panel_width(workload.sizes[_CHANNELS[workload.family]], columns)
+        return self.widths.setdefault(key, width)
+
+    def stored(self, shape: tuple[int, ...]) -> tuple[str, str]:
+        """What a weight of ``shape``, output channels first, is rounded to, and the dtype that stores it.
+
+        Where int8 is asked for, sensitive layers get fp16 (:func:`is_sensitive`).
+        """
+        kind = self.weights
+        if kind == "int8" and is_sensitive(shape[0], shape[-1]):
+            kind = "fp16"
+        if kind == "int8":
+            return kind, kind
+        return kind, self.profile.compute_dtype if kind == "fp16" else "float32"
 
     def packed(
         self,
@@ -62,26 +83,21 @@ class WeightPacker:
         matrix: Callable[[], np.ndarray],
         shape: tuple[int, ...],
         pack: Callable[..., np.ndarray],
-        width: int = 0,
+        width: int,
     ) -> list[relax.Var]:
         """The packed weight and, for int8, its scale; ``matrix`` gives ``shape``, output channels first.
 
-        Where int8 is asked for, sensitive layers get fp16 (:func:`is_sensitive`). Panels have ``width``
-        channels, or as many as ``panel_width`` says.
+        Panels have ``width`` channels; :meth:`stored` says what the weight is rounded to.
         """
-        width = width or self.panel_width(shape[0])
         packed_shape = (-(-shape[0] // width), *shape[1:], width)
         self.lowered.add(key)
-        kind = self.weights
-        if kind == "int8" and is_sensitive(shape[0], shape[-1]):
-            kind = "fp16"
+        kind, stored = self.stored(shape)
         if kind == "int8":
             name = f"{key}@int8@{width}"
             self.store.add(name, Weight(packed_shape, "int8", lambda: pack(quantize(matrix()), width)))
             scale = f"{key}@scale"
             self.store.add(scale, Weight((shape[0],), "float32", lambda: channel_scale(matrix())))
             return [self.variable(name), self.variable(scale)]
-        stored = self.profile.compute_dtype if kind == "fp16" else "float32"
         name = f"{key}@{kind}@{width}"
 
         def convert() -> np.ndarray:

@@ -13,8 +13,9 @@ import numpy as np
 from tvm import te
 
 from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
-from ddimcache.kernels.tags import FAMILY, PIXELS
+from ddimcache.kernels.tags import FAMILY, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import wide
+from ddimcache.kernels.workload import Workload
 
 
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
@@ -48,8 +49,11 @@ def conv2d(
     dx = te.reduce_axis((0, wide([kernel_width])[0]), "dx")
     # Whole panels, as in ``matmul``.
     shape = wide([batch, out_height, out_width, int(weight.shape[0]) * panel])
+    sizes = (batch, out_height, out_width, depth, channels, kernel_height, kernel_width, *strides)
+    workload = Workload("conv2d", sizes, str(x.dtype), str(weight.dtype)).text
+    attributes = {FAMILY: "conv2d", WORKLOAD: workload}
     if pixel_sum is not None:
-        summed = _pixel_sum(x, weight, shape, strides, pixel_sum)
+        summed = _pixel_sum(x, weight, shape, strides, pixel_sum, attributes)
         return _finish(summed, scale, channels, dtype, pixel_sum)
     c = te.reduce_axis((0, wide([depth])[0]), "c")
 
@@ -58,7 +62,7 @@ def conv2d(
         factor = weight[o // panel, dy, dx, c, o % panel].astype("float32")
         return te.sum(value * factor, axis=[dy, dx, c])
 
-    summed = te.compute(shape, product, name="conv2d", attrs={FAMILY: "conv2d"})
+    summed = te.compute(shape, product, name="conv2d", attrs=attributes)
     if scale is None and dtype == "float32" and int(shape[-1]) == channels:
         return summed
 
@@ -76,7 +80,12 @@ def _finish(
 
 
 def _pixel_sum(
-    x: te.Tensor, weight: te.Tensor, shape: list[Any], strides: tuple[int, int], pixel_sum: PixelSum
+    x: te.Tensor,
+    weight: te.Tensor,
+    shape: list[Any],
+    strides: tuple[int, int],
+    pixel_sum: PixelSum,
+    attributes: dict[str, Any],
 ) -> te.Tensor:
     values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
     _, height, width, depth, panel = (int(value) for value in weight.shape)
@@ -92,7 +101,7 @@ def _pixel_sum(
         value = values[b, row * strides[0] + dy, column * strides[1] + dx, c]
         return value * factors[o // panel, dy, dx, c, o % panel]
 
-    attributes = {FAMILY: "conv2d", PIXELS: pixel_sum.how}
+    attributes = {**attributes, PIXELS: pixel_sum.how}
     taps = [
         te.reduce_axis((0, extent), name) for extent, name in zip(extents, ("dy", "dx", "chunk"), strict=True)
     ]

@@ -18,8 +18,9 @@ import numpy as np
 from tvm import te, tirx
 
 from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
-from ddimcache.kernels.tags import FAMILY, PAIRED, PIXELS
+from ddimcache.kernels.tags import FAMILY, PAIRED, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import wide
+from ddimcache.kernels.workload import Workload
 
 
 def interleave(weight: np.ndarray, half: int) -> np.ndarray:
@@ -77,12 +78,15 @@ def geglu(
         factor = weight[panel, reduction, side * half + column].astype("float32")
         return te.sum(value * factor, axis=reduction)
 
-    attributes = {FAMILY: "matmul", PAIRED: True}
+    rows = math.prod(int(extent) for extent in x.shape[:-1])
+    sizes = (rows, int(depth), 2 * panels * half)
+    workload = Workload("geglu", sizes, str(x.dtype), str(weight.dtype)).text
+    attributes = {FAMILY: "matmul", PAIRED: True, WORKLOAD: workload}
     shape = [*x.shape[:-1], panels, 2, half]
     if pixel_sum is None:
         summed = te.compute(wide(shape), product, name="geglu", attrs=attributes)
     else:
-        summed = _pixel_sum(x, weight, shape, pixel_sum)
+        summed = _pixel_sum(x, weight, shape, pixel_sum, attributes)
 
     def finish(*index: Any) -> Any:
         rows, (panel, column) = index[:rank], index[rank:]
@@ -97,7 +101,9 @@ def geglu(
     return te.compute(wide([*x.shape[:-1], panels, half]), finish, name="geglu_gate")
 
 
-def _pixel_sum(x: te.Tensor, weight: te.Tensor, shape: list[Any], pixel_sum: PixelSum) -> te.Tensor:
+def _pixel_sum(
+    x: te.Tensor, weight: te.Tensor, shape: list[Any], pixel_sum: PixelSum, attributes: dict[str, Any]
+) -> te.Tensor:
     depth, half = int(x.shape[-1]), int(weight.shape[-1]) // 2
     values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
     size = pixel_sum.chunk_of(depth) or depth
@@ -108,7 +114,7 @@ def _pixel_sum(x: te.Tensor, weight: te.Tensor, shape: list[Any], pixel_sum: Pix
         k = chunk * size + within
         return te.sum(values[(*rows, k)] * factors[panel, k, side * half + column], axis=within)
 
-    attributes = {FAMILY: "matmul", PAIRED: True, PIXELS: pixel_sum.how}
+    attributes = {**attributes, PIXELS: pixel_sum.how}
     if size == depth:
         return te.compute(wide(shape), product, name="geglu", attrs=attributes)
     part = te.compute(wide([depth // size, *shape]), product, name="geglu", attrs=attributes)

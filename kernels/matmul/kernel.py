@@ -7,14 +7,16 @@ reduction. int8 weights are converted where they are multiplied; nothing wider i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from tvm import te
 
 from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
-from ddimcache.kernels.tags import FAMILY, PIXELS
+from ddimcache.kernels.tags import FAMILY, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import vector_lanes, wide
+from ddimcache.kernels.workload import Workload
 
 
 def panel_width(channels: int, widths: tuple[int, ...]) -> int:
@@ -57,8 +59,10 @@ def matmul(
     ``scale`` [N] float32 multiplies the sum of int8 weights, which is the same as multiplying every
     weight and costs one product an output instead of one a weight.
     """
+    rows = math.prod(int(extent) for extent in x.shape[:-1])
+    workload = Workload("matmul", (rows, int(x.shape[-1]), channels), str(x.dtype), str(weight.dtype)).text
     if pixel_sum is not None:
-        summed = _pixel_sum(x, weight, pixel_sum)
+        summed = _pixel_sum(x, weight, pixel_sum, workload)
         return _finish(summed, scale, channels, dtype, pixel_sum)
     depth, width = x.shape[-1], weight.shape[-1]
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
@@ -71,7 +75,7 @@ def matmul(
         factor = weight[column // width, reduction, column % width].astype("float32")
         return te.sum(value * factor, axis=reduction)
 
-    summed = te.compute(shape, product, name="matmul", attrs={FAMILY: "matmul"})
+    summed = te.compute(shape, product, name="matmul", attrs={FAMILY: "matmul", WORKLOAD: workload})
     if scale is None and dtype == "float32" and int(shape[-1]) == channels:
         return summed
 
@@ -92,7 +96,7 @@ def _finish(
     return te.compute(wide([*summed.shape[:-1], channels]), finish, name="matmul_scale")
 
 
-def _pixel_sum(x: te.Tensor, weight: te.Tensor, pixel_sum: PixelSum) -> te.Tensor:
+def _pixel_sum(x: te.Tensor, weight: te.Tensor, pixel_sum: PixelSum, workload: str) -> te.Tensor:
     depth, width = int(x.shape[-1]), int(weight.shape[-1])
     values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
     size = pixel_sum.chunk_of(depth) or depth
@@ -104,7 +108,7 @@ def _pixel_sum(x: te.Tensor, weight: te.Tensor, pixel_sum: PixelSum) -> te.Tenso
         k = chunk * size + within
         return te.sum(values[(*rows, k)] * factors[column // width, k, column % width], axis=within)
 
-    attributes = {FAMILY: "matmul", PIXELS: pixel_sum.how}
+    attributes = {FAMILY: "matmul", PIXELS: pixel_sum.how, WORKLOAD: workload}
     if size == depth:
         return te.compute(wide(shape), product, name="matmul", attrs=attributes)
     part = te.compute(wide([depth // size, *shape]), product, name="matmul", attrs=attributes)

@@ -50,12 +50,25 @@ class WorkSize:
 
 
 @dataclass(frozen=True)
+class KernelWorkload:
+    """What a kernel that can be tuned computes, and what its tuning record decided; nothing without one.
+
+    ``workload`` is a text of ``kernels/workload.py``, ``matmul 4096x320x320 float32 int8``.
+    """
+
+    workload: Annotated[str, Limits(minimum=1, maximum=200)]
+    decisions: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LaunchLists:
     """The launches of every function of a component, in the order in which they are made.
 
     ``work`` gives for every kernel the sizes of the device functions that it consists of, in their order in
-    its source; it is empty where kernels are not bound to work-items.
+    its source; it is empty where kernels are not bound to work-items. ``workloads`` has the kernels that can
+    be tuned.
     """
 
     functions: dict[str, tuple[Launch, ...]]
     work: dict[str, tuple[WorkSize, ...]] = field(default_factory=dict)
+    workloads: dict[str, KernelWorkload] = field(default_factory=dict)

@@ -72,9 +72,11 @@ def compiler(fake_bundle, monkeypatch):
         with progress.stage("compile", 1) as stage:
             write_bundle(out_dir, replace(bundle.manifest, cut=options.cut, weights=options.weights), files)
             stage.advance()
+        return types.SimpleNamespace(skipped_records=module.skipped)
 
     module = types.ModuleType("ddimcache.compiler.build")
     module.calls = []
+    module.skipped = ()
     module.compile_pipeline = compile_pipeline
     monkeypatch.setitem(sys.modules, "ddimcache.compiler.build", module)
     return module

@@ -1,10 +1,9 @@
 """Tiles for the Adreno 740 without the phone: candidates go through its compiler and the model of time.
 
-``python -m ddimcache.adreno.candidates conv2d:64x64x320x320 attention:4096x8x40 --records DIR`` compiles the
+``python -m ddimcache.adreno.candidates conv2d:64x64x320x320 attention:4096x8x40`` compiles the
 candidates of each shape in the lab, rejects what spills, does not fit the instruction cache or needs too much
-local memory, and ranks the rest by modelled time. With ``--records`` the best of each shape is kept as a line
-of JSON: the decisions and not the program, so that it outlives both. What was compiled before is not compiled
-again, so that it may be stopped at any time.
+local memory, and ranks the rest by modelled time. What was compiled before is not compiled again, so that it
+may be stopped at any time.
 """
 
 from __future__ import annotations
@@ -12,14 +11,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import tvm
 from tvm import te, tirx
@@ -204,25 +200,10 @@ def _parse(text: str) -> tuple[str, tuple[int, ...]]:
     return op, shape
 
 
-def _record(op: str, shape: Sequence[int], best: Score) -> dict[str, Any]:
-    return {
-        "op": op,
-        "shape": list(shape),
-        "dtype": "float16" if op == "attention" else "float16,int8",
-        "device": DEVICE,
-        "method": "model",
-        "decisions": best.decisions,
-        "modelled_seconds": best.seconds,
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the search of the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ddimcache.adreno.candidates", description=__doc__)
     parser.add_argument("shapes", nargs="+", help="OP:SIDESxOFxSHAPE")
-    parser.add_argument(
-        "--records", type=Path, help="folder of records.jsonl, whose lines it replaces or adds"
-    )
     options = parser.parse_args(arguments)
     try:
         for op, shape in [_parse(text) for text in options.shapes]:
@@ -231,23 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for entry in found:
                 verdict = entry.rejected or "; ".join(entry.breaks)
                 print(f"  {entry.seconds * 1e3:9.3f} ms  {entry.limit:10}  {entry.decisions}  {verdict}")
-            if options.records is not None and not found[0].rejected:
-                _keep(options.records / "records.jsonl", _record(op, shape, found[0]))
     except DdimcacheError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def _keep(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    same = ("op", "shape", "dtype", "device", "method")
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    kept = [line for line in lines if any(line.get(key) != record[key] for key in same)]
-    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in [*kept, record])
-    scratch = path.with_suffix(".new")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,10 @@ def find_model(path: Path | None) -> Path:
 
 
 def load_compiler() -> Callable[[Path, Path, CompileOptions, Progress], object]:
-    """Return ``compile_pipeline``; raises :class:`UsageError` where only the runtime is installed."""
+    """Return ``compile_pipeline``, which then also tells which tuning records it skipped.
+
+    Raises :class:`UsageError` where only the runtime is installed.
+    """
     try:
         from ddimcache.compiler.build import compile_pipeline
     except ModuleNotFoundError as error:
@@ -124,7 +127,14 @@ def load_compiler() -> Callable[[Path, Path, CompileOptions, Progress], object]:
             where="compiling a model",
             remedy="pip install 'ddimcache[compile]', or take a bundle that was compiled elsewhere",
         ) from error
-    return compile_pipeline
+
+    def compile_and_tell(model: Path, out: Path, options: CompileOptions, progress: Progress) -> object:
+        report = compile_pipeline(model, out, options, progress)
+        for line in report.skipped_records:
+            say(line)
+        return report
+
+    return compile_and_tell
 
 
 def compiled(model: Path, options: CompileOptions, progress: Progress) -> Bundle:

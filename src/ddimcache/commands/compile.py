@@ -51,7 +51,13 @@ def compile_model(
             help="Most activation memory, such as 400M; large pictures are cut into bands.", metavar="BYTES"
         ),
     ] = None,
-    tune_log: Annotated[Path | None, typer.Option(help="Tuning records to use.", metavar="DIR")] = None,
+    tune_log: Annotated[
+        str | None,
+        typer.Option(
+            help="Tuning records to use in place of those that come with the package; none for the defaults.",
+            metavar="DIR|none",
+        ),
+    ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option(help="Write the IR after every phase.", metavar="DIR")
     ] = None,
@@ -94,7 +100,7 @@ def compile_model(
         batch=batch,
         host=host or host_triple(),
         memory_budget=parse_bytes(memory_budget, "--memory-budget"),
-        tune_log=None if tune_log is None else str(tune_log),
+        tune_log=tune_log,
         dump_ir=None if dump_ir is None else str(dump_ir),
     )
     if not (model / "model_index.json").is_file():

@@ -97,6 +97,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     for component, entry in manifest.components.items():
         sources = bundle.kernel_sources(component)
         layers = _layers_of_kernels(bundle, component)
+        workloads = bundle.launches(component).workloads
         kernels += [
             {
                 "name": kernel.name,
@@ -105,6 +106,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
                 "macs": kernel.macs,
                 "layers": layers.get(kernel.name, []),
                 "source": kernel.name in sources,
+                "workload": workloads[kernel.name].workload if kernel.name in workloads else None,
+                "tuned": workloads[kernel.name].decisions if kernel.name in workloads else {},
             }
             for kernel in entry.kernels
         ]
@@ -271,12 +274,13 @@ def _report(facts: dict[str, Any]) -> None:
             ", ".join(f"{function} {count}" for function, count in kernel["calls"].items()),
             f"{kernel['macs'] / 1e6:.4g}",
             "yes" if kernel["source"] else "no",
+            "record" if kernel["tuned"] else "default" if kernel["workload"] else "",
             _layers_text(kernel["layers"]),
         )
         for kernel in facts["kernels"]
     ]
     if rows:
-        heading = ("kernel", "component", "calls", "MMAC a call", "source", "layers")
+        heading = ("kernel", "component", "calls", "MMAC a call", "source", "tiles", "layers")
         print_table(rows, heading, right=(3,))
         print()
     passes = [

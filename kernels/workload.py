@@ -1,0 +1,94 @@
+"""What a kernel computes, whatever is fused behind it: the name under which decisions about it are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ddimcache.kernels.tags import DECISIONS, WORKLOAD
+
+NO_WEIGHTS = "none"
+"""The weights' dtype of a family that has none."""
+
+SIZES = {
+    "matmul": ("rows", "depth", "channels"),
+    "geglu": ("rows", "depth", "channels"),
+    "conv2d": (
+        "batch",
+        "height",
+        "width",
+        "depth",
+        "channels",
+        "kernel height",
+        "kernel width",
+        "row stride",
+        "column stride",
+    ),
+    "attention": ("batch", "queries", "tokens", "heads", "head width"),
+}
+"""The families, with the meaning of their sizes. Height and width are those of the result; a gated linear
+layer's channels are values and gates together."""
+
+_TEXT = re.compile(r"([a-z0-9_]+) (\d{1,7}(?:x\d{1,7}){2,8}) ([a-z]+\d+) ([a-z]+\d*)")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A family with its sizes, the dtype of its activations and that of its weights as they are stored."""
+
+    family: str
+    sizes: tuple[int, ...]
+    dtype: str
+    weights: str = NO_WEIGHTS
+
+    @property
+    def shape(self) -> str:
+        """The sizes as ``4096x320x320``."""
+        return "x".join(map(str, self.sizes))
+
+    @property
+    def text(self) -> str:
+        """``matmul 4096x320x320 float32 int8``; :func:`parse` reads it."""
+        return f"{self.family} {self.shape} {self.dtype} {self.weights}"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates by the definition of the operator."""
+        if self.family == "attention":
+            batch, queries, tokens, heads, width = self.sizes
+            return 2 * batch * queries * tokens * heads * width
+        total = 1
+        for size in self.sizes[:7]:
+            total *= size
+        return total
+
+    def problem(self) -> str | None:
+        """What is wrong with it, or ``None``."""
+        names = SIZES.get(self.family)
+        if names is None:
+            return f"family {self.family!r} is none of: {', '.join(SIZES)}"
+        if len(self.sizes) != len(names) or min(self.sizes) < 1:
+            return f"{self.family} has sizes {', '.join(names)}, not {self.shape}"
+        return None
+
+
+def parse(text: str) -> Workload:
+    """The workload of a text; raises :class:`ValueError` that says what is wrong with it."""
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no workload such as 'matmul 4096x320x320 float32 int8'")
+    workload = Workload(found[1], tuple(map(int, found[2].split("x"))), found[3], found[4])
+    if (problem := workload.problem()) is not None:
+        raise ValueError(problem)
+    return workload
+
+
+def tagged(function: Any, workload: Workload, decisions: Mapping[str, int] | None) -> Any:
+    """The kernel ``function`` with its workload, and the decisions of its tuning record where it has one."""
+    attributes = {WORKLOAD: workload.text}
+    if decisions is not None:
+        attributes[DECISIONS] = json.dumps(dict(decisions), sort_keys=True)
+    return function.with_attrs(attributes)
