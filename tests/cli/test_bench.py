@@ -1,6 +1,7 @@
 """``ddimcache bench unet``, on a model of sd15's structure at widths that compile in seconds."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from ddimcache.bench import launch, unet
 from ddimcache.bench.cache_gain import PUBLISHED_EFFICIENCY, PUBLISHED_SPEEDUP, speedups, step_counts
+from ddimcache.bench.openvino_unet import OpenVinoUnet
 from ddimcache.bench.torch_unet import TorchUnet
 from ddimcache.models.stand_in_presets import PRESETS
 from ddimcache.runtime.bundle import open_bundle
@@ -72,7 +74,7 @@ def test_json_of_a_size_by_name(bench, bundle):
     assert done.code == 0
     assert "writing" not in done.err
     assert "compiling" not in done.err
-    assert "PyTorch with 1 thread" in done.err
+    assert "peers with 1 thread" in done.err
     result = done.json
     assert set(result) == KEYS
     assert (result["model"], result["device"]) == ("sd15", "llvm")
@@ -101,6 +103,30 @@ def test_table_stands_beside_the_published_one(bench, bundle):
         full, cached = step_counts(interval)
         assert row[1:3] == [str(full), str(cached)]
         assert (row[4], row[6]) == (f"{published:.2f}", f"{PUBLISHED_EFFICIENCY[interval]:.2f}")
+
+
+def test_openvino_answers_and_is_timed_too(bench, bundle):
+    done = bench("--model", "sd15", "--peer", "torch,openvino,openvino-bf16", "--json")
+    assert done.code == 0
+    peers = done.json["peers"]
+    assert list(peers) == ["torch", "openvino", "openvino-bf16"]
+    for peer in peers.values():
+        assert peer["ratio"] == pytest.approx(peer["seconds"] / done.json["seconds_full"])
+
+
+def test_a_peer_that_is_wrong_is_not_compared_with(bench, bundle, monkeypatch):
+    monkeypatch.setattr(OpenVinoUnet, "__call__", lambda self, latents, timestep, context: -latents)
+    done = bench("--model", "sd15", "--peer", "openvino")
+    assert done.code == 1
+    assert "--peer openvino: its answer is" in done.err
+
+
+def test_openvino_is_not_installed(bench, bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    done = bench("--model", "sd15", "--peer", "torch,openvino")
+    assert done.code == 1
+    assert "OpenVINO is not installed" in done.err
+    assert "pip install 'ddimcache[peers]'" in done.err
 
 
 def test_bundle_finds_its_model(bench, bundle):
@@ -156,7 +182,7 @@ def test_wrong_answer_is_not_timed(bench, bundle, monkeypatch, call, damage):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--peer", "openvino"], "--peer: 'openvino' is none of: torch"),
+        (["--peer", "tensorrt"], "--peer: 'tensorrt' is none of: torch, openvino, openvino-bf16"),
         (["--peer", "torch,"], "--peer: '' is none of: torch"),
         (["--repeats", "0"], "--repeats: 0 is below 1"),
         (["--device", "rpc://127.0.0.1:9090/k"], "--device: is not a device of this machine"),

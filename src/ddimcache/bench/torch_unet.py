@@ -23,12 +23,12 @@ class TorchUnet:
     bundle : says how the weights of convolutions and linear layers are rounded.
     threads : of PyTorch.
 
-    Raises :class:`FrontendError` when the folder cannot be read.
+    ``network`` is the ``UNet2DConditionModel``. Raises :class:`FrontendError` when the folder cannot be read.
     """
 
     def __init__(self, model: Path, bundle: Bundle, threads: int) -> None:
-        self._unet = load_pipeline_folder(model).load_unet()
-        round_weights(self._unet, bundle.manifest.weights)
+        self.network = load_pipeline_folder(model).load_unet()
+        round_weights(self.network, bundle.manifest.weights)
         self._threads = threads
         self._threads_before = torch.get_num_threads()
 
@@ -47,7 +47,7 @@ class TorchUnet:
     ) -> NDArray[np.float32]:
         """Return the noise [B, C, h, w] float32 for latents of that shape and a context [B, L, D]."""
         with torch.inference_mode():
-            noise = self._unet(
+            noise = self.network(
                 torch.from_numpy(latents), timestep, torch.from_numpy(context), return_dict=False
             )[0]
         return noise.numpy()

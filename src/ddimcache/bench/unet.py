@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ddimcache.bench.answer import checked_error
+from ddimcache.bench.answer import checked_error, relative_error
+from ddimcache.bench.openvino_unet import PRECISIONS, OpenVinoUnet
 from ddimcache.bench.torch_unet import TorchUnet
+from ddimcache.errors import DeviceError
 from ddimcache.manifest import TIMES_AT_ONCE, Manifest
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.component import LoadedComponent
@@ -30,6 +32,9 @@ from ddimcache.runtime.progress import Progress
 
 LARGEST_ERROR = 1e-2
 """Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed."""
+
+PEER_ERROR = {"f32": 1e-2, "bf16": 0.2}
+"""The same of a peer by the dtype it computes in: bfloat16 has 8 bits, and a UNet hundreds of layers."""
 
 _SEED = 0
 _BLOCK_SECONDS = 0.1
@@ -177,10 +182,10 @@ def measure(
     ----------
     bundle, spec : what runs, and the local device.
     model : the diffusers folder that the bundle was compiled from.
-    peers : what to time as well: ``torch`` or nothing.
+    peers : what to time as well: ``torch``, ``openvino``, ``openvino-bf16``; once its answer is right too.
     repeats : how often each kind is timed: one call, or a tenth of a second of calls where one is shorter.
         Every kind is called twice before, which compiles kernels and finds that number.
-    threads : of PyTorch.
+    threads : of the peers.
 
     Raises :class:`DeviceError` when the largest error is above :data:`LARGEST_ERROR`, and as
     :class:`DeviceUnet`.
@@ -199,8 +204,7 @@ def measure(
         )
         stage.advance(1, "check")
         calls: dict[str, Callable[[], object]] = {"full": lambda: unet.full(placed)}
-        if "torch" in peers:
-            calls["torch"] = lambda: torch_unet(inputs.latents, inputs.timestep, inputs.context)
+        calls |= _peer_calls(peers, torch_unet, inputs, expected, threads)
         calls["cached"] = lambda: unet.cached(placed, feature)
         once = unet.once(inputs, bundle.manifest)
         calls |= once
@@ -218,6 +222,31 @@ def measure(
         error,
         {peer: medians[peer] for peer in peers},
     )
+
+
+def _peer_calls(
+    peers: tuple[str, ...],
+    torch_unet: TorchUnet,
+    inputs: UnetInputs,
+    expected: NDArray[np.float32],
+    threads: int,
+) -> dict[str, Callable[[], object]]:
+    arguments = (inputs.latents, inputs.timestep, inputs.context)
+    calls: dict[str, Callable[[], object]] = {}
+    for peer in peers:
+        if peer == "torch":
+            calls[peer] = lambda: torch_unet(*arguments)
+            continue
+        compiled = OpenVinoUnet(torch_unet.network, *arguments, peer, threads)
+        error = relative_error(compiled(*arguments), expected)
+        if not error <= PEER_ERROR[PRECISIONS[peer]]:
+            raise DeviceError(
+                f"its answer is {error:.3g} of the largest number away from PyTorch's",
+                where=f"--peer {peer}",
+                remedy="leave it out",
+            )
+        calls[peer] = lambda compiled=compiled: compiled(*arguments)  # type: ignore[misc]
+    return calls
 
 
 def _calls_a_block(call: Callable[[], object]) -> int:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 STAND_INS = ("sd15", "sd21")
-PEERS = ("torch",)
+PEERS = ("torch", "openvino", "openvino-bf16")
 
 EXAMPLES = """
 [bold]Examples[/bold]
 
   ddimcache bench unet
 
-  ddimcache bench unet --model sd15 --device opencl --repeats 3
+  ddimcache bench unet --model sd15 --device opencl --repeats 3 --peer torch,openvino
 
   ddimcache bench unet --model sd15.bundle --reference ./stable-diffusion-v1-5 --json
 """
@@ -74,7 +74,9 @@ def bench_unet(
     cut: Annotated[
         int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")
     ] = None,
-    peer: Annotated[str, typer.Option(help="What to compare with, separated by commas: torch.")] = "torch",
+    peer: Annotated[
+        str, typer.Option(help=f"What to compare with, separated by commas: {', '.join(PEERS)}.")
+    ] = "torch",
     repeats: Annotated[
         int, typer.Option(help="How often each kind of call is timed; the median counts.")
     ] = 5,
@@ -82,11 +84,12 @@ def bench_unet(
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
 ) -> None:
-    """Time one full and one cached call of the UNet at batch 1, in turns with PyTorch.
+    """Time one full and one cached call of the UNet at batch 1, in turns with its peers.
 
     An answer further than 1 % of the largest number from PyTorch's, of the same rounded weights, fails.
 
-    PyTorch computes in float32, eagerly, on as many threads as we use cores; ratio is its time over ours.
+    PyTorch computes in float32, eagerly; OpenVINO (not installed with ddimcache) in float32 or bfloat16; all
+    on as many threads as we use cores. A peer's ratio is its time over ours.
 
     The cache's speed-up S(n) and efficiency S(n)/n follow from both times and 50 steps.
 
@@ -117,7 +120,7 @@ def bench_unet(
 
     spec = local_device(chosen.name)
     threads = unet.core_count(spec)
-    say(f"measuring on {chosen.name}, {repeats} repeats; PyTorch with {_threads(threads)}")
+    say(f"measuring on {chosen.name}, {repeats} repeats; peers with {_threads(threads)}")
     times = unet.measure(bundle, spec, source, peers=peers, repeats=repeats, threads=threads, progress=bars)
     component = bundle.manifest.components["unet"]
     speedup = speedups(times.seconds_full, times.seconds_cached)
@@ -230,6 +233,10 @@ def _peers(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in PEERS:
             raise UsageError(f"{name!r} is none of: {', '.join(PEERS)}", where="--peer")
+    if set(names) & {"openvino", "openvino-bf16"}:
+        from ddimcache.bench.openvino_unet import require_openvino
+
+        require_openvino()
     return names
 
 
