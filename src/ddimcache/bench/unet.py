@@ -196,12 +196,7 @@ def measure(
         stage.advance(1, "PyTorch")
         unet = DeviceUnet(bundle, spec)
         placed = unet.place(inputs, bundle.manifest)
-        noise, feature = unet.full(placed)
-        answers = {"full": noise.numpy(), "cached": unet.cached(placed, feature).numpy()}
-        error = max(
-            checked_error(answer, expected, f"the {name} UNet call", spec, LARGEST_ERROR)
-            for name, answer in answers.items()
-        )
+        error, feature = _checked(unet, placed, expected, spec)
         stage.advance(1, "check")
         calls: dict[str, Callable[[], object]] = {"full": lambda: unet.full(placed)}
         calls |= _peer_calls(peers, torch_unet, inputs, expected, threads)
@@ -222,6 +217,32 @@ def measure(
         error,
         {peer: medians[peer] for peer in peers},
     )
+
+
+def check(bundle: Bundle, spec: DeviceSpec, model: Path, *, threads: int, progress: Progress) -> float:
+    """Return the larger relative error of a full and a cached call against PyTorch; arguments and errors as
+    of :func:`measure`."""
+    inputs = random_inputs(bundle.manifest)
+    with progress.stage("check", total=2) as stage:
+        with TorchUnet(model, bundle, threads) as torch_unet:
+            expected = torch_unet(inputs.latents, inputs.timestep, inputs.context)
+        stage.advance(1, "PyTorch")
+        unet = DeviceUnet(bundle, spec)
+        error, _ = _checked(unet, unet.place(inputs, bundle.manifest), expected, spec)
+        stage.advance(1, str(spec))
+    return error
+
+
+def _checked(
+    unet: DeviceUnet, placed: tuple[Any, ...], expected: NDArray[np.float32], spec: DeviceSpec
+) -> tuple[float, Any]:
+    noise, feature = unet.full(placed)
+    answers = {"full": noise.numpy(), "cached": unet.cached(placed, feature).numpy()}
+    errors = [
+        checked_error(answer, expected, f"the {name} UNet call", spec, LARGEST_ERROR)
+        for name, answer in answers.items()
+    ]
+    return max(errors), feature
 
 
 def _peer_calls(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddimcache.commands import bench_options
 from ddimcache.commands.bench_kernels import EXAMPLES as KERNEL_EXAMPLES
 from ddimcache.commands.bench_kernels import bench_kernels
+from ddimcache.commands.bench_table1 import EXAMPLES as TABLE1_EXAMPLES
+from ddimcache.commands.bench_table1 import bench_table1
 from ddimcache.commands.terminal import bytes_text, print_json, print_table, progress, say, seconds_text
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from ddimcache.commands.choose import ChosenDevice
     from ddimcache.runtime.bundle import Bundle
-    from ddimcache.runtime.progress import Progress
 
-EMBEDDED = "embedded"
-STAND_INS = ("sd15", "sd21")
 PEERS = ("torch", "openvino", "openvino-bf16")
 
 EXAMPLES = """
@@ -41,39 +39,16 @@ LAUNCH_EXAMPLES = """
 
 app = typer.Typer(no_args_is_help=True, help="Measure, and check the answers before any time is reported.")
 app.command("kernels", epilog=KERNEL_EXAMPLES)(bench_kernels)
+app.command("table1", epilog=TABLE1_EXAMPLES)(bench_table1)
 
 
 @app.command("unet", epilog=EXAMPLES)
 def bench_unet(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Diffusers folder or bundle; embedded; or a size by name: sd15 and sd21 have random "
-            "weights, written into the cache folder the first time.",
-            metavar="DIR|BUNDLE|embedded|sd15|sd21",
-        ),
-    ] = EMBEDDED,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a bundle: the diffusers folder it was compiled from, which its answer is checked "
-            "against. The embedded model and sizes by name are found without.",
-            metavar="DIR",
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="opencl, opencl:1 or llvm. Default: what a bundle was compiled for; for a folder the first "
-            "OpenCL device, else llvm."
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="int8, fp16 or fp32, for a folder that is compiled. Default: int8.")
-    ] = None,
-    cut: Annotated[
-        int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")
-    ] = None,
+    model: bench_options.Model = bench_options.EMBEDDED,
+    reference: bench_options.Reference = None,
+    device: bench_options.Device = None,
+    weights: bench_options.Weights = None,
+    cut: bench_options.Cut = None,
     peer: Annotated[
         str, typer.Option(help=f"What to compare with, separated by commas: {', '.join(PEERS)}.")
     ] = "torch",
@@ -95,38 +70,25 @@ def bench_unet(
 
     Bytes and kernels are the UNet's alone.
     """
-    from ddimcache.commands.choose import choose_device, load_compiler, local_device
-    from ddimcache.runtime.bundle import is_bundle
-
     peers = _peers(peer)
     if repeats < 1:
         raise UsageError(f"{repeats} is below 1", where="--repeats")
-    if device is not None:
-        local_device(device)  # refused before anything is written or compiled
-    load_compiler()
     bars = progress()
-    folder = _find_model(model, bars)
-    choices = {name: value for name, value in (("weights", weights), ("cut", cut)) if value is not None}
-    if is_bundle(folder):
-        bundle, source = _open(folder, reference, choices)
-        chosen = choose_device(device, bundle.manifest.device_kind)
-    else:
-        if reference is not None:
-            raise UsageError("is for a bundle; a folder is its own", where="--reference")
-        chosen = choose_device(device)
-        bundle, source = _compile(folder, choices, chosen, bars), folder
+    found = bench_options.find_subject(model, reference, device, weights, cut, bars)
     from ddimcache.bench import unet
     from ddimcache.bench.cache_gain import speedups
 
-    spec = local_device(chosen.name)
+    bundle, spec = found.bundle, found.spec
     threads = unet.core_count(spec)
-    say(f"measuring on {chosen.name}, {repeats} repeats; peers with {_threads(threads)}")
-    times = unet.measure(bundle, spec, source, peers=peers, repeats=repeats, threads=threads, progress=bars)
+    say(f"measuring on {found.device}, {repeats} repeats; peers with {_threads(threads)}")
+    times = unet.measure(
+        bundle, spec, found.source, peers=peers, repeats=repeats, threads=threads, progress=bars
+    )
     component = bundle.manifest.components["unet"]
     speedup = speedups(times.seconds_full, times.seconds_cached)
     result = {
         "model": model,
-        "device": chosen.name,
+        "device": found.device,
         "seconds_full": times.seconds_full,
         "seconds_cached": times.seconds_cached,
         "seconds_once": times.seconds_once,
@@ -155,7 +117,7 @@ def bench_launch(
             help="Whose cached step is launched: diffusers folder or bundle, embedded, sd15 or sd21.",
             metavar="DIR|BUNDLE|embedded|sd15|sd21",
         ),
-    ] = EMBEDDED,
+    ] = bench_options.EMBEDDED,
     device: Annotated[
         str | None, typer.Option(help="opencl or opencl:1. Default: the first OpenCL device.")
     ] = None,
@@ -180,9 +142,9 @@ def bench_launch(
         raise UsageError("only OpenCL has launches to replay", where="--device", remedy="use opencl")
     load_compiler()
     bars = progress()
-    folder = _find_model(model, bars)
+    folder = bench_options.find_model_of(model, bars)
     chosen = choose_device(str(spec))
-    bundle = open_bundle(folder) if is_bundle(folder) else _compile(folder, {}, chosen, bars)
+    bundle = open_bundle(folder) if is_bundle(folder) else bench_options.compile_for(folder, {}, chosen, bars)
     from ddimcache.bench import launch
 
     say(f"measuring on {chosen.name}, {repeats} repeats")
@@ -238,77 +200,6 @@ def _peers(text: str) -> tuple[str, ...]:
 
         require_openvino()
     return names
-
-
-def _find_model(name: str, bars: Progress) -> Path:
-    from ddimcache.commands.choose import find_model
-
-    if name in STAND_INS:
-        return _stand_in(name, bars)
-    return find_model(None if name == EMBEDDED else Path(name))
-
-
-def _stand_in_folder(name: str) -> Path:
-    from ddimcache.runtime.files import cache_folder
-
-    return cache_folder() / "stand-ins" / name
-
-
-def _stand_in(name: str, bars: Progress) -> Path:
-    """Return a model of a published size with random weights, written the first time."""
-    from ddimcache.models.stand_in import write_stand_in
-
-    folder = _stand_in_folder(name)
-    if not folder.is_dir():
-        say(f"writing {name} with random weights; it is kept in {folder}")
-        write_stand_in(name, folder, progress=bars)
-    return folder
-
-
-def _open(folder: Path, reference: Path | None, choices: dict[str, Any]) -> tuple[Bundle, Path]:
-    """Return a finished bundle and the model folder that it was compiled from."""
-    from ddimcache.runtime.bundle import open_bundle
-
-    bundle = open_bundle(folder)
-    manifest = bundle.manifest
-    found = {"weights": manifest.weights, "cut": manifest.cut, "batch": manifest.batch}
-    for name, value in {"batch": 1, **choices}.items():
-        if found[name] != value:
-            raise UsageError(
-                f"{folder} was compiled with {name} {found[name]}, not {value}",
-                where="--model" if name == "batch" else f"--{name}",
-                remedy=f"compile the model again with --{name} {value}",
-            )
-    return bundle, _reference(bundle, reference)
-
-
-def _reference(bundle: Bundle, given: Path | None) -> Path:
-    from ddimcache.commands.choose import DEFAULT_MODEL, find_model
-    from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
-
-    manifest = bundle.manifest
-    candidates = [DEFAULT_MODEL, *map(_stand_in_folder, STAND_INS)]
-    if given is not None:
-        candidates = [find_model(given)]
-    for folder in candidates:
-        # The sums of gigabytes take a while: only of folders that could be meant.
-        meant = given is not None or (folder.is_dir() and folder.resolve().name == manifest.model)
-        if meant and load_pipeline_folder(folder).fingerprint() == manifest.model_fingerprint:
-            return folder
-    if given is not None:
-        raise UsageError(f"{bundle.folder} was not compiled from {given}", where="--reference")
-    raise UsageError(
-        f"the answer of {bundle.folder} cannot be checked without the model that it was compiled from",
-        where="--reference",
-        remedy=f"name the diffusers folder of {manifest.model!r}",
-    )
-
-
-def _compile(folder: Path, choices: dict[str, Any], device: ChosenDevice, bars: Progress) -> Bundle:
-    from ddimcache.commands.choose import compiled
-    from ddimcache.compiler.options import CompileOptions
-
-    return compiled(folder, CompileOptions(target=device.target, host=device.host, **choices), bars)
 
 
 def _report(result: dict[str, Any], bundle: Bundle, threads: int) -> None:
