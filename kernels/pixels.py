@@ -15,7 +15,7 @@ Sums are taken in one of three ways:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +63,11 @@ def pixels(tensor: te.Tensor, dtype: str, name: str) -> te.Tensor:
     return te.compute(tensor.shape, read, name=f"{name}_pixels", attrs={STAGE: "pixels"})
 
 
-def total(
-    shape: Sequence[Any], part: te.Tensor, axes: Sequence[Any], name: str, pixel_sum: PixelSum
-) -> te.Tensor:
-    """The sum of ``part`` [*axes, *shape] over reduction ``axes``."""
+def total(shape: Sequence[Any], part: Callable[..., Any], axes: Sequence[te.IterVar], name: str) -> te.Tensor:
+    """The sum over reduction ``axes`` of ``part``, which is called with the indices of ``shape``."""
 
     def add(*index: Any) -> Any:
-        return te.sum(part[(*axes, *index)].astype(pixel_sum.total_dtype), axis=list(axes))
+        return te.sum(part(*index), axis=list(axes))
 
     return te.compute(shape, add, name=name, attrs={STAGE: "total"})
 

@@ -6,6 +6,9 @@ FAMILY = "ddimcache.family"
 PAIRED = "ddimcache.paired"
 """Annotation of a product block [..., panels, 2, H] whose sums the epilogue takes in pairs."""
 
+GROUPED = "ddimcache.grouped"
+"""Annotation of a product block that reads scales of its weights, packed as they are, as its third tensor."""
+
 WORK = "ddimcache.macs"
 """Attribute of a kernel that is written by hand: multiply-accumulates of one launch."""
 

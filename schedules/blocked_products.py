@@ -34,7 +34,10 @@ def schedule_blocked_product(function: tirx.PrimFunc, tiles: TileTable) -> tirx.
         return None
     blocking = choose_blocking(rows, depth, panels, panel, table, lanes)
     return with_loops(
-        function, lambda: blocked_product(product.x, product.weight, blocking, lanes, pairs, product.finish)
+        function,
+        lambda: blocked_product(
+            product.x, product.weight, product.scale, blocking, lanes, pairs, product.finish
+        ),
     ).with_attr(WORK, rows * depth * panels * panel)
 
 

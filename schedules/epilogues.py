@@ -16,6 +16,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
+from ddimcache.kernels.tags import GROUPED, PIXELS
 from ddimcache.schedules.blocks import inline_all_but, products, sblock_names
 
 Finish = Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
@@ -23,7 +24,9 @@ Finish = Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
 
 @dataclass(frozen=True)
 class Product:
-    """A product of a fused kernel: its tensors, ``x`` and packed ``weight``, and its block's annotations.
+    """A product of a fused kernel: its tensors and its block's annotations.
+
+    ``x``, packed ``weight``, and the ``scale`` of its groups or None.
 
     ``shape`` is of all sums, those of whole panels; ``stored`` are the extents of the indices of ``finish``.
 
@@ -33,6 +36,7 @@ class Product:
 
     x: Any
     weight: Any
+    scale: Any
     shape: tuple[int, ...]
     stored: tuple[int, ...]
     annotations: dict[str, Any]
@@ -40,10 +44,13 @@ class Product:
 
 
 def read_product(function: tirx.PrimFunc) -> Product | None:
-    """The product of ``function``; ``None`` without one, or if something else than its own place is read."""
+    """The product of ``function``; ``None`` without one, or if something else than its own place is read.
+
+    Products that read pixels have stages of their own, and are none of these.
+    """
     schedule = s_tir.Schedule(function)
     names = products(schedule)
-    if len(names) != 1:
+    if len(names) != 1 or PIXELS in schedule.get(schedule.get_sblock(names[0])).annotations:
         return None
     later = [name for name in sblock_names(schedule) if name != names[0]]
     inline_all_but(schedule, {names[0], *later[-1:]})
@@ -55,8 +62,10 @@ def read_product(function: tirx.PrimFunc) -> Product | None:
         stored, finish = _store_result(schedule.get(schedule.get_sblock(later[-1])), out)
     if finish is None:
         return None
-    x, weight = (region.source for region in block.reads[:2])
-    return Product(x, weight, shape, stored, dict(block.annotations.items()), finish)
+    annotations = dict(block.annotations.items())
+    x, weight, *others = (region.source for region in block.reads)
+    scale = others[0] if GROUPED in annotations else None
+    return Product(x, weight, scale, shape, stored, annotations, finish)
 
 
 def _store_sum(out: Any) -> Finish:

@@ -45,7 +45,7 @@ def schedule_winograd(function: tirx.PrimFunc, tiles: TileTable) -> tirx.PrimFun
     macs = 9 * depth * channels * product.shape[0] * product.shape[1] * product.shape[2]
     return with_loops(
         function,
-        lambda: winograd(product.x, product.weight, blocking, tiles.vector, product.finish),
+        lambda: winograd(product.x, product.weight, product.scale, blocking, tiles.vector, product.finish),
     ).with_attr(WORK, macs)
 
 

@@ -85,10 +85,10 @@ class _GegluFuser(PyExprMutator):
     def _fused(self, call: relax.Call, x: relax.Expr, key: str, bias: str) -> relax.Expr:
         store, packer = self.packer.store, self.packer
         weight, offset = store[key], store[bias]
-        pixel_sum = packer.pixel_sum(weight.shape[1])
+        pixel_sum = packer.pixel_sum(weight.shape)
         rows = math.prod((static_shape(x) or [])[:-1])
         sizes = (rows, weight.shape[1], weight.shape[0])
-        stored = packer.stored((weight.shape[0], weight.shape[1]))[1]
+        stored = packer.stored(weight.shape)[1]
         width = packer.panel_width(key, Workload("geglu", sizes, dtype_name(x), stored))
         if pixel_sum is not None and packer.profile.tiles.pixels is not None:
             width = packer.profile.tiles.pixels.pair
@@ -141,6 +141,7 @@ class FuseGeglu:
         self.weights = weights
         self.inputs = inputs
         self.lowered = lowered
+        self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Fuses in every Relax function of ``module``."""
@@ -153,4 +154,5 @@ class FuseGeglu:
                 keys.update((parameter, parameter.name) for parameter in weights)
                 fuser.builder_.update_func(variable, close(fuser.visit_expr(function)))
         module = fuser.builder_.get()
+        self.note = packer.note()
         return relax.transform.DeadCodeElimination(list(self.inputs))(module)

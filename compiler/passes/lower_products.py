@@ -106,7 +106,7 @@ class _ProductLowerer(PyExprMutator):
         weight = self.store[key]
         depth, channels = weight.shape
         packed = self._packed_matrix(x, key, lambda: weight.compute().T, (channels, depth))
-        return self._matmul(x, packed, channels, dtype_name(call))
+        return self._matmul(x, packed, (channels, depth), dtype_name(call))
 
     def _packed_matrix(
         self, x: relax.Expr, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, int]
@@ -118,8 +118,11 @@ class _ProductLowerer(PyExprMutator):
         width = self.packer.panel_width(key, workload)
         return self.packer.packed(key, matrix, shape, matmul_kernel.pack, width)
 
-    def _matmul(self, x: relax.Expr, packed: list[relax.Var], channels: int, dtype: str) -> relax.Expr:
-        pixel_sum = self.packer.pixel_sum((static_shape(x) or [])[-1])
+    def _matmul(
+        self, x: relax.Expr, packed: list[relax.Var], shape: tuple[int, int], dtype: str
+    ) -> relax.Expr:
+        """The product of ``x`` with packed weights of ``shape`` [N, K]."""
+        channels, pixel_sum = shape[0], self.packer.pixel_sum(shape)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
             return matmul_kernel.matmul(x, weight, scale, channels, dtype, pixel_sum)
@@ -147,7 +150,7 @@ class _ProductLowerer(PyExprMutator):
         if (kernel_height, kernel_width) == (1, 1) and strides == (1, 1) and not any(padding):
             flat = (channels, depth)
             packed = self._packed_matrix(x, key, lambda: weight.compute().reshape(flat), flat)
-            return self._matmul(x, packed, channels, dtype)
+            return self._matmul(x, packed, flat, dtype)
         if any(padding):
             x = self.builder_.emit(relax.op.nn.pad(x, [0, 0, top, bottom, left, right, 0, 0]))
         batch, out_height, out_width, _ = static_shape(call) or []
@@ -155,7 +158,7 @@ class _ProductLowerer(PyExprMutator):
         workload = Workload("conv2d", sizes, dtype_name(x), self.packer.stored(weight.shape)[1])
         width = self.packer.panel_width(key, workload)
         packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
-        pixel_sum = self.packer.pixel_sum(depth, kernel_height * kernel_width)
+        pixel_sum = self.packer.pixel_sum(weight.shape)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
             return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype, pixel_sum)
@@ -169,8 +172,9 @@ class _ProductLowerer(PyExprMutator):
 class LowerProducts:
     """See the module's text.
 
-    ``weights`` is ``int8``, ``fp16`` or ``fp32``; ``inputs`` gives the number of leading parameters of every
-    function that are no weights. After the pass, ``lowered`` names the weights that became packed.
+    ``weights`` is a ``WeightsKind``; ``inputs`` gives the number of leading parameters of every function that
+    are no weights. After the pass, ``lowered`` names the weights that became packed, and ``note`` says how
+    many have which scales where those are of groups.
     """
 
     def __init__(
@@ -181,6 +185,7 @@ class LowerProducts:
         self.weights = weights
         self.inputs = inputs
         self.lowered: set[str] = set()
+        self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every Relax function of ``module``."""
@@ -192,4 +197,5 @@ class LowerProducts:
                 weights = function.params[self.inputs[variable.name_hint] :]
                 keys.update((parameter, parameter.name) for parameter in weights)
                 lowerer.builder_.update_func(variable, close(lowerer.visit_expr(function)))
+        self.note = packer.note()
         return lowerer.builder_.get()

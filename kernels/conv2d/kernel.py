@@ -13,6 +13,7 @@ import numpy as np
 from tvm import te
 
 from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
+from ddimcache.kernels.scales import Scales
 from ddimcache.kernels.tags import FAMILY, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import wide
 from ddimcache.kernels.workload import Workload
@@ -38,9 +39,10 @@ def conv2d(
 ) -> te.Tensor:
     """Convolves padded ``x`` [B, H, W, C] with packed ``weight``, giving [B, H', W', O] in ``dtype``.
 
-    Accumulates in float32, or as ``pixel_sum`` says, which then reads the operands as pixels; ``scale`` [O]
-    float32 multiplies the sums of int8 weights.
+    Accumulates in float32, or as ``pixel_sum`` says, which then reads the operands as pixels. ``scale``, of
+    int8 weights, is float32 [O] or [ceil(O / P), KH, KW, C / group, P] (``kernels/scales.py``).
     """
+    scales = Scales(scale, weight)
     batch, height, width, depth = (int(value) for value in x.shape)
     _, kernel_height, kernel_width, _, panel = (int(value) for value in weight.shape)
     out_height = (height - kernel_height) // strides[0] + 1
@@ -53,20 +55,20 @@ def conv2d(
     workload = Workload("conv2d", sizes, str(x.dtype), str(weight.dtype)).text
     attributes = {FAMILY: "conv2d", WORKLOAD: workload}
     if pixel_sum is not None:
-        summed = _pixel_sum(x, weight, shape, strides, pixel_sum, attributes)
-        return _finish(summed, scale, channels, dtype, pixel_sum)
+        summed = _pixel_sum(x, weight, scales, shape, strides, pixel_sum, attributes)
+        return _finish(summed, scales.of_channels, channels, dtype, pixel_sum)
     c = te.reduce_axis((0, wide([depth])[0]), "c")
 
     def product(b: Any, row: Any, column: Any, o: Any) -> Any:
         value = x[b, row * strides[0] + dy, column * strides[1] + dx, c].astype("float32")
-        factor = weight[o // panel, dy, dx, c, o % panel].astype("float32")
+        factor = scales.weight(weight, (o // panel, dy, dx, c, o % panel))
         return te.sum(value * factor, axis=[dy, dx, c])
 
-    summed = te.compute(shape, product, name="conv2d", attrs=attributes)
-    if scale is None and dtype == "float32" and int(shape[-1]) == channels:
+    summed = te.compute(shape, product, name="conv2d", attrs={**attributes, **scales.annotations})
+    if scales.of_channels is None and dtype == "float32" and int(shape[-1]) == channels:
         return summed
 
-    return _finish(summed, scale, channels, dtype, None)
+    return _finish(summed, scales.of_channels, channels, dtype, None)
 
 
 def _finish(
@@ -82,6 +84,7 @@ def _finish(
 def _pixel_sum(
     x: te.Tensor,
     weight: te.Tensor,
+    scales: Scales,
     shape: list[Any],
     strides: tuple[int, int],
     pixel_sum: PixelSum,
@@ -90,8 +93,8 @@ def _pixel_sum(
     values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
     _, height, width, depth, panel = (int(value) for value in weight.shape)
     # A chunk is made of channels of one tap, so that it reads one row of the panel after another.
-    size = pixel_sum.chunk_of(depth) or depth
-    chunked = pixel_sum.how == "chunks"
+    size = scales.chunk(pixel_sum)
+    chunked = pixel_sum.how == "chunks" or scales.group
     extents = wide([height, width, depth // size])
     within = te.reduce_axis((0, wide([size])[0]), "c")
 
@@ -118,4 +121,9 @@ def _pixel_sum(
         name="conv2d",
         attrs=attributes,
     )
-    return total(shape, part, taps, "conv2d_total", pixel_sum)
+
+    def scaled_part(*index: Any) -> Any:
+        o, (dy, dx, chunk) = index[-1], taps
+        return scales.total(part[(*taps, *index)], (o // panel, dy, dx, chunk * size, o % panel), pixel_sum)
+
+    return total(shape, scaled_part, taps, "conv2d_total")

@@ -22,7 +22,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from ddimcache.kernels.matmul.blocked import add_products
+from ddimcache.kernels.matmul.blocked import add_products, scaled_weight
 from ddimcache.kernels.tiling import local
 
 
@@ -133,8 +133,8 @@ def _given(value: Any, _indices: Sequence[Any]) -> Any:
 class _Emitter:
     """The loops of one convolution; see :func:`winograd`."""
 
-    def __init__(self, x: Any, weight: Any, blocking: Blocking, lanes: int) -> None:
-        self.x, self.weight, self.blocking, self.lanes = x, weight, blocking, lanes
+    def __init__(self, x: Any, weight: Any, scale: Any, blocking: Blocking, lanes: int) -> None:
+        self.x, self.weight, self.scale, self.blocking, self.lanes = x, weight, scale, blocking, lanes
         batch, height, width, self.depth = (int(extent) for extent in x.ty.shape)
         self.height, self.width = height - 2, width - 2
         self.panel = int(weight.ty.shape[-1])
@@ -215,7 +215,7 @@ class _Emitter:
 
             def source(row: int, column: int, lane: Any) -> Any:
                 place = (self.first_panel + panel, row, column, step * block + c, vector * lanes + lane)
-                return T.cast(self.weight[place], "float32")
+                return scaled_weight(self.weight, self.scale, place)
 
             def store(row: int, column: int, lane: Any, value: Any) -> None:
                 place = c * self.panel + vector * lanes + lane
@@ -275,14 +275,16 @@ class _Emitter:
 def winograd(
     x: Any,
     weight: Any,
+    scale: Any,
     blocking: Blocking,
     lanes: int,
     finish: Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None],
 ) -> None:
     """Emits the loops of the convolution of ``x`` [B, H + 2, W + 2, C] with packed [O / P, 3, 3, C, P].
 
+    ``scale`` [O / P, 3, 3, G, P] is of groups of weights, or None.
     O, P and C are multiples of ``lanes``, O / P of the panels of a work-group, ``blocking.tiles`` of its
     ``rows``, C of its ``depth``. ``finish`` is given the indices (batch, row, column, channel) of a result
     and its float32 sum, and stores what becomes of it; it is called inside a loop over lanes.
     """
-    _Emitter(x, weight, blocking, lanes).emit(finish)
+    _Emitter(x, weight, scale, blocking, lanes).emit(finish)

@@ -18,6 +18,7 @@ import numpy as np
 from tvm import te, tirx
 
 from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
+from ddimcache.kernels.scales import Scales
 from ddimcache.kernels.tags import FAMILY, PAIRED, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import wide
 from ddimcache.kernels.workload import Workload
@@ -64,36 +65,38 @@ def geglu(
 ) -> te.Tensor:
     """``x`` [..., K] and packed ``weight`` [2 N / P, K, P] to [..., 2 N / P, P / 2] in ``dtype``.
 
-    ``scale`` [2 N] float32 multiplies the sums of int8 weights; ``bias`` [2 N] is added to them. Both are
-    in the order of ``interleave`` with ``half`` = P / 2. ``pixel_sum`` is as in ``matmul``. The last two
+    ``scale``, of int8 weights, is float32 [2 N] or [2 N / P, K / group, P] (``kernels/scales.py``); ``bias``
+    [2 N] is added to the sums. Weights, scales and biases are in the order of ``interleave`` with ``half`` =
+    P / 2. ``pixel_sum`` is as in ``matmul``. The last two
     sides of the result are its N channels.
     """
     depth, panels, half = x.shape[-1], int(weight.shape[0]), int(weight.shape[-1]) // 2
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
     rank = len(x.shape) - 1
+    scales = Scales(scale, weight)
 
     def product(*index: Any) -> Any:
         rows, (panel, side, column) = index[:rank], index[rank:]
         value = x[(*rows, reduction)].astype("float32")
-        factor = weight[panel, reduction, side * half + column].astype("float32")
+        factor = scales.weight(weight, (panel, reduction, side * half + column))
         return te.sum(value * factor, axis=reduction)
 
     rows = math.prod(int(extent) for extent in x.shape[:-1])
     sizes = (rows, int(depth), 2 * panels * half)
     workload = Workload("geglu", sizes, str(x.dtype), str(weight.dtype)).text
-    attributes = {FAMILY: "matmul", PAIRED: True, WORKLOAD: workload}
+    attributes = {FAMILY: "matmul", PAIRED: True, WORKLOAD: workload, **scales.annotations}
     shape = [*x.shape[:-1], panels, 2, half]
     if pixel_sum is None:
         summed = te.compute(wide(shape), product, name="geglu", attrs=attributes)
     else:
-        summed = _pixel_sum(x, weight, shape, pixel_sum, attributes)
+        summed = _pixel_sum(x, weight, scales, shape, pixel_sum, attributes)
 
     def finish(*index: Any) -> Any:
         rows, (panel, column) = index[:rank], index[rank:]
         sides = []
         for side in (0, 1):
             channel = (panel * 2 + side) * half + column
-            factor = None if scale is None else scale[channel]
+            factor = None if scales.of_channels is None else scales.of_channels[channel]
             value = scaled(summed[(*rows, panel, side, column)], factor, pixel_sum)
             sides.append(value.astype("float32") + bias[channel].astype("float32"))
         return (sides[0] * gelu(sides[1])).astype(dtype)
@@ -102,11 +105,16 @@ def geglu(
 
 
 def _pixel_sum(
-    x: te.Tensor, weight: te.Tensor, shape: list[Any], pixel_sum: PixelSum, attributes: dict[str, Any]
+    x: te.Tensor,
+    weight: te.Tensor,
+    scales: Scales,
+    shape: list[Any],
+    pixel_sum: PixelSum,
+    attributes: dict[str, Any],
 ) -> te.Tensor:
     depth, half = int(x.shape[-1]), int(weight.shape[-1]) // 2
     values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
-    size = pixel_sum.chunk_of(depth) or depth
+    size = scales.chunk(pixel_sum)
     within = te.reduce_axis((0, wide([size])[0]), "k")
 
     def product(*index: Any) -> Any:
@@ -119,4 +127,10 @@ def _pixel_sum(
         return te.compute(wide(shape), product, name="geglu", attrs=attributes)
     part = te.compute(wide([depth // size, *shape]), product, name="geglu", attrs=attributes)
     chunk = te.reduce_axis((0, wide([depth // size])[0]), "chunk")
-    return total(wide(shape), part, [chunk], "geglu_total", pixel_sum)
+
+    def scaled_part(*index: Any) -> Any:
+        *_, panel, side, column = index
+        place = (panel, chunk * size, side * half + column)
+        return scales.total(part[(chunk, *index)], place, pixel_sum)
+
+    return total(wide(shape), scaled_part, [chunk], "geglu_total")

@@ -60,9 +60,20 @@ def add_products(
             T.buffer_store(buffer, total[row, first + lane], place)
 
 
+def scaled_weight(weight: Any, scale: Any, index: Sequence[Any]) -> Any:
+    """Packed ``weight`` [..., C, P] at ``index`` in float32, times the ``scale`` [..., G, P] of its group."""
+    value = T.cast(weight[tuple(index)], "float32")
+    if scale is None:
+        return value
+    *outer, channel, column = index
+    group = int(weight.ty.shape[-2]) // int(scale.ty.shape[-2])
+    return value * scale[(*outer, channel // group, column)]
+
+
 def blocked_product(
     x: Any,
     weight: Any,
+    scale: Any,
     blocking: ProductBlocking,
     lanes: int,
     pairs: bool,
@@ -71,8 +82,9 @@ def blocked_product(
     """Emits the product of ``x`` [..., K] and packed ``weight`` [N / P, K, P] over all rows of ``x``.
 
     K is a multiple of ``blocking.depth`` and that of ``lanes``, as P is; N / P of the panels of a work-group,
-    ``blocking.rows`` of its ``strip``. ``finish(indices, read)`` stores what becomes of the sum at
-    ``indices`` (..., column), and is called inside a loop over lanes; ``read`` of its indices is the sum.
+    ``blocking.rows`` of its ``strip``. ``scale`` [N / P, G, P] is of groups of weights, or None.
+    ``finish(indices, read)`` stores what becomes of the sum at ``indices`` (..., column), and is called
+    inside a loop over lanes; ``read`` of its indices is the sum.
     With ``pairs`` the indices are (..., panel, column) with two sums, at (..., panel, side, column).
     """
     *lines, depth = (int(extent) for extent in x.ty.shape)
@@ -112,8 +124,8 @@ def blocked_product(
             with T.serial(0, block) as k:
                 for first in range(0, panel, lanes):
                     with T.vectorized(0, lanes) as lane:
-                        value = weight[first_panel + part, step * block + k, first + lane]
-                        T.buffer_store(weights, T.cast(value, "float32"), [k, first + lane])
+                        place_of = (first_panel + part, step * block + k, first + lane)
+                        T.buffer_store(weights, scaled_weight(weight, scale, place_of), [k, first + lane])
             with T.serial(0, rows // strip) as line:
                 places = [[T.bind(index) for index in place(line * strip + row)] for row in range(strip)]
                 add_products(

@@ -2,7 +2,8 @@
 
 Weights are packed once, at compile time, into panels of ``P`` output channels:
 ``[ceil(N / P), K, P]``, so that a work-item reads one contiguous row of a panel at every step of the
-reduction. int8 weights are converted where they are multiplied; nothing wider is ever stored.
+reduction. int8 weights are converted where they are multiplied; nothing wider is ever stored. Their
+scales are those of ``kernels/scales.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from tvm import te
 
 from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
+from ddimcache.kernels.scales import Scales
 from ddimcache.kernels.tags import FAMILY, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import vector_lanes, wide
 from ddimcache.kernels.workload import Workload
@@ -54,16 +56,15 @@ def matmul(
 ) -> te.Tensor:
     """``x`` [..., K] times packed ``weight``, giving [..., N] in ``dtype``.
 
-    Accumulates in float32, or as ``pixel_sum`` says, which then reads the operands as pixels.
-
-    ``scale`` [N] float32 multiplies the sum of int8 weights, which is the same as multiplying every
-    weight and costs one product an output instead of one a weight.
+    Accumulates in float32, or as ``pixel_sum`` says, which then reads the operands as pixels. ``scale``, of
+    int8 weights, is float32 [N] or [ceil(N / P), K / group, P].
     """
     rows = math.prod(int(extent) for extent in x.shape[:-1])
     workload = Workload("matmul", (rows, int(x.shape[-1]), channels), str(x.dtype), str(weight.dtype)).text
+    scales = Scales(scale, weight)
     if pixel_sum is not None:
-        summed = _pixel_sum(x, weight, pixel_sum, workload)
-        return _finish(summed, scale, channels, dtype, pixel_sum)
+        summed = _pixel_sum(x, weight, scales, pixel_sum, workload)
+        return _finish(summed, scales.of_channels, channels, dtype, pixel_sum)
     depth, width = x.shape[-1], weight.shape[-1]
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
     # Whole panels: the columns that the last panel has too many are computed and not stored.
@@ -72,14 +73,15 @@ def matmul(
     def product(*index: Any) -> Any:
         rows, column = index[:-1], index[-1]
         value = x[(*rows, reduction)].astype("float32")
-        factor = weight[column // width, reduction, column % width].astype("float32")
+        factor = scales.weight(weight, (column // width, reduction, column % width))
         return te.sum(value * factor, axis=reduction)
 
-    summed = te.compute(shape, product, name="matmul", attrs={FAMILY: "matmul", WORKLOAD: workload})
-    if scale is None and dtype == "float32" and int(shape[-1]) == channels:
+    attributes = {FAMILY: "matmul", WORKLOAD: workload, **scales.annotations}
+    summed = te.compute(shape, product, name="matmul", attrs=attributes)
+    if scales.of_channels is None and dtype == "float32" and int(shape[-1]) == channels:
         return summed
 
-    return _finish(summed, scale, channels, dtype, None)
+    return _finish(summed, scales.of_channels, channels, dtype, None)
 
 
 def _finish(
@@ -96,10 +98,12 @@ def _finish(
     return te.compute(wide([*summed.shape[:-1], channels]), finish, name="matmul_scale")
 
 
-def _pixel_sum(x: te.Tensor, weight: te.Tensor, pixel_sum: PixelSum, workload: str) -> te.Tensor:
+def _pixel_sum(
+    x: te.Tensor, weight: te.Tensor, scales: Scales, pixel_sum: PixelSum, workload: str
+) -> te.Tensor:
     depth, width = int(x.shape[-1]), int(weight.shape[-1])
     values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
-    size = pixel_sum.chunk_of(depth) or depth
+    size = scales.chunk(pixel_sum)
     shape = [*x.shape[:-1], int(weight.shape[0]) * width]
     within = te.reduce_axis((0, wide([size])[0]), "k")
 
@@ -113,4 +117,10 @@ def _pixel_sum(x: te.Tensor, weight: te.Tensor, pixel_sum: PixelSum, workload: s
         return te.compute(wide(shape), product, name="matmul", attrs=attributes)
     part = te.compute(wide([depth // size, *shape]), product, name="matmul", attrs=attributes)
     chunk = te.reduce_axis((0, wide([depth // size])[0]), "chunk")
-    return total(wide(shape), part, [chunk], "matmul_total", pixel_sum)
+
+    def scaled_part(*index: Any) -> Any:
+        column = index[-1]
+        place = (column // width, chunk * size, column % width)
+        return scales.total(part[(chunk, *index)], place, pixel_sum)
+
+    return total(wide(shape), scaled_part, [chunk], "matmul_total")

@@ -30,7 +30,8 @@ FileName = Annotated[
     str, Limits(maximum=200, pattern=FILE_PATTERN, meaning="a plain relative file name inside the bundle")
 ]
 ScalarType = Literal["float32", "float16", "int32", "int8", "uint8"]
-WeightsKind = Literal["int8", "fp16", "fp32"]
+WeightsKind = Literal["int8", "int8-g32", "int8-g64", "int8-g128", "fp16", "fp32"]
+"""How weights of convolutions and linear layers are stored; ``-g64``: a scale for 64 of them at most."""
 ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1, "uint8": 1}

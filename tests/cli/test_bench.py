@@ -189,7 +189,7 @@ def test_wrong_answer_is_not_timed(bench, bundle, monkeypatch, call, damage):
         (["--device", "vulkan"], "--device: device 'vulkan' is not known"),
         (["--model", "/no/such"], "--model: /no/such is not a folder"),
         (["--cut", "-1"], "--cut: -1 is negative"),
-        (["--weights", "int4"], "--weights: 'int4' is none of: int8, fp16, fp32"),
+        (["--weights", "int4"], "--weights: 'int4' is none of: int8, int8-g32, "),
         (["--reference", "/usr"], "--reference: is for a bundle"),
     ],
 )

@@ -332,7 +332,7 @@ class TestCompiling:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--weights", "int4"], "--weights: 'int4' is none of: int8, fp16, fp32"),
+            (["--weights", "int4"], "--weights: 'int4' is none of: int8, int8-g32, "),
             (["--cut", "-1"], "--cut: -1 is negative"),
             (["--size", "100x64"], "--size: width 100 is not a multiple of 8"),
             (["--size", "64x8192"], "--size: height 8192 is not a multiple of 8 from 8 to 4096"),

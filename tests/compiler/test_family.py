@@ -28,7 +28,7 @@ PROMPT = "a large red circle on white"
 STEPS = 3
 # Model, cut and weights of the default tier: the outermost cut, one in the middle, and the innermost of a
 # UNet without a middle block, where the feature is the skip connection itself.
-CHOSEN = [("tiny-sd15", 0, "fp32"), ("tiny-odd", 2, "int8"), ("tiny-bk", 5, "fp32")]
+CHOSEN = [("tiny-sd15", 0, "fp32"), ("tiny-odd", 2, "int8"), ("tiny-bk", 5, "int8-g32")]
 EVERY_CUT = [(preset, cut, "fp32") for preset in ("tiny-sd15", "tiny-sd21") for cut in range(6)]
 
 
@@ -36,9 +36,10 @@ EVERY_CUT = [(preset, cut, "fp32") for preset in ("tiny-sd15", "tiny-sd21") for 
 def reference(model: Path, weights: str) -> TorchPipeline:
     """The model in PyTorch, every convolution and linear layer rounded where the weights are int8."""
     pipe = TorchPipeline.load(model)
-    if weights == "int8":
+    kind, _, group = weights.partition("-g")
+    if kind == "int8":
         for network in (pipe.text_encoder, pipe.unet, pipe.vae):
-            assert fake_quantise(network)
+            assert fake_quantise(network, group=int(group or 0))
     return pipe
 
 

@@ -10,20 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import te
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, quantize
 from ddimcache.compiler.target import BlockTable, DeviceProfile, profile
 from ddimcache.kernels.matmul import kernel as matmul
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
 from ddimcache.kernels.tags import WORK
 from ddimcache.schedules.blocked_products import schedule_blocked_product
-from tests.kit.kernel_run import run_kernel, small_tiles, te_function
+from tests.kit.kernel_run import rounded_weights, run_kernel, small_tiles, te_function
 
 TOLERANCE = 2e-5
 """float32 sums of a few hundred products of unit variance, relative to the largest."""
 
 
 def product_with_epilogue(
-    lines: tuple[int, ...], depth: int, channels: int, int8: bool, target: DeviceProfile, bad: Any = None
+    lines: tuple[int, ...],
+    depth: int,
+    channels: int,
+    group: int | None,
+    target: DeviceProfile,
+    bad: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A product with bias and a residual sum on ``target``, and the same in numpy."""
     random = np.random.default_rng(5)
@@ -33,10 +37,8 @@ def product_with_epilogue(
     weight = random.standard_normal((channels, depth)).astype("float32")
     bias = random.standard_normal(channels).astype("float32")
     residual = random.standard_normal((*lines, channels)).astype("float32")
-    arrays = [x, matmul.pack(quantize(weight) if int8 else weight, 32), bias, residual]
-    if int8:
-        arrays.append(channel_scale(weight))
-        weight = dequantize(quantize(weight), channel_scale(weight))
+    (packed, *scale), weight = rounded_weights(weight, group, matmul.pack, 32)
+    arrays = [x, packed, bias, residual, *scale]
 
     def compute(
         x: te.Tensor, packed: te.Tensor, bias: te.Tensor, residual: te.Tensor, scale: Any = None
@@ -63,7 +65,7 @@ def product_with_epilogue(
     block=st.integers(1, 200),
     strip=st.integers(1, 9),
     groups=st.integers(1, 9),
-    int8=st.booleans(),
+    group=st.sampled_from([None, 0, 32, 64]),
 )
 @settings(max_examples=12, deadline=None)
 def test_any_shape_and_table(
@@ -75,25 +77,25 @@ def test_any_shape_and_table(
     block: int,
     strip: int,
     groups: int,
-    int8: bool,
+    group: int | None,
 ) -> None:
     table = BlockTable(rows=rows, columns=columns, depth=block, strip=strip, groups=groups)
     target = small_tiles(profile("llvm"), blocks=table)
-    ours, exact = product_with_epilogue(lines, depth, channels, int8, target)
+    ours, exact = product_with_epilogue(lines, depth, channels, group, target)
     assert np.abs(ours - exact).max() <= TOLERANCE * np.abs(exact).max()
 
 
 @pytest.mark.opencl
 @pytest.mark.parametrize("lines", [(1, 77), (2, 9, 15)])
-@pytest.mark.parametrize("int8", [False, True])
-def test_on_opencl(lines: tuple[int, ...], int8: bool) -> None:
-    ours, exact = product_with_epilogue(lines, 336, 96, int8, profile("opencl"))
+@pytest.mark.parametrize("group", [None, 0, 64])
+def test_on_opencl(lines: tuple[int, ...], group: int | None) -> None:
+    ours, exact = product_with_epilogue(lines, 336, 96, group, profile("opencl"))
     assert np.abs(ours - exact).max() <= TOLERANCE * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_inputs_reach_their_row_only(bad: float) -> None:
-    ours, _ = product_with_epilogue((1, 11), 48, 64, False, profile("llvm"), ((0, 10, 7), bad))
+    ours, _ = product_with_epilogue((1, 11), 48, 64, None, profile("llvm"), ((0, 10, 7), bad))
     assert not np.isfinite(ours[0, 10]).any()
     assert np.isfinite(ours[0, :10]).all()
 

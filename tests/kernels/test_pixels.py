@@ -5,30 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, quantize
 from ddimcache.compiler.target import PixelTable, PixelTiles, profile
 from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
 from ddimcache.kernels.matmul import kernel as matmul
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
 from ddimcache.kernels.pixels import PixelSum
-from tests.kit.kernel_run import run_kernel, small_tiles, te_function
+from tests.kit.kernel_run import rounded_weights, run_kernel, small_tiles, te_function
 
 FLOAT = PixelSum("float")
 TABLE = PixelTable(0, 64, 8, {"float": PixelTiles(rows=4, unroll=1, across=4, down=2)}, 8, 64, 64)
 
 
 @pytest.mark.parametrize("target", ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)])
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("group", [None, 0, 32])
 @pytest.mark.parametrize(("rows", "depth", "channels"), [(24, 64, 16), (7, 20, 3)])
-def test_matmul(rows: int, depth: int, channels: int, int8: bool, target: str) -> None:
+def test_matmul(rows: int, depth: int, channels: int, group: int | None, target: str) -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((1, rows, depth)).astype("float32")
     weight = random.standard_normal((channels, depth)).astype("float32")
-    arrays = [x, matmul.pack(weight, 4)]
-    if int8:
-        arrays = [x, matmul.pack(quantize(weight), 4), channel_scale(weight)]
-        weight = dequantize(quantize(weight), channel_scale(weight))
+    packed, weight = rounded_weights(weight, group, matmul.pack, 4)
+    arrays = [x, *packed]
 
     def compute(x, packed, scale=None):  # type: ignore[no-untyped-def]
         return matmul.matmul(x, packed, scale, channels, "float32", FLOAT)
@@ -41,16 +38,18 @@ def test_matmul(rows: int, depth: int, channels: int, int8: bool, target: str) -
 
 @pytest.mark.parametrize("target", ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_conv2d(stride: int, target: str) -> None:
+@pytest.mark.parametrize("group", [0, 32])
+def test_conv2d(stride: int, group: int, target: str) -> None:
     random = np.random.default_rng(1)
-    x = random.standard_normal((2, 9, 11, 8)).astype("float32")
-    weight = random.standard_normal((6, 3, 3, 8)).astype("float32")
-    arrays = [x, conv2d.pack(quantize(weight), 4), channel_scale(weight)]
+    x = random.standard_normal((2, 9, 11, 40)).astype("float32")
+    weight = random.standard_normal((6, 3, 3, 40)).astype("float32")
+    packed, weight = rounded_weights(weight, group, conv2d.pack, 4)
+    arrays = [x, *packed]
 
     def compute(x, packed, scale):  # type: ignore[no-untyped-def]
         return conv2d.conv2d(x, packed, scale, 6, (stride, stride), "float32", FLOAT)
 
-    exact = plain_conv2d(x, dequantize(quantize(weight), channel_scale(weight)), (stride, stride))
+    exact = plain_conv2d(x, weight, (stride, stride))
     device = small_tiles(profile(target), pixels=TABLE)
     out = run_kernel(te_function(compute, arrays), arrays, exact.shape, target=device)
     assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()

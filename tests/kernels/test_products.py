@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, quantize
 from ddimcache.compiler.target import profile
 from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
 from ddimcache.kernels.matmul import kernel as matmul
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
-from tests.kit.kernel_run import run_kernel, te_function
+from tests.kit.kernel_run import rounded_weights, run_kernel, te_function
 
 EXTENTS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 24, 31, 32, 48, 50, 64])
+GROUPS = st.sampled_from([None, 0, 32, 128])
 TOLERANCE = 2e-5
 """float32 sums of a few hundred products of unit variance, relative to the largest."""
 
@@ -24,16 +24,13 @@ def check(ours: np.ndarray, exact: np.ndarray) -> None:
     assert np.abs(ours - exact).max() <= TOLERANCE * max(1.0, np.abs(exact).max())
 
 
-def run_matmul(rows: int, depth: int, channels: int, int8: bool, target: str, seed: int = 0) -> None:
+def run_matmul(rows: int, depth: int, channels: int, group: int | None, target: str, seed: int = 0) -> None:
     random = np.random.default_rng(seed)
     x = random.standard_normal((1, rows, depth)).astype("float32")
     weight = random.standard_normal((channels, depth)).astype("float32")
     width = matmul.panel_width(channels, profile(target).tiles.columns)
-    if int8:
-        arrays = [x, matmul.pack(quantize(weight), width), channel_scale(weight)]
-        weight = dequantize(quantize(weight), channel_scale(weight))
-    else:
-        arrays = [x, matmul.pack(weight, width)]
+    packed, weight = rounded_weights(weight, group, matmul.pack, width)
+    arrays = [x, *packed]
 
     def compute(x, packed, scale=None):  # type: ignore[no-untyped-def]
         return matmul.matmul(x, packed, scale, channels, "float32")
@@ -43,17 +40,14 @@ def run_matmul(rows: int, depth: int, channels: int, int8: bool, target: str, se
 
 
 def run_conv2d(
-    shape: tuple[int, ...], channels: int, size: int, stride: int, int8: bool, target: str
+    shape: tuple[int, ...], channels: int, size: int, stride: int, group: int | None, target: str
 ) -> None:
     random = np.random.default_rng(1)
     x = random.standard_normal(shape).astype("float32")
     weight = random.standard_normal((channels, size, size, shape[-1])).astype("float32")
     width = matmul.panel_width(channels, profile(target).tiles.columns)
-    if int8:
-        arrays = [x, conv2d.pack(quantize(weight), width), channel_scale(weight)]
-        weight = dequantize(quantize(weight), channel_scale(weight))
-    else:
-        arrays = [x, conv2d.pack(weight, width)]
+    packed, weight = rounded_weights(weight, group, conv2d.pack, width)
+    arrays = [x, *packed]
 
     def compute(x, packed, scale=None):  # type: ignore[no-untyped-def]
         return conv2d.conv2d(x, packed, scale, channels, (stride, stride), "float32")
@@ -62,10 +56,10 @@ def run_conv2d(
     check(run_kernel(te_function(compute, arrays), arrays, exact.shape, target=target), exact)
 
 
-@given(rows=EXTENTS, depth=EXTENTS, channels=EXTENTS, int8=st.booleans())
+@given(rows=EXTENTS, depth=EXTENTS, channels=EXTENTS, group=GROUPS)
 @settings(max_examples=8, deadline=None)
-def test_matmul_of_any_shape(rows: int, depth: int, channels: int, int8: bool) -> None:
-    run_matmul(rows, depth, channels, int8, "llvm")
+def test_matmul_of_any_shape(rows: int, depth: int, channels: int, group: int | None) -> None:
+    run_matmul(rows, depth, channels, group, "llvm")
 
 
 @given(
@@ -75,32 +69,39 @@ def test_matmul_of_any_shape(rows: int, depth: int, channels: int, int8: bool) -
     channels=EXTENTS,
     size=st.sampled_from([1, 3]),
     stride=st.sampled_from([1, 2]),
-    int8=st.booleans(),
+    group=GROUPS,
 )
 @settings(max_examples=8, deadline=None)
 def test_conv2d_of_any_shape(
-    height: int, width: int, depth: int, channels: int, size: int, stride: int, int8: bool
+    height: int, width: int, depth: int, channels: int, size: int, stride: int, group: int | None
 ) -> None:
-    run_conv2d((1, height, width, depth), channels, size, stride, int8, "llvm")
+    run_conv2d((1, height, width, depth), channels, size, stride, group, "llvm")
 
 
 @pytest.mark.opencl
 @pytest.mark.parametrize(
-    ("rows", "depth", "channels"), [(77, 64, 320), (1, 33, 5), (4099, 7, 48), (64, 40, 100)]
+    ("rows", "depth", "channels"), [(77, 64, 320), (1, 33, 5), (4099, 7, 48), (64, 40, 100), (1, 96, 64)]
 )
-@pytest.mark.parametrize("int8", [False, True])
-def test_matmul_on_opencl(rows: int, depth: int, channels: int, int8: bool) -> None:
-    run_matmul(rows, depth, channels, int8, "opencl")
+@pytest.mark.parametrize("group", [None, 0, 32])
+def test_matmul_on_opencl(rows: int, depth: int, channels: int, group: int | None) -> None:
+    run_matmul(rows, depth, channels, group, "opencl")
 
 
 @pytest.mark.opencl
 @pytest.mark.parametrize(
     ("shape", "channels", "size", "stride"),
-    [((2, 18, 18, 20), 64, 3, 1), ((1, 17, 17, 5), 3, 3, 2), ((1, 5, 9, 7), 36, 1, 2)],
+    [
+        ((2, 18, 18, 20), 64, 3, 1),
+        ((1, 9, 9, 96), 48, 3, 2),
+        ((1, 17, 17, 5), 3, 3, 2),
+        ((1, 5, 9, 7), 36, 1, 2),
+    ],
 )
-@pytest.mark.parametrize("int8", [False, True])
-def test_conv2d_on_opencl(shape: tuple[int, ...], channels: int, size: int, stride: int, int8: bool) -> None:
-    run_conv2d(shape, channels, size, stride, int8, "opencl")
+@pytest.mark.parametrize("group", [None, 0, 32])
+def test_conv2d_on_opencl(
+    shape: tuple[int, ...], channels: int, size: int, stride: int, group: int | None
+) -> None:
+    run_conv2d(shape, channels, size, stride, group, "opencl")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import te
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, quantize
 from ddimcache.compiler.target import DeviceProfile, WinogradTable, profile
 from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d import winograd
@@ -19,7 +18,7 @@ from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
 from ddimcache.kernels.tags import WORK
 from ddimcache.schedules.epilogues import read_product
 from ddimcache.schedules.winograd import choose_blocking, schedule_winograd
-from tests.kit.kernel_run import run_kernel, small_tiles, te_function
+from tests.kit.kernel_run import rounded_weights, run_kernel, small_tiles, te_function
 
 TOLERANCE = 2e-5
 """Of the largest result: the error of float32 sums of 576 products, times 4 for what the transforms add."""
@@ -28,7 +27,7 @@ TOLERANCE = 2e-5
 def run(
     shape: tuple[int, int, int, int],
     channels: int,
-    int8: bool,
+    group: int | None,
     target: str | DeviceProfile,
     bad: tuple[tuple[int, ...], float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -43,11 +42,8 @@ def run(
     bias = random.standard_normal(channels).astype("float32")
     residual = random.standard_normal((batch, height, width, channels)).astype("float32")
     panel = base.tiles.columns[0]
-    packed = conv2d.pack(quantize(weight) if int8 else weight, panel)
-    arrays = [x, packed, bias, residual]
-    if int8:
-        arrays.append(channel_scale(weight))
-        weight = dequantize(quantize(weight), channel_scale(weight))
+    (packed, *scale), weight = rounded_weights(weight, group, conv2d.pack, panel)
+    arrays = [x, packed, bias, residual, *scale]
 
     def compute(
         x: te.Tensor, packed: te.Tensor, bias: te.Tensor, residual: te.Tensor, scale: Any = None
@@ -73,11 +69,13 @@ def check(ours: np.ndarray, exact: np.ndarray) -> None:
     width=st.integers(1, 19),
     depth=st.sampled_from([16, 48, 64]),
     channels=st.sampled_from([32, 96]),
-    int8=st.booleans(),
+    group=st.sampled_from([None, 0, 32]),
 )
 @settings(max_examples=8, deadline=None)
-def test_any_picture(batch: int, height: int, width: int, depth: int, channels: int, int8: bool) -> None:
-    check(*run((batch, height, width, depth), channels, int8, "llvm"))
+def test_any_picture(
+    batch: int, height: int, width: int, depth: int, channels: int, group: int | None
+) -> None:
+    check(*run((batch, height, width, depth), channels, group, "llvm"))
 
 
 @given(
@@ -89,7 +87,7 @@ def test_any_picture(batch: int, height: int, width: int, depth: int, channels: 
 @settings(max_examples=6, deadline=None)
 def test_any_table(tiles: int, columns: int, depth: int, rows: int) -> None:
     table = WinogradTable(tiles=tiles, columns=columns, depth=depth, rows=rows, groups=3)
-    check(*run((1, 11, 13, 48), 64, True, small_tiles(profile("llvm"), winograd=table)))
+    check(*run((1, 11, 13, 48), 64, 32, small_tiles(profile("llvm"), winograd=table)))
 
 
 @pytest.mark.opencl
@@ -97,15 +95,15 @@ def test_any_table(tiles: int, columns: int, depth: int, rows: int) -> None:
     ("shape", "channels"),
     [((1, 16, 16, 64), 96), ((2, 7, 5, 32), 64), ((1, 1, 3, 16), 32), ((1, 8, 8, 128), 32)],
 )
-@pytest.mark.parametrize("int8", [False, True])
-def test_on_opencl(shape: tuple[int, int, int, int], channels: int, int8: bool) -> None:
-    check(*run(shape, channels, int8, "opencl"))
+@pytest.mark.parametrize("group", [None, 0, 64])
+def test_on_opencl(shape: tuple[int, int, int, int], channels: int, group: int | None) -> None:
+    check(*run(shape, channels, group, "opencl"))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_inputs_reach_all_that_they_must_and_stay_in_their_tiles(bad: float) -> None:
     # The padded row 6 and column 6 are read for the outputs 4 ... 6, all of the second tile.
-    ours, exact = run((1, 12, 12, 16), 32, False, "llvm", ((0, 6, 6, 3), bad))
+    ours, exact = run((1, 12, 12, 16), 32, None, "llvm", ((0, 6, 6, 3), bad))
     assert not np.isfinite(ours[~np.isfinite(exact)]).any()
     spread = ~np.isfinite(ours).all(axis=(0, 3))
     assert spread[4:7, 4:7].all()

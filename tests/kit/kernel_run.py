@@ -9,6 +9,7 @@ import numpy as np
 import tvm
 from tvm import te, tirx
 
+from ddimcache.compiler.compress.quantize import dequantize, group_of, quantize, scale_of
 from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile, profile
 from ddimcache.kernels.tiling import wide
@@ -18,6 +19,22 @@ from ddimcache.schedules.apply import ApplySchedules
 def small_tiles(base: DeviceProfile, **tiles: object) -> DeviceProfile:
     """``base`` with other numbers in its tile table."""
     return dataclasses.replace(base, tiles=dataclasses.replace(base.tiles, **tiles))  # type: ignore[arg-type]
+
+
+def rounded_weights(
+    weight: np.ndarray, group: int | None, pack: Callable[[np.ndarray, int], np.ndarray], width: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What a kernel reads of ``weight`` [O, ..., C], and the values that it stands for.
+
+    Float32 as it is where ``group`` is None; else int8 with scales of groups of at most so many input
+    channels, or of output channels.
+    """
+    if group is None:
+        return [pack(weight, width)], weight
+    group = group_of(weight.shape, group)
+    scale, quantized = scale_of(weight, group), quantize(weight, group)
+    kept = pack(scale, width) if group else scale
+    return [pack(quantized, width), kept], dequantize(quantized, scale)
 
 
 def te_function(compute: Callable[..., te.Tensor], inputs: Sequence[np.ndarray]) -> tirx.PrimFunc:

@@ -242,9 +242,31 @@ def round_to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rounded.to(torch.int8).reshape(weight.shape), scale
 
 
+def keep_groups_of_int8(weight: torch.Tensor, most: int) -> torch.Tensor:
+    """Return what int8 keeps of a weight [out, in, …] with a scale for every few neighbours along ``in``.
+
+    Groups are of equal size, a multiple of 4 and at most ``most``, as large as can be; where they would be
+    less than a quarter of that, an output channel has one scale.
+    """
+    channels = weight.shape[1]
+    most = min(most, channels)
+    size = max((size for size in range(4, most + 1, 4) if channels % size == 0), default=0)
+    if size < most / 4:
+        quantised, scale = round_to_int8(weight)
+        return quantised.float() * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    parts = []
+    for part in weight.float().split(size, dim=1):
+        scale = part.abs().amax(dim=1, keepdim=True) / 127
+        scale[scale == 0] = 1
+        parts.append(torch.round(part / scale).clamp(-127, 127) * scale)
+    return torch.cat(parts, dim=1)
+
+
 @torch.no_grad()
 def fake_quantise(
-    module: nn.Module, predicate: Callable[[str, nn.Module], bool] = lambda name, layer: True
+    module: nn.Module,
+    predicate: Callable[[str, nn.Module], bool] = lambda name, layer: True,
+    group: int = 0,
 ) -> list[str]:
     """Replace, in place, weights of convolutions and linear layers by what int8 keeps of them.
 
@@ -253,6 +275,7 @@ def fake_quantise(
     Parameters
     ----------
     predicate : says by name and module whether a layer is rounded.
+    group : most input channels that share a scale; 0 for one scale an output channel.
 
     Returns
     -------
@@ -264,6 +287,10 @@ def fake_quantise(
             # A model's first and last layers: those with few channels on one side.
             if min(layer.weight.shape[:2]) <= 8:
                 layer.weight.copy_(layer.weight.half())
+                continue
+            if group:
+                layer.weight.copy_(keep_groups_of_int8(layer.weight, group))
+                rounded.append(name)
                 continue
             quantised, scale = round_to_int8(layer.weight)
             layer.weight.copy_(quantised.float() * scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))

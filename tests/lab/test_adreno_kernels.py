@@ -9,7 +9,6 @@ pytestmark = pytest.mark.lab
 
 PRODUCTS = """
 import numpy as np
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, quantize
 from ddimcache.compiler.target import profile
 from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
@@ -18,7 +17,7 @@ from ddimcache.kernels.geglu.reference import geglu as plain_geglu
 from ddimcache.kernels.matmul import kernel as matmul
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
 from ddimcache.kernels.pixels import PixelSum
-from tests.kit.kernel_run import run_kernel, te_function
+from tests.kit.kernel_run import rounded_weights, run_kernel, te_function
 
 TABLE = profile("adreno-740").tiles.pixels
 random = np.random.default_rng(0)
@@ -36,13 +35,13 @@ def error(result, exact):
     return np.sqrt(np.mean((result.astype(np.float64) - exact) ** 2)) / np.sqrt(np.mean(exact**2))
 
 
-def weights(shape, width, pack, int8):
+def weights(shape, width, pack, group):
     values = (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype("float32")
-    if not int8:
+    if group is None:
         values = values.astype("float16").astype("float32")
         return values, [pack(values.astype("float16"), width)]
-    scale = channel_scale(values)
-    return dequantize(quantize(values), scale), [pack(quantize(values), width), scale]
+    packed, kept = rounded_weights(values, group, pack, width)
+    return kept, packed
 
 
 def check(name, result, exact, limit):
@@ -51,9 +50,9 @@ def check(name, result, exact, limit):
     assert np.isfinite(result).all() and found <= limit, name
 
 
-def run_matmul(rows, depth, channels, how, int8):
+def run_matmul(rows, depth, channels, how, group):
     x = random.standard_normal((1, rows, depth)).astype("float16")
-    weight, packed = weights((channels, depth), 4, matmul.pack, int8)
+    weight, packed = weights((channels, depth), 4, matmul.pack, group)
     chosen = PixelSum(how, TABLE.chunk)
     compute = lambda x, w, s=None: matmul.matmul(x, w, s, channels, "float16", chosen)
     arrays = [x, *packed]
@@ -62,12 +61,12 @@ def run_matmul(rows, depth, channels, how, int8):
     naive = error(one_sum(x[0], weight), exact[0])
     # Chunks lose what a sum of a chunk loses, and the rounding of result and weights.
     limit = 2 * naive if how == "half" else 1.5e-3
-    check(f"matmul {rows}x{depth}x{channels} {how} int8={int8} (one sum {naive:.2e})", result, exact, limit)
+    check(f"matmul {rows}x{depth}x{channels} {how} group={group} (one sum {naive:.2e})", result, exact, limit)
 
 
-def run_conv2d(shape, channels, size, stride, how, int8):
+def run_conv2d(shape, channels, size, stride, how, group):
     x = random.standard_normal(shape).astype("float16")
-    weight, packed = weights((channels, size, size, shape[-1]), 4, conv2d.pack, int8)
+    weight, packed = weights((channels, size, size, shape[-1]), 4, conv2d.pack, group)
     chosen = PixelSum(how, TABLE.chunk)
     compute = lambda x, w, s=None: conv2d.conv2d(x, w, s, channels, (stride, stride), "float16", chosen)
     arrays = [x, *packed]
@@ -77,41 +76,37 @@ def run_conv2d(shape, channels, size, stride, how, int8):
     # One sum in float16 of K numbers loses about a fifth of epsilon times the root of K.
     naive = 0.2 * 9.8e-4 * np.sqrt(reduction) + 5e-4
     limit = 2 * naive if how == "half" else 1.5e-3
-    check(f"conv2d {shape} {channels} {size} {stride} {how} int8={int8}", result, exact, limit)
+    check(f"conv2d {shape} {channels} {size} {stride} {how} group={group}", result, exact, limit)
 
 
-def run_geglu(rows, depth, channels, how):
+def run_geglu(rows, depth, channels, how, group):
     x = random.standard_normal((1, rows, depth)).astype("float16")
     half = TABLE.pair // 2
     plain = (random.standard_normal((2 * channels, depth)) / np.sqrt(depth)).astype("float32")
     bias = random.standard_normal(2 * channels).astype("float16")
-    weight = dequantize(quantize(plain), channel_scale(plain))
-    ordered = geglu.interleave(plain, half)
-    arrays = [
-        x,
-        matmul.pack(quantize(ordered), TABLE.pair),
-        channel_scale(ordered),
-        geglu.interleave(bias, half),
-    ]
+    _, weight = rounded_weights(plain, group, matmul.pack, TABLE.pair)
+    packed, _ = rounded_weights(geglu.interleave(plain, half), group, matmul.pack, TABLE.pair)
+    arrays = [x, *packed, geglu.interleave(bias, half)]
     chosen = PixelSum(how, TABLE.chunk)
     compute = lambda x, w, s, b: geglu.geglu(x, w, s, b, "float16", chosen)
     shape = (1, rows, channels // half, half)
     result = run_kernel(te_function(compute, arrays), arrays, shape, "float16", "adreno-740")
     exact = plain_geglu(x.astype("float64"), weight.astype("float64"), bias.astype("float64"))
     limit = 6e-3 if how == "half" else 2e-3
-    check(f"geglu {rows}x{depth}x{channels} {how}", result.reshape(exact.shape), exact, limit)
+    check(f"geglu {rows}x{depth}x{channels} {how} {group}", result.reshape(exact.shape), exact, limit)
 
 
 for how in ("half", "chunks"):
-    for int8 in (True, False):
-        run_matmul(64, 320, 64, how, int8)
-        run_matmul(77, 768, 40, how, int8)
-        run_matmul(1, 320, 1280, how, int8)
-        run_matmul(13, 132, 3, how, int8)
-        run_conv2d((1, 10, 10, 64), 32, 3, 1, how, int8)
-        run_conv2d((2, 9, 11, 20), 3, 3, 2, how, int8)
-    run_geglu(64, 320, 64, how)
-    run_geglu(7, 128, 12, how)
+    for group in (None, 0, 32, 128):
+        run_matmul(64, 320, 64, how, group)
+        run_matmul(77, 768, 40, how, group)
+        run_matmul(1, 320, 1280, how, group)
+        run_matmul(13, 132, 3, how, group)
+        run_conv2d((1, 10, 10, 64), 32, 3, 1, how, group)
+        run_conv2d((2, 9, 11, 20), 3, 3, 2, how, group)
+    for group in (0, 64):
+        run_geglu(64, 320, 64, how, group)
+        run_geglu(67, 128, 12, how, group)
 print("right")
 """
 

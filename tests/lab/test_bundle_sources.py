@@ -34,12 +34,13 @@ def check_host(library: Path) -> None:
 
 
 @pytest.mark.lab
-def test_kernels_of_a_small_bundle_compile_for_the_phone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["int8", "int8-g32"])
+def test_kernels_of_a_small_bundle_compile_for_the_phone(tmp_path: Path, weights: str) -> None:
     bundle = compile_to(
         stand_in("tiny-sd15"),
         tmp_path / "bundle",
         target="adreno-740",
-        weights="int8",
+        weights=weights,
         host="aarch64-linux-gnu",
     )
     for component in bundle.manifest.components.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,17 @@ from ddimcache.manifest import TIMES_AT_ONCE
 from tests.kit.family import stand_in
 
 
-def request(component: str, target: str = "opencl", cut: int = 0, batch: int = 1) -> pipeline.Request:
+def request(
+    component: str, target: str = "opencl", cut: int = 0, batch: int = 1, weights: str = "int8"
+) -> pipeline.Request:
     folder = load_pipeline_folder(stand_in("tiny-sd15"))
     device = profile(target)
     if component == "text_encoder":
         imported = import_text_encoder(folder.load_text_encoder(), folder.text_length, device.compute_dtype)
-        return pipeline.Request(imported, device, "int8", "encode")
+        return pipeline.Request(imported, device, weights, "encode")
     height, width = folder.latent_size
     imported = import_unet(folder.load_unet(), batch, height, width, folder.text_length, device.compute_dtype)
-    return pipeline.Request(imported, device, "int8", "main", cut)
+    return pipeline.Request(imported, device, weights, "main", cut)
 
 
 @pytest.mark.parametrize(("component", "extra"), [("text_encoder", 0), ("unet", 2)])
@@ -103,3 +106,35 @@ def test_int8_weights_leave_biases_and_norms_alone() -> None:
     kinds = {name: compilation.store[name].dtype for name in compilation.weight_names}
     assert all("weight" in name for name, dtype in kinds.items() if dtype == "int8")
     assert {dtype for name, dtype in kinds.items() if name.endswith("_bias")} == {"float32"}
+
+
+def test_rounded_weights_are_converted_inside_kernels() -> None:
+    """A copy of them in floating point would be planned like any other tensor."""
+    plans = {}
+    for weights in ("fp32", "int8", "int8-g32"):
+        compilation = pipeline.run(request("unet", weights=weights))
+        plans[weights] = [
+            (peak.function, peak.bytes, [tensor.shape for tensor in peak.tensors])
+            for peak in compilation.peaks
+        ]
+        called = pipeline.operators(compilation.module)
+        plans[weights].append(sum(called.values()))
+    assert plans["fp32"] == plans["int8"] == plans["int8-g32"]
+
+
+def test_the_report_says_which_layers_have_which_scales() -> None:
+    compilation = pipeline.run(request("unet", weights="int8-g32"))
+    reports = {report.phase: report.note for report in compilation.reports}
+    scales = {name: compilation.store[name].shape for name in compilation.weight_names if "@scale" in name}
+    grouped = [name for name, shape in scales.items() if len(shape) > 1]
+    noted = " ".join(reports[phase] for phase in ("fuse geglu", "lower products"))
+    counts = [
+        (int(count), int(size)) for count, size in re.findall(r"(\d+) layers with groups of (\d+)", noted)
+    ]
+    assert sum(count for count, _ in counts) == len(grouped) > 10
+    assert all(8 <= size <= 32 for _, size in counts)
+    for name in grouped:
+        weight = next(
+            other for other in compilation.weight_names if other.startswith(name.partition("@")[0] + "@int8g")
+        )
+        assert compilation.store[weight].dtype == "int8"

@@ -7,9 +7,6 @@ import torch
 from ddimcache.quality.sensitivity import (
     ROUNDINGS,
     blocks_of,
-    float16,
-    int8_by_channel,
-    int8_by_group,
     load_pipeline,
     rounded,
     sensitivity,
@@ -29,17 +26,17 @@ def pipeline(one_thread):
 
 
 def test_groups_are_nearer_than_channels_and_halves_nearest():
-    weight = np.random.default_rng(0).standard_normal((6, 8, 3, 3)).astype(np.float32)
+    weight = np.random.default_rng(0).standard_normal((16, 64, 3, 3)).astype(np.float32)
     weight[0, 0, 0, 0] = 40  # one large weight spoils the scale of its whole channel
-    errors = [np.square(kind(weight) - weight).sum() for kind in (int8_by_channel, int8_by_group, float16)]
-    assert errors[0] > 2 * errors[1] > 2 * errors[2] > 0
-    assert np.unique(int8_by_channel(weight)[0] / (40 / 127)).size <= 255
-    assert int8_by_group(weight, 50).shape == weight.shape
+    kinds = ("int8", "int8-g64", "int8-g32", "fp16")
+    errors = [np.square(ROUNDINGS[kind](weight) - weight).sum() for kind in kinds]
+    assert errors[0] > 2 * errors[1] > 2 * errors[2] > 2 * errors[3] > 0
+    assert np.unique(ROUNDINGS["int8"](weight)[0] / (40 / 127)).size <= 255
 
 
 def test_weights_come_back(pipeline):
     before = {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
-    with rounded(pipeline.unet, int8_by_channel):
+    with rounded(pipeline.unet, ROUNDINGS["int8"]):
         changed = [
             name for name, tensor in pipeline.unet.state_dict().items() if (tensor != before[name]).any()
         ]

@@ -120,7 +120,7 @@ def test_manifest_survives_json(fake_bundle):
         (put("macs_full", 1.5), "macs_full: expected a whole number, found 1.5"),
         (put("macs_full", -1), "macs_full: is -1, below the least allowed, 0"),
         (put("batch", True), "batch: expected a whole number, found true or false"),
-        (put("weights", "int4"), "weights: 'int4' is none of: int8, fp16, fp32"),
+        (put("weights", "int4"), "weights: 'int4' is none of: int8, int8-g32, "),
         (put("image_size", [64]), "image_size: expected 2 items, found 1"),
         (put("feature", "dtype", "float64"), "feature.dtype: 'float64' is none of"),
         (put("feature_bytes", 5), "feature_bytes: 5, but the feature's shape makes 128"),

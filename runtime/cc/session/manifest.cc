@@ -285,7 +285,7 @@ Manifest Read(const Place& place) {
   manifest.device_kind = fields["device_kind"].Choice({"opencl", "llvm"});
   for (const char* key : {"target", "profile"}) fields[key].Text(1);
   manifest.host = fields["host"].Text(1);
-  fields["weights"].Choice({"int8", "fp16", "fp32"});
+  fields["weights"].Choice({"int8", "int8-g32", "int8-g64", "int8-g128", "fp16", "fp32"});
   const auto side = [](const Place& item) {
     const int64_t extent = item.Integer(1);
     // Five such sides make a product of less than 63 bits.

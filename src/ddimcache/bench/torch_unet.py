@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, is_sensitive, quantize
+from ddimcache.compiler.compress.quantize import stored_values
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
 from ddimcache.runtime.bundle import Bundle
 
@@ -56,17 +56,12 @@ class TorchUnet:
 def round_weights(module: torch.nn.Module, kind: str) -> None:
     """Replace the weights of convolutions and linear layers, in place, by what ``kind`` keeps of them.
 
-    ``kind`` is ``int8`` (symmetric, one scale an output channel, sensitive layers in fp16), ``fp16`` or
-    ``fp32`` (left alone).
+    ``kind`` is a ``WeightsKind``; ``fp32`` leaves them alone.
     """
     if kind == "fp32":
         return
     for layer in module.modules():
         if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
-            weight = layer.weight.detach().numpy()
-            if kind == "int8" and not is_sensitive(*weight.shape[:2]):
-                rounded = dequantize(quantize(weight), channel_scale(weight))
-            else:
-                rounded = weight.astype(np.float16).astype(np.float32)
+            stored = stored_values(layer.weight.detach().numpy(), kind)
             with torch.no_grad():
-                layer.weight.copy_(torch.from_numpy(rounded))
+                layer.weight.copy_(torch.from_numpy(stored))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from ddimcache.commands.terminal import print_json, print_table, progress, say, seconds_text
 from ddimcache.errors import UsageError
+from ddimcache.manifest import WeightsKind
 
 if TYPE_CHECKING:
     from ddimcache.bench.kernels.measure import KernelTime
@@ -52,7 +53,7 @@ def bench_kernels(
         str | None,
         typer.Option(help="opencl, opencl:1 or llvm. Default: the first OpenCL device, else llvm."),
     ] = None,
-    weights: Annotated[str, typer.Option(help="int8, fp16 or fp32.")] = "int8",
+    weights: Annotated[str, typer.Option(help="int8, int8-g32, int8-g64, int8-g128, fp16 or fp32.")] = "int8",
     peer: Annotated[
         str, typer.Option(help="What to compare with: torch, clblast (matrix products only), or both.")
     ] = "torch",
@@ -74,7 +75,7 @@ def bench_kernels(
 
     _one_of(model, MODELS, "--model")
     _one_of(function, FUNCTIONS, "--function")
-    _one_of(weights, ("int8", "fp16", "fp32"), "--weights")
+    _one_of(weights, get_args(WeightsKind), "--weights")
     families = FAMILIES if family is None else _list(family, FAMILIES, "--family")
     peers = _list(peer, PEERS, "--peer")
     if repeats < 1:

@@ -33,7 +33,7 @@ def compile_model(
     model: Annotated[Path, typer.Argument(help="Diffusers folder (SD 1.x or 2.x).", metavar="MODEL")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder.", metavar="BUNDLE")],
     target: Annotated[str, typer.Option(help="adreno-740, opencl or llvm.")] = "opencl",
-    weights: Annotated[str, typer.Option(help="int8, fp16 or fp32.")] = "int8",
+    weights: Annotated[str, typer.Option(help="int8, int8-g32, int8-g64, int8-g128, fp16 or fp32.")] = "int8",
     cut: Annotated[int, typer.Option(help="Where the cache cuts the UNet, 0 the outermost.")] = 0,
     size: Annotated[
         str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")

@@ -12,7 +12,11 @@ Model = Annotated[
     typer.Option(help="Diffusers folder or bundle. Default: the embedded model.", metavar="DIR|BUNDLE"),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="int8, fp16 or fp32, for a folder that is compiled. Default: int8.")
+    str | None,
+    typer.Option(
+        help="int8, int8-g32, int8-g64, int8-g128, fp16 or fp32, for a folder that is compiled. "
+        "Default: int8."
+    ),
 ]
 Cut = Annotated[int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")]
 Size = Annotated[str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")]

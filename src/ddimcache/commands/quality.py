@@ -69,7 +69,7 @@ def quality(
     grid_intervals: Annotated[str, typer.Option(help="Cache intervals of the grid.")] = _GRID_INTERVALS,
     weights: Annotated[
         str | None,
-        typer.Option(help="Kinds of weights to measure, such as fp32,fp16,int8. Default: its own."),
+        typer.Option(help="Kinds of weights to measure, such as fp32,fp16,int8,int8-g64. Default: its own."),
     ] = None,
     cuts: Annotated[
         str | None, typer.Option(help="Cuts to measure, such as 0,1,3. Default: the bundle's.")
@@ -82,7 +82,7 @@ def quality(
         str | None,
         typer.Option(
             help="Instead: the error of every block of the model when its weights are rounded; "
-            "int8, int8-group-32 or fp16.",
+            "int8, int8-g32, int8-g64, int8-g128 or fp16.",
             metavar="KIND",
         ),
     ] = None,

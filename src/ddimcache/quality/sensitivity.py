@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddimcache.compiler.compress.quantize import channel_scale, dequantize, is_sensitive, quantize
+from ddimcache.compiler.compress.quantize import stored_values
+from ddimcache.manifest import WeightsKind
 from ddimcache.runtime.progress import Progress
 
 Rounding = Callable[[np.ndarray], np.ndarray]
@@ -39,32 +40,10 @@ class BlockError:
     output_error: float
 
 
-def int8_by_channel(weight: np.ndarray) -> np.ndarray:
-    """Return weights [O, ...] as int8 with one scale an output channel stands for them."""
-    return dequantize(quantize(weight), channel_scale(weight))
-
-
-def int8_by_group(weight: np.ndarray, group: int = 32) -> np.ndarray:
-    """The same with a scale for every ``group`` numbers of an output channel, fewer in the last group."""
-    rows = weight.reshape(weight.shape[0], -1)
-    parts = [int8_by_channel(rows[:, start : start + group]) for start in range(0, rows.shape[1], group)]
-    return np.concatenate(parts, 1).reshape(weight.shape)
-
-
-def float16(weight: np.ndarray) -> np.ndarray:
-    """Return weights rounded to float16."""
-    return weight.astype(np.float16).astype(np.float32)
-
-
-def _as_compiled(rounding: Rounding, weight: np.ndarray) -> np.ndarray:
-    return float16(weight) if is_sensitive(*weight.shape[:2]) else rounding(weight)
-
-
 ROUNDINGS: dict[str, Rounding] = {
-    "int8": partial(_as_compiled, int8_by_channel),
-    "int8-group-32": partial(_as_compiled, partial(int8_by_group, group=32)),
-    "fp16": float16,
+    kind: partial(stored_values, kind=kind) for kind in get_args(WeightsKind) if kind != "fp32"
 }
+"""What the compiler leaves of a layer's weights, by the kind of a bundle's weights."""
 
 
 @contextmanager

@@ -1,0 +1,62 @@
+"""Scales of int8 weights, as kernels take them.
+
+One for an output channel, [N]: it multiplies the sum, which is the same as multiplying every weight and costs
+one product an output instead of one a weight. One for a group of input channels: packed as the weights are,
+with C / group in place of C. Then it multiplies the sum over a group where such a sum is taken, and every
+weight otherwise, as the weight is converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import te
+
+from ddimcache.kernels.pixels import FRACTION, PixelSum
+from ddimcache.kernels.tags import GROUPED
+
+
+class Scales:
+    """The scales of a packed ``weight`` [N / P, ..., C, P]: a tensor as above, or None for no int8 weight."""
+
+    def __init__(self, scale: te.Tensor | None, weight: te.Tensor) -> None:
+        self.scale = scale
+        self.depth = int(weight.shape[-2])
+        grouped = scale is not None and len(scale.shape) > 1
+        self.group = self.depth // int(scale.shape[-2]) if scale is not None and grouped else 0
+        """Input channels of a group, 0 without groups."""
+
+    @property
+    def of_channels(self) -> te.Tensor | None:
+        """What the sums of output channels are multiplied by, if anything."""
+        return None if self.group else self.scale
+
+    @property
+    def annotations(self) -> dict[str, Any]:
+        """What the block of a product says of its scales."""
+        return {GROUPED: True} if self.group else {}
+
+    def weight(self, weight: te.Tensor, index: Sequence[Any]) -> Any:
+        """The packed ``weight`` at ``index`` in float32, with the scale of its group."""
+        value = weight[tuple(index)].astype("float32")
+        return value * self._at(index) if self.group else value
+
+    def chunk(self, pixel_sum: PixelSum) -> int:
+        """Input channels whose products are summed before they are added to others; all of them: one sum."""
+        deepest = self.group or self.depth
+        return pixel_sum.chunk_of(deepest) or deepest
+
+    def total(self, part: Any, index: Sequence[Any], pixel_sum: PixelSum) -> Any:
+        """``part``, a sum of products with a group of weights one of which is at ``index``, scaled."""
+        value = part.astype(pixel_sum.total_dtype)
+        if not self.group:
+            return value
+        # In float32: a small scale has few digits in float16.
+        scaled = value.astype("float32") * (self._at(index) * float(FRACTION))
+        return scaled.astype(pixel_sum.total_dtype)
+
+    def _at(self, index: Sequence[Any]) -> Any:
+        *outer, channel, column = index
+        assert self.scale is not None
+        return self.scale[(*outer, channel // self.group, column)]
