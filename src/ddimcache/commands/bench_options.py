@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddimcache.commands import image_options
 from ddimcache.commands.terminal import say
 from ddimcache.errors import UsageError
 
@@ -43,10 +44,8 @@ Device = Annotated[
         "OpenCL device, else llvm."
     ),
 ]
-Weights = Annotated[
-    str | None, typer.Option(help="int8, fp16 or fp32, for a folder that is compiled. Default: int8.")
-]
-Cut = Annotated[int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")]
+Weights = image_options.Weights
+Cut = image_options.Cut
 
 
 @dataclass(frozen=True)
