@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddimcache.bench import launch, unet
+from ddimcache.bench import launch, turns, unet
 from ddimcache.bench.cache_gain import PUBLISHED_EFFICIENCY, PUBLISHED_SPEEDUP, speedups, step_counts
 from ddimcache.bench.openvino_unet import OpenVinoUnet
 from ddimcache.bench.torch_unet import TorchUnet
@@ -172,7 +172,7 @@ def test_wrong_answer_is_not_timed(bench, bundle, monkeypatch, call, damage):
         return (damaged, *feature) if call == "full" else damaged
 
     monkeypatch.setattr(unet.DeviceUnet, call, wrong)
-    monkeypatch.setattr(unet, "_seconds_a_call", lambda *_: pytest.fail("timed a wrong answer"))
+    monkeypatch.setattr(turns, "seconds_a_call", lambda *_: pytest.fail("timed a wrong answer"))
     done = bench("--model", "sd15", "--json")
     assert done.code == 1
     assert done.out == ""

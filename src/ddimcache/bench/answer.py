@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from ddimcache.errors import DeviceError
 from ddimcache.runtime.devices import DeviceSpec
 
+NO_TIME = "no time was taken; try --device llvm, which tells a driver's fault from a kernel's"
+"""What to do about a wrong answer."""
+
 
 def relative_error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     """Return the largest difference over the largest magnitude of ``theirs``; NaN where ours has one."""
@@ -26,6 +29,6 @@ def checked_error(
         raise DeviceError(
             f"{what} is {error:.3g} of the largest number away from PyTorch, at most {largest:g} is right",
             where=f"device {spec}",
-            remedy="no time was taken; try --device llvm, which tells a driver's fault from a kernel's",
+            remedy=NO_TIME,
         )
     return error

@@ -6,10 +6,7 @@ the whole UNet with the same rounded weights. No time is taken before they do.
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddimcache.bench import turns
 from ddimcache.bench.answer import checked_error, relative_error
 from ddimcache.bench.openvino_unet import PRECISIONS, OpenVinoUnet
 from ddimcache.bench.torch_unet import TorchUnet
@@ -37,10 +35,6 @@ PEER_ERROR = {"f32": 1e-2, "bf16": 0.2}
 """The same of a peer by the dtype it computes in: bfloat16 has 8 bits, and a UNet hundreds of layers."""
 
 _SEED = 0
-_BLOCK_SECONDS = 0.1
-_MOST_CALLS = 100
-_SETTLING_SECONDS = 0.1
-"""Threads of PyTorch, TVM and PoCL keep spinning on their cores for milliseconds after their last work."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +178,6 @@ def measure(
     model : the diffusers folder that the bundle was compiled from.
     peers : what to time as well: ``torch``, ``openvino``, ``openvino-bf16``; once its answer is right too.
     repeats : how often each kind is timed: one call, or a tenth of a second of calls where one is shorter.
-        Every kind is called twice before, which compiles kernels and finds that number.
     threads : of the peers.
 
     Raises :class:`DeviceError` when the largest error is above :data:`LARGEST_ERROR`, and as
@@ -203,19 +196,13 @@ def measure(
         calls["cached"] = lambda: unet.cached(placed, feature)
         once = unet.once(inputs, bundle.manifest)
         calls |= once
-        counts = {name: _calls_a_block(call) for name, call in calls.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(repeats):
-            for name, call in calls.items():
-                seconds[name].append(_seconds_a_call(call, counts[name]))
-            stage.advance(1, "timed calls")
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+        seconds = turns.medians(calls, repeats, turns.STEPS, lambda: stage.advance(1, "timed calls"))
     return UnetMeasurement(
-        medians["full"],
-        medians["cached"],
-        {name: medians[name] for name in once},
+        seconds["full"],
+        seconds["cached"],
+        {name: seconds[name] for name in once},
         error,
-        {peer: medians[peer] for peer in peers},
+        {peer: seconds[peer] for peer in peers},
     )
 
 
@@ -268,17 +255,3 @@ def _peer_calls(
             )
         calls[peer] = lambda compiled=compiled: compiled(*arguments)  # type: ignore[misc]
     return calls
-
-
-def _calls_a_block(call: Callable[[], object]) -> int:
-    """Return how many calls are timed as one, so that short ones stand out of the noise."""
-    seconds = _seconds_a_call(call, 1)
-    return max(1, min(_MOST_CALLS, math.ceil(_BLOCK_SECONDS / max(seconds, 1e-9))))
-
-
-def _seconds_a_call(call: Callable[[], object], count: int) -> float:
-    time.sleep(_SETTLING_SECONDS)
-    start = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - start) / count

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddimcache.commands import bench_options
+from ddimcache.commands.bench_decoder import EXAMPLES as DECODER_EXAMPLES
+from ddimcache.commands.bench_decoder import bench_decoder
 from ddimcache.commands.bench_kernels import EXAMPLES as KERNEL_EXAMPLES
 from ddimcache.commands.bench_kernels import bench_kernels
 from ddimcache.commands.bench_table1 import EXAMPLES as TABLE1_EXAMPLES
@@ -39,6 +41,7 @@ LAUNCH_EXAMPLES = """
 
 app = typer.Typer(no_args_is_help=True, help="Measure, and check the answers before any time is reported.")
 app.command("kernels", epilog=KERNEL_EXAMPLES)(bench_kernels)
+app.command("decoder", epilog=DECODER_EXAMPLES)(bench_decoder)
 app.command("table1", epilog=TABLE1_EXAMPLES)(bench_table1)
 
 

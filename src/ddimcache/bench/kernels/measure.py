@@ -7,9 +7,7 @@ time is taken before it gives PyTorch's answer with the same rounded weights.
 from __future__ import annotations
 
 import math
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ddimcache.bench import turns
 from ddimcache.bench.answer import checked_error
 from ddimcache.bench.kernels.clblast import Clblast
 from ddimcache.bench.kernels.layers import Layer, layer_of
@@ -36,10 +35,6 @@ LARGEST_ERROR = 1e-3
 """Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed."""
 
 _ENTRY = "run"
-_BLOCK_SECONDS = 0.02
-_MOST_CALLS = 50
-_SETTLING_SECONDS = 0.01
-"""Threads of PyTorch keep spinning on their cores for milliseconds after their last work."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,7 @@ def measure(
                 calls["torch"] = lambda layer=layer: layer.native(*layer.native_inputs)  # type: ignore[misc]
             if blast is not None and shape.family in ("matmul", "geglu", "conv1x1"):
                 calls["clblast"] = blast.product(*_product(shape))
-            medians = _medians(calls, repeats)
+            medians = turns.medians(calls, repeats, turns.KERNELS)
             seconds = medians.pop("ours")
             stage.advance(1)
             yield KernelTime(shape, ours.launches, error, seconds, medians)
@@ -151,23 +146,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    counts = {}
-    for name, call in calls.items():
-        call()
-        counts[name] = max(1, min(_MOST_CALLS, math.ceil(_BLOCK_SECONDS / max(_seconds(call, 1), 1e-9))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            times[name].append(_seconds(call, counts[name]))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def _seconds(call: Callable[[], object], count: int) -> float:
-    time.sleep(_SETTLING_SECONDS)
-    start = time.perf_counter()
-    for _ in range(count):
-        call()
-    return (time.perf_counter() - start) / count
