@@ -22,17 +22,20 @@ from pathlib import Path
 from ddimcache.compiler.fingerprint import compiler_digest, folder_fingerprint, versions
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.errors import UsageError
+from ddimcache.manifest import file_entry
 from ddimcache.runtime.files import CACHE_VARIABLE, cache_folder
-from ddimcache.schedules.tuning_records import folder_for
+from ddimcache.schedules.tuning_records import RECORDS, folder_for
 
 
 def bundle_key(model_dir: Path, options: CompileOptions) -> str:
     """Return the key, 64 hexadecimal digits, of a model compiled with ``options`` by this very compiler."""
-    tuned = folder_for(options.target, options.tune_log)
+    folder = folder_for(options.target, options.tune_log)
+    records = None if folder is None else folder / RECORDS
     facts = {
         "model": folder_fingerprint(model_dir, cache_folder() / "fingerprints.json"),
         "options": options.to_json(),
-        "tune log": None if tuned is None else folder_fingerprint(tuned),
+        # No more of the folder: trials that won nothing change no bundle.
+        "tune log": file_entry(records).sha256 if records is not None and records.is_file() else None,
         "versions": versions(),
         "compiler": compiler_digest(),
     }

@@ -22,10 +22,16 @@ class Scales:
 
     def __init__(self, scale: te.Tensor | None, weight: te.Tensor) -> None:
         self.scale = scale
+        self.dtype = str(weight.dtype)
         self.depth = int(weight.shape[-2])
         grouped = scale is not None and len(scale.shape) > 1
         self.group = self.depth // int(scale.shape[-2]) if scale is not None and grouped else 0
         """Input channels of a group, 0 without groups."""
+
+    @property
+    def weights(self) -> str:
+        """The dtype of the weights with the size of their groups, as a ``Workload`` has it: ``int8g64``."""
+        return f"{self.dtype}g{self.group}" if self.group else self.dtype
 
     @property
     def of_channels(self) -> te.Tensor | None:

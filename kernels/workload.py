@@ -32,12 +32,15 @@ SIZES = {
 """The families, with the meaning of their sizes. Height and width are those of the result; a gated linear
 layer's channels are values and gates together."""
 
-_TEXT = re.compile(r"([a-z0-9_]+) (\d{1,7}(?:x\d{1,7}){2,8}) ([a-z]+\d+) ([a-z]+\d*)")
+_TEXT = re.compile(r"([a-z0-9_]+) (\d{1,7}(?:x\d{1,7}){2,8}) ([a-z]+\d+) ([a-z]+\d*(?:g\d{1,4})?)")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A family with its sizes, the dtype of its activations and that of its weights as they are stored."""
+    """A family with its sizes, the dtype of its activations and that of its weights as they are stored.
+
+    ``int8g64`` are weights of which groups of 64 input channels share a scale.
+    """
 
     family: str
     sizes: tuple[int, ...]
@@ -53,6 +56,11 @@ class Workload:
     def text(self) -> str:
         """``matmul 4096x320x320 float32 int8``; :func:`parse` reads it."""
         return f"{self.family} {self.shape} {self.dtype} {self.weights}"
+
+    @property
+    def group(self) -> int:
+        """Input channels that share a scale, 0 for weights without groups."""
+        return int(self.weights.partition("g")[2] or 0)
 
     @property
     def macs(self) -> int:

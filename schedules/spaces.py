@@ -7,10 +7,12 @@ older records are stale. Only numbers of the space are taken from a record: a ba
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from ddimcache.compiler.target import Decisions, TileTable, with_decisions
 from ddimcache.kernels.matmul.kernel import panel_width
+from ddimcache.kernels.pixels import PixelSum
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import Workload
 
@@ -36,9 +38,7 @@ def space_of(tiles: TileTable, workload: Workload) -> Space:
     """
     if workload.family == "attention":
         space = _attention_space(tiles, workload)
-    elif tiles.pixels is not None and tiles.pixels.sum_of(*_reduction(workload)) is not None:
-        how = tiles.pixels.sum_of(*_reduction(workload))
-        assert how is not None
+    elif (how := pixel_sum_of(tiles, workload)) is not None:
         place = f"pixels.tiles.{how.how}"
         space = {
             f"{place}.rows": (1, 2, 4, 8, 16),
@@ -80,12 +80,21 @@ def _misfit(tiles: TileTable, workload: Workload) -> str | None:
     if private > PRIVATE_BYTES:
         return f"a work-item would keep {private} bytes, at most {PRIVATE_BYTES} are safe"
     if workload.family != "attention" and tiles.pixels is not None:
-        how = tiles.pixels.sum_of(*_reduction(workload))
+        how = pixel_sum_of(tiles, workload)
         if how is not None:
             own = tiles.pixels.of(how.how)
             if own.across * own.down not in WORK_ITEMS:
                 return f"{own.across} x {own.down} is no work-group of {', '.join(map(str, WORK_ITEMS))}"
     return None
+
+
+def pixel_sum_of(tiles: TileTable, workload: Workload) -> PixelSum | None:
+    """How a product is summed that reads pixels, ``None`` for one that does not."""
+    if tiles.pixels is None:
+        return None
+    found = tiles.pixels.sum_of(*_reduction(workload))
+    # Sums of groups are scaled before they are added up.
+    return dataclasses.replace(found, how="chunks") if found is not None and workload.group else found
 
 
 def _reduction(workload: Workload) -> tuple[int, int]:

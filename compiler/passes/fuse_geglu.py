@@ -88,7 +88,7 @@ class _GegluFuser(PyExprMutator):
         pixel_sum = packer.pixel_sum(weight.shape)
         rows = math.prod((static_shape(x) or [])[:-1])
         sizes = (rows, weight.shape[1], weight.shape[0])
-        stored = packer.stored(weight.shape)[1]
+        stored = packer.weights_of(weight.shape)
         width = packer.panel_width(key, Workload("geglu", sizes, dtype_name(x), stored))
         if pixel_sum is not None and packer.profile.tiles.pixels is not None:
             width = packer.profile.tiles.pixels.pair

@@ -28,6 +28,47 @@ CAUSAL = -1.0e30
 """What is added to the score of a key that comes after its query."""
 
 
+def attention_kernel(
+    tiles: TileTable,
+    shape: tuple[int, int, int, int],
+    tokens: int,
+    dtype: str,
+    scale: float,
+    variant: dict[str, Any],
+) -> tirx.PrimFunc:
+    """The kernel of [B, Q, H, D] ``shape`` over ``tokens`` keys that ``tiles`` have, its loops bound.
+
+    ``variant`` is ``has_bias`` and ``places``; see ``kernels/attention/kernel.py``.
+    """
+    table, pixels = tiles.attention, tiles.pixels
+    if pixels is not None and dtype == "float16" and can_read_pixels(shape[3], variant["places"]):
+        return pixel_attention(
+            shape,
+            tokens,
+            dtype,
+            scale,
+            value_part=pixels.attention_values,
+            key_block=pixels.attention_keys,
+            work_group=pixels.attention_group,
+            **variant,
+        )
+    if table is None:
+        return attention(
+            shape,
+            tokens,
+            dtype,
+            scale,
+            lanes=tiles.attention_queries,
+            key_block=tiles.attention_keys,
+            work_group=tiles.work_group,
+            **variant,
+        )
+    blocking = AttentionBlocking(
+        tiles.attention_queries, table.vectors, table.parts, table.block, table.keys, table.values
+    )
+    return blocked_attention(shape, tokens, dtype, scale, blocking, **variant)
+
+
 @mutator
 class _AttentionLowerer(PyExprMutator):
     def __init__(self, module: tvm.IRModule, profile: DeviceProfile) -> None:
@@ -67,45 +108,8 @@ class _AttentionLowerer(PyExprMutator):
         batch, queries, heads, width = shape
         workload = Workload("attention", (batch, queries, tokens, heads, width), dtype)
         tiles = self.profile.tiles_of(workload)
-        function = self._variant(tiles, shape, tokens, dtype, scale, variant)
+        function = attention_kernel(tiles, shape, tokens, dtype, scale, variant)
         return tagged(function, workload, self.profile.tuned.get(workload))
-
-    @staticmethod
-    def _variant(
-        tiles: TileTable,
-        shape: tuple[int, int, int, int],
-        tokens: int,
-        dtype: str,
-        scale: float,
-        variant: dict[str, Any],
-    ) -> tirx.PrimFunc:
-        table, pixels = tiles.attention, tiles.pixels
-        if pixels is not None and dtype == "float16" and can_read_pixels(shape[3], variant["places"]):
-            return pixel_attention(
-                shape,
-                tokens,
-                dtype,
-                scale,
-                value_part=pixels.attention_values,
-                key_block=pixels.attention_keys,
-                work_group=pixels.attention_group,
-                **variant,
-            )
-        if table is None:
-            return attention(
-                shape,
-                tokens,
-                dtype,
-                scale,
-                lanes=tiles.attention_queries,
-                key_block=tiles.attention_keys,
-                work_group=tiles.work_group,
-                **variant,
-            )
-        blocking = AttentionBlocking(
-            tiles.attention_queries, table.vectors, table.parts, table.block, table.keys, table.values
-        )
-        return blocked_attention(shape, tokens, dtype, scale, blocking, **variant)
 
     def _operand(self, expr: relax.Expr) -> tuple[relax.Expr, Place]:
         """The tensor [B, T, row] that holds ``expr`` [B, T, H, D], and where in its rows."""

@@ -114,7 +114,7 @@ class _ProductLowerer(PyExprMutator):
         """The weight ``key``, whose ``matrix`` of ``shape`` is multiplied with ``x``, packed for that."""
         channels, depth = shape
         sizes = (math.prod((static_shape(x) or [])[:-1]), depth, channels)
-        workload = Workload("matmul", sizes, dtype_name(x), self.packer.stored(shape)[1])
+        workload = Workload("matmul", sizes, dtype_name(x), self.packer.weights_of(shape))
         width = self.packer.panel_width(key, workload)
         return self.packer.packed(key, matrix, shape, matmul_kernel.pack, width)
 
@@ -155,7 +155,7 @@ class _ProductLowerer(PyExprMutator):
             x = self.builder_.emit(relax.op.nn.pad(x, [0, 0, top, bottom, left, right, 0, 0]))
         batch, out_height, out_width, _ = static_shape(call) or []
         sizes = (batch, out_height, out_width, depth, channels, kernel_height, kernel_width, *strides)
-        workload = Workload("conv2d", sizes, dtype_name(x), self.packer.stored(weight.shape)[1])
+        workload = Workload("conv2d", sizes, dtype_name(x), self.packer.weights_of(weight.shape))
         width = self.packer.panel_width(key, workload)
         packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
         pixel_sum = self.packer.pixel_sum(weight.shape)

@@ -70,6 +70,12 @@ class WeightPacker:
     def _group(self, shape: tuple[int, ...]) -> int:
         return group_of(shape, self.most_of_group)
 
+    def weights_of(self, shape: tuple[int, ...]) -> str:
+        """What a ``Workload`` says of a weight of ``shape``."""
+        kind, stored = self.stored(shape)
+        group = self._group(shape) if kind == "int8" else 0
+        return f"{stored}g{group}" if group else stored
+
     def note(self) -> str:
         """How many layers have which scales, in words; empty where weights have no groups."""
         if not self.most_of_group:

@@ -12,8 +12,9 @@ def attention(
 
     ``bias`` [keys, queries] is added to the scores of every batch and head.
     """
-    scores = np.einsum("bqhd,bkhd->bhqk", q.astype(np.float64), k.astype(np.float64)) * scale
+    q, k, v = (operand.astype(np.float64).transpose(0, 2, 1, 3) for operand in (q, k, v))
+    scores = q @ k.transpose(0, 1, 3, 2) * scale
     if bias is not None:
         scores = scores + bias.T.astype(np.float64)
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return np.einsum("bhqk,bkhd->bqhd", scores / scores.sum(axis=-1, keepdims=True), v.astype(np.float64))
+    return (scores / scores.sum(axis=-1, keepdims=True) @ v).transpose(0, 2, 1, 3)

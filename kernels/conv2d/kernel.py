@@ -52,7 +52,7 @@ def conv2d(
     # Whole panels, as in ``matmul``.
     shape = wide([batch, out_height, out_width, int(weight.shape[0]) * panel])
     sizes = (batch, out_height, out_width, depth, channels, kernel_height, kernel_width, *strides)
-    workload = Workload("conv2d", sizes, str(x.dtype), str(weight.dtype)).text
+    workload = Workload("conv2d", sizes, str(x.dtype), scales.weights).text
     attributes = {FAMILY: "conv2d", WORKLOAD: workload}
     if pixel_sum is not None:
         summed = _pixel_sum(x, weight, scales, shape, strides, pixel_sum, attributes)

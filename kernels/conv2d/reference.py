@@ -11,4 +11,5 @@ def conv2d(x: np.ndarray, weight: np.ndarray, strides: tuple[int, int]) -> np.nd
     windows = np.lib.stride_tricks.sliding_window_view(
         x.astype(np.float64), (kernel_height, kernel_width), axis=(1, 2)
     )[:, :: strides[0], :: strides[1]]
-    return np.einsum("bhwcyx,oyxc->bhwo", windows, weight.astype(np.float64))
+    taps = [(y, x) for y in range(kernel_height) for x in range(kernel_width)]
+    return sum(windows[..., y, x] @ weight[:, y, x].T.astype(np.float64) for y, x in taps)  # type: ignore[return-value]

@@ -83,7 +83,7 @@ def geglu(
 
     rows = math.prod(int(extent) for extent in x.shape[:-1])
     sizes = (rows, int(depth), 2 * panels * half)
-    workload = Workload("geglu", sizes, str(x.dtype), str(weight.dtype)).text
+    workload = Workload("geglu", sizes, str(x.dtype), scales.weights).text
     attributes = {FAMILY: "matmul", PAIRED: True, WORKLOAD: workload, **scales.annotations}
     shape = [*x.shape[:-1], panels, 2, half]
     if pixel_sum is None:

@@ -60,8 +60,8 @@ def matmul(
     int8 weights, is float32 [N] or [ceil(N / P), K / group, P].
     """
     rows = math.prod(int(extent) for extent in x.shape[:-1])
-    workload = Workload("matmul", (rows, int(x.shape[-1]), channels), str(x.dtype), str(weight.dtype)).text
     scales = Scales(scale, weight)
+    workload = Workload("matmul", (rows, int(x.shape[-1]), channels), str(x.dtype), scales.weights).text
     if pixel_sum is not None:
         summed = _pixel_sum(x, weight, scales, pixel_sum, workload)
         return _finish(summed, scales.of_channels, channels, dtype, pixel_sum)

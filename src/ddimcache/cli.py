@@ -25,6 +25,7 @@ from ddimcache.commands import (
     schedule,
     serve,
     tracker,
+    tune,
 )
 from ddimcache.commands import compile as compile_command
 from ddimcache.commands.terminal import say
@@ -65,6 +66,7 @@ app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command("quality", epilog=quality.EXAMPLES)(quality.quality)
 app.command("schedule", epilog=schedule.EXAMPLES)(schedule.schedule)
+app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.command("devices", epilog=devices.EXAMPLES)(devices.devices)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(bench.app, name="bench")

@@ -58,6 +58,13 @@ def bench_kernels(
         str, typer.Option(help="What to compare with: torch, clblast (matrix products only), or both.")
     ] = "torch",
     repeats: Annotated[int, typer.Option(help="Rounds in which each is timed; the median counts.")] = 7,
+    tune_log: Annotated[
+        str | None,
+        typer.Option(
+            help="Tuning records to use in place of those that come with the package; none for the defaults.",
+            metavar="DIR|none",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
@@ -97,20 +104,23 @@ def bench_kernels(
     from ddimcache.bench.kernels.clblast import find_clblast
     from ddimcache.bench.kernels.measure import measure
     from ddimcache.bench.unet import core_count
-    from ddimcache.compiler.target import profile
     from ddimcache.runtime.peaks import device_peaks
+    from ddimcache.schedules.tuning_records import tuned_profile
 
     if "clblast" in peers and find_clblast() is None:
         say("CLBlast is not installed and not compared with (apt-get install libclblast1)")
         peers = tuple(name for name in peers if name != "clblast")
     peaks = device_peaks(spec.index, again=True)[0] if spec.kind == "opencl" else None
+    tuned, skipped = tuned_profile(chosen.target, tune_log)
+    for line in skipped:
+        say(line)
     threads = core_count(spec)
     say(f"measuring on {chosen.name}, {repeats} repeats; PyTorch with {threads} threads")
     times = list(
         measure(
             shapes,
             spec,
-            profile(chosen.target),
+            tuned,
             chosen.host,
             weights=weights,
             peers=peers,

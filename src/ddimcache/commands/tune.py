@@ -1,0 +1,312 @@
+"""``ddimcache tune``: find better tiles for a model's kernels, and keep them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import math
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ddimcache.commands.terminal import (
+    parse_bytes,
+    print_json,
+    print_table,
+    progress,
+    say,
+    seconds_text,
+)
+from ddimcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddimcache.runtime.devices import DeviceSpec
+    from ddimcache.tuning.tuner import Result, Task, Tuner
+
+FAMILIES = ("matmul", "geglu", "conv2d", "attention")
+LAB = "lab"
+_LOCK = ".lock"
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  ddimcache tune ./stable-diffusion-v1-5 --trials 64 --time-limit 3600
+
+  ddimcache tune sd15.bundle --family attention,conv2d --tune-log my-records
+
+  ddimcache tune --workload "matmul 4096x320x320 float32 int8" --device opencl
+
+  ddimcache tune sd15-adreno.bundle --target adreno-740   # in the lab, by the model of its time
+
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --tune-log my-records
+"""
+
+
+def tune(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="Diffusers folder or bundle, whose kernels are tuned.", metavar="MODEL|BUNDLE"),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="adreno-740, opencl or llvm. Default: what --device is.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="opencl, opencl:1 or llvm; lab for adreno-740, where nothing is run but modelled."),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Of a diffusers folder: int8, fp16 or fp32.")] = "int8",
+    family: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas: matmul, geglu, conv2d, attention.")
+    ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(help="A workload as `inspect --json` names it; may be repeated, with or without MODEL."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Of each workload, those of earlier runs included.")] = 64,
+    time_limit: Annotated[float | None, typer.Option(help="End after so many seconds.")] = None,
+    tune_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--tune-log",
+            "-o",
+            help="Where records are kept. Default: tune_logs/TARGET.",
+            metavar="DIR",
+        ),
+    ] = None,
+    trial_seconds: Annotated[float, typer.Option(help="A trial that takes longer hangs and is ended.")] = 60,
+    trial_memory: Annotated[
+        str, typer.Option(help="The most address space that a trial may have.", metavar="BYTES")
+    ] = "16GiB",
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Search for the tiles with which each kernel of a model is fastest on a device.
+
+    Every candidate is built and run in a process of its own, checked against a plain reference, and timed in
+    turns with the best so far. What wins is kept where `compile --tune-log` finds it. May be stopped and
+    started again at any time: trials that were made count.
+    """
+    from ddimcache.compiler.target import profile
+    from ddimcache.tuning.cost_model import check_installed
+    from ddimcache.tuning.runner import Runner
+    from ddimcache.tuning.tuner import Tuner
+
+    families = _families(family)
+    if trials < 1:
+        raise UsageError(f"{trials} is below 1", where="--trials")
+    for option, seconds in (("--time-limit", time_limit), ("--trial-seconds", trial_seconds)):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise UsageError(f"{seconds:g} is no time", where=option)
+    memory = parse_bytes(trial_memory, "--trial-memory") or 0
+    target, spec = _place(target, device)
+    check_installed()
+    folder = tune_log or Path("tune_logs") / target
+    tasks = _tasks(model, target, weights, workload or [], families)
+    method = "modelled" if spec is None else "measured"
+    with _locked(folder):
+        _describe(folder, target, spec, method)
+        place = LAB if spec is None else str(spec)
+        with Runner(target, place, seconds=trial_seconds, memory=memory) as runner:
+            tuner = Tuner(folder, profile(target), runner, method=method, seed=seed)  # type: ignore[arg-type]
+            for line in tuner.skipped[:5]:
+                say(line)
+            say(f"tuning {len(tasks)} workloads on {place}, {method}; records are kept in {folder}")
+            results, stopped = _run(tuner, tasks, trials, time_limit)
+    _report(folder, method, results, stopped, tuner.skipped, as_json)
+
+
+def _run(tuner: Tuner, tasks: list[Task], trials: int, limit: float | None) -> tuple[list[Result], bool]:
+    """The results, and whether the reader stopped it: that is no failure, all trials are kept."""
+    results: list[Result] = []
+    try:
+        tuner.tune(tasks, trials, progress(), seconds=limit or math.inf, done=results.append)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on where this one was")
+        return results, True
+    return results, False
+
+
+def _families(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return FAMILIES
+    found = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in found:
+        if name not in FAMILIES:
+            raise UsageError(f"{name!r} is none of: {', '.join(FAMILIES)}", where="--family")
+    return found
+
+
+def _place(target: str | None, device: str | None) -> tuple[str, DeviceSpec | None]:
+    """The target, and the local device that runs trials; none in the lab."""
+    from ddimcache.commands.choose import default_device, local_device, target_of
+    from ddimcache.compiler.target import profile
+    from ddimcache.runtime.local_device import device_name, open_device
+
+    if target is not None:
+        profile(target)
+    if device == LAB or (device is None and target == "adreno-740"):
+        if target not in (None, "adreno-740"):
+            raise UsageError("is of an Adreno 740", where="--device lab", remedy="take --target adreno-740")
+        from ddimcache.adreno.lab import require
+
+        require()
+        return "adreno-740", None
+    if device is not None and device.startswith("rpc:"):
+        raise UsageError(
+            "trials run in processes of this machine, not behind RPC",
+            where="--device",
+            remedy="run tune where the device is, or take --device lab for the Adreno 740",
+        )
+    kind = None if target is None else profile(target).kind
+    spec = local_device(device) if device is not None else default_device(kind)
+    open_device(spec, spec.kind)
+    own = target_of(spec.kind, device_name(spec))
+    if target is not None and profile(target).kind != spec.kind:
+        raise UsageError(f"runs on {profile(target).kind}, not on {spec}", where="--target")
+    return target or own, spec
+
+
+def _tasks(
+    model: Path | None, target: str, weights: str, texts: list[str], families: tuple[str, ...]
+) -> list[Task]:
+    from ddimcache.tuning.tuner import tasks_of
+
+    named = [(text, 1) for text in texts]
+    if model is not None or not texts:
+        named += _workloads(model, target, weights)
+    try:
+        tasks = tasks_of(named, families)
+    except ValueError as error:
+        raise UsageError(str(error), where="--workload") from error
+    if not tasks:
+        raise UsageError("nothing of the model is of these families", where="--family")
+    return tasks
+
+
+def _workloads(model: Path | None, target: str, weights: str) -> list[tuple[str, int]]:
+    """The workloads of a bundle, or of what a model compiles to, with their launches."""
+    from ddimcache.commands.choose import compiled, find_model
+    from ddimcache.compiler.options import CompileOptions
+    from ddimcache.runtime.bundle import is_bundle, open_bundle
+    from ddimcache.runtime.local_device import host_triple
+
+    found = find_model(model)
+    if is_bundle(found):
+        bundle = open_bundle(found, sums=False)
+        if bundle.manifest.target != target:
+            raise UsageError(
+                f"{found} was compiled for {bundle.manifest.target}, not for {target}",
+                where="BUNDLE",
+                remedy=f"take --target {bundle.manifest.target}, or the model's folder",
+            )
+    else:
+        options = CompileOptions(target=target, weights=weights, host=host_triple())
+        bundle = compiled(found, options, progress())
+    named = []
+    for component in bundle.manifest.components:
+        lists = bundle.launches(component)
+        counts: dict[str, int] = {}
+        for launches in lists.functions.values():
+            for launch in launches:
+                counts[launch.kernel] = counts.get(launch.kernel, 0) + 1
+        named += [(entry.workload, counts.get(kernel, 1)) for kernel, entry in lists.workloads.items()]
+    return named
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other tuners out of ``folder``, which is made when missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=f"--tune-log {folder}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError("another process tunes into it", where=f"--tune-log {folder}") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _describe(folder: Path, target: str, spec: DeviceSpec | None, method: str) -> None:
+    """Writes the folder's manifest; raises :class:`UsageError` for one of another device or method."""
+    from ddimcache.compiler.fingerprint import versions
+    from ddimcache.runtime import devices
+    from ddimcache.runtime.local_device import device_name
+    from ddimcache.schedules import tuning_records as store
+
+    if (folder / store.MANIFEST).exists():
+        known = store.read_manifest(folder)
+        if (known.profile, known.method) != (target, method):
+            raise UsageError(
+                f"{folder} holds records {known.method} for {known.profile}, not {method} for {target}",
+                where="--tune-log",
+                remedy="name another folder",
+            )
+    name, driver = "Adreno 740, by Mesa's compiler and a model of time; no phone was measured", "Mesa"
+    if spec is not None:
+        name, driver = device_name(spec), "LLVM"
+        if spec.kind == "opencl":
+            info = devices.list_devices()[spec.index]
+            name, driver = f"{info.name} ({info.platform})", info.driver_version
+    kept = {key: value for key, value in versions().items() if key in ("ddimcache", "apache-tvm")}
+    store.write_manifest(
+        folder,
+        store.TuningManifest(
+            store.FORMAT,
+            target,
+            method,  # type: ignore[arg-type]
+            name[:500],
+            driver[:500],
+            kept,
+            datetime.date.today().isoformat(),
+            shlex.join(["ddimcache", *sys.argv[1:]])[:500],
+        ),
+    )
+
+
+def _report(
+    folder: Path, method: str, results: list[Result], stopped: bool, skipped: list[str], as_json: bool
+) -> None:
+    if as_json:
+        facts: list[dict[str, Any]] = [
+            {**dataclasses.asdict(result), "workload": result.workload.text, "trials": result.trials}
+            for result in results
+        ]
+        print_json(
+            {
+                "tune_log": str(folder.absolute()),
+                "method": method,
+                "stopped": stopped,
+                "skipped": skipped,
+                "workloads": facts,
+            }
+        )
+        return
+    rows = [
+        (
+            result.workload.text,
+            str(result.trials),
+            ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items())),
+            seconds_text(result.seconds),
+            f"{1 / result.ratio:.2f}" if result.kept else "–",
+            ", ".join(f"{place} {number}" for place, number in result.best.items()) or "the defaults",
+        )
+        for result in results
+    ]
+    if rows:
+        heading = ("workload", "trials", "of them", f"best, {method}", "times the default", "decisions")
+        print_table(rows, heading, right=(1, 3, 4))
+    say(f"\nnext: ddimcache compile MODEL -o BUNDLE --tune-log {folder}")

@@ -1,0 +1,1 @@
+"""Finds good tiles for single kernels by building, checking and timing candidates."""

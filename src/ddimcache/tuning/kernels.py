@@ -1,0 +1,167 @@
+"""The kernel of a workload by itself: what it is given, what is right, and how it is built.
+
+Inputs are made without regard to decisions, once a workload; :func:`arguments` then packs the weights as the
+decisions ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import te, tirx
+
+from ddimcache.compiler.compress.quantize import dequantize, quantize, scale_of
+from ddimcache.compiler.passes.lower_attention import attention_kernel
+from ddimcache.compiler.passes.read_pixels import ReadPixels
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.kernels.attention.kernel import Place
+from ddimcache.kernels.attention.reference import attention as plain_attention
+from ddimcache.kernels.conv2d import kernel as conv2d
+from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
+from ddimcache.kernels.geglu import kernel as geglu
+from ddimcache.kernels.geglu.reference import geglu as plain_geglu
+from ddimcache.kernels.matmul import kernel as matmul
+from ddimcache.kernels.matmul.reference import matmul as plain_matmul
+from ddimcache.kernels.tiling import wide
+from ddimcache.kernels.workload import Workload, tagged
+from ddimcache.schedules.apply import ApplySchedules
+from ddimcache.schedules.spaces import pixel_sum_of
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def make_inputs(workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random operands: ``x``, ``weight`` (output channels first) with ``scale`` for int8, and ``bias``;
+    or ``q``, ``k`` and ``v``.
+
+    The scale of weights is such that sums of any length are about 1.
+    """
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape, np.float32)
+
+    if workload.family == "attention":
+        batch, queries, tokens, heads, width = workload.sizes
+        counts = {"q": queries, "k": tokens, "v": tokens}
+        return {
+            name: normal(batch, count, heads * width).astype(workload.dtype) for name, count in counts.items()
+        }
+    if workload.family == "conv2d":
+        batch, height, width, depth, channels, high, across, down, right = workload.sizes
+        x = normal(batch, (height - 1) * down + high, (width - 1) * right + across, depth)
+        weight = normal(channels, high, across, depth) / np.float32((high * across * depth) ** 0.5)
+    else:
+        rows, depth, channels = workload.sizes
+        x = normal(1, rows, depth)
+        weight = normal(channels, depth) / np.float32(depth**0.5)
+    arrays = {"x": x.astype(workload.dtype)}
+    if _is_int8(workload):
+        group = workload.group
+        arrays |= {"weight": quantize(weight, group), "scale": scale_of(weight, group)}
+    else:
+        arrays["weight"] = weight.astype(workload.weights)
+    if workload.family == "geglu":
+        arrays["bias"] = normal(weight.shape[0]).astype(workload.dtype)
+    return arrays
+
+
+def expected(workload: Workload, arrays: Arrays) -> np.ndarray:
+    """The right answer in float64, by the family's reference."""
+    if workload.family == "attention":
+        batch, _, _, heads, width = workload.sizes
+        q, k, v = (arrays[name].reshape(batch, -1, heads, width) for name in "qkv")
+        # Head by head: the reference keeps all scores.
+        parts = [
+            plain_attention(q[:, :, only], k[:, :, only], v[:, :, only], width**-0.5)
+            for only in (slice(head, head + 1) for head in range(heads))
+        ]
+        return np.concatenate(parts, axis=2)
+    x, weight = arrays["x"], arrays["weight"]
+    if "scale" in arrays:
+        weight = dequantize(weight, arrays["scale"])
+    if workload.family == "conv2d":
+        return plain_conv2d(x, weight, (workload.sizes[7], workload.sizes[8]))
+    if workload.family == "geglu":
+        return plain_geglu(x, weight, arrays["bias"])
+    return plain_matmul(x, weight)
+
+
+def _is_int8(workload: Workload) -> bool:
+    return workload.weights.startswith("int8")
+
+
+def panel(workload: Workload, device: DeviceProfile) -> int:
+    """The width of the weight's panels on ``device``."""
+    tiles = device.tiles_of(workload)
+    if workload.family == "geglu" and tiles.pixels is not None and pixel_sum_of(tiles, workload) is not None:
+        return tiles.pixels.pair
+    return matmul.panel_width(workload.sizes[4 if workload.family == "conv2d" else 2], tiles.columns)
+
+
+def arguments(workload: Workload, device: DeviceProfile, arrays: Arrays) -> list[np.ndarray]:
+    """What :func:`kernel_of` is given, without its output."""
+    if workload.family == "attention":
+        return [*(arrays[name] for name in "qkv"), np.zeros((1, 1), np.float32)]
+    width, weight = panel(workload, device), arrays["weight"]
+    others = [arrays[name] for name in ("scale", "bias") if name in arrays]
+    if workload.family == "geglu":
+        weight, *others = (geglu.interleave(array, width // 2) for array in (weight, *others))
+    pack = conv2d.pack if workload.family == "conv2d" else matmul.pack
+    if workload.group:
+        # Scales of groups are packed as the weights are.
+        others[0] = pack(others[0], width)
+    return [arrays["x"], pack(weight, width), *others]
+
+
+def kernel_of(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray]) -> tirx.PrimFunc:
+    """The scheduled kernel of ``workload`` over arrays like ``inputs``; its result is the last parameter."""
+    if workload.family == "attention":
+        batch, queries, tokens, heads, width = workload.sizes
+        places = (Place(heads * width, 0),) * 3
+        function = attention_kernel(
+            device.tiles_of(workload),
+            (batch, queries, heads, width),
+            tokens,
+            workload.dtype,
+            width**-0.5,
+            {"has_bias": False, "places": places},
+        )
+        function = tagged(function, workload, device.tuned.get(workload))
+    else:
+        placeholders = [
+            te.placeholder(wide(array.shape), str(array.dtype), f"p{number}")
+            for number, array in enumerate(inputs)
+        ]
+        function = te.create_prim_func([*placeholders, _computation(workload, device, placeholders)])
+    module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    with device.tvm_target():
+        return ApplySchedules(device)(module)["main"]  # type: ignore[operator]
+
+
+def _computation(workload: Workload, device: DeviceProfile, given: list[te.Tensor]) -> te.Tensor:
+    x, weight, *others = given
+    dtype, pixel_sum = workload.dtype, pixel_sum_of(device.tiles, workload)
+    scale = others[0] if _is_int8(workload) else None
+    if workload.family == "geglu":
+        return geglu.geglu(x, weight, scale, others[-1], dtype, pixel_sum)
+    if workload.family == "conv2d":
+        strides = (workload.sizes[7], workload.sizes[8])
+        return conv2d.conv2d(x, weight, scale, workload.sizes[4], strides, dtype, pixel_sum)
+    return matmul.matmul(x, weight, scale, workload.sizes[2], dtype, pixel_sum)
+
+
+def build(function: tirx.PrimFunc, device: DeviceProfile) -> Any:
+    """``function`` compiled and loaded, to be called as ``["main"]``."""
+    module = tvm.IRModule({"main": function})
+    if device.kind == "opencl":  # a CPU loads what a GPU reads as images
+        module = ReadPixels()(module)  # type: ignore[operator]
+    return tvm.compile(module, target=device.tvm_target())
+
+
+def result_shape(function: tirx.PrimFunc) -> tuple[int, ...]:
+    """The shape of the last parameter."""
+    return tuple(int(extent) for extent in function.params[-1].ty.shape)

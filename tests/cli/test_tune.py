@@ -1,0 +1,69 @@
+"""``ddimcache tune`` on small kernels, and what is wrong usage."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ddimcache.compiler.target import profile
+from ddimcache.schedules import tuning_records as store
+from tests.kit.tuning import write_folder
+
+SMALL = "matmul 32x32x32 float32 int8"
+
+
+def test_tunes_keeps_and_goes_on(run, tmp_path):
+    folder = tmp_path / "log"
+    options = ["--device", "llvm", "--workload", SMALL, "-o", folder, "--json"]
+    first = run("tune", *options, "--trials", 1).json
+    assert (first["method"], first["stopped"], first["skipped"]) == ("measured", False, [])
+    [workload] = first["workloads"]
+    assert (workload["workload"], workload["trials"]) == (SMALL, 1)
+    manifest = store.read_manifest(folder)
+    assert (manifest.profile, manifest.method) == ("llvm", "measured")
+    trials = folder / "trials.jsonl"
+    assert len(trials.read_text().splitlines()) == 1
+    again = run("tune", *options, "--trials", 2).json["workloads"][0]
+    assert again["trials"] == 2
+    assert len(trials.read_text().splitlines()) == 2
+    assert len({line["decisions"].__repr__() for line in map(json.loads, trials.open())}) == 2
+    store.read_log(folder, profile("llvm"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trials", "0"], "--trials: 0 is below 1"),
+        (["--time-limit", "-1"], "--time-limit: -1 is no time"),
+        (["--family", "fft"], "--family: 'fft' is none of: matmul"),
+        (["--workload", "matmul 3x3 float32 int8"], "--workload: 'matmul 3x3 float32 int8' is no workload"),
+        (["--workload", "fft 3x3x3 float32 int8"], "--workload: family 'fft' is none of"),
+        (["--target", "vulkan"], "target 'vulkan' is not known"),
+        (["--device", "rpc://127.0.0.1:9/k"], "--device: trials run in processes of this machine"),
+        (["--device", "lab", "--target", "llvm"], "--device lab: is of an Adreno 740"),
+        (["--trial-memory", "much"], "--trial-memory: 'much' is no number of bytes"),
+        (["--family", "attention", "--workload", SMALL], "--family: nothing of the model"),
+    ],
+)
+def test_wrong_usage(run, tmp_path, options, message):
+    done = run("tune", "--device", "llvm", "-o", tmp_path / "log", *options)
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_folder_of_another_device_is_left_alone(run, tmp_path):
+    folder = write_folder(tmp_path / "log", "adreno-740", [])
+    before = (folder / store.MANIFEST).read_text()
+    done = run("tune", "--device", "llvm", "--workload", SMALL, "-o", folder)
+    assert done.code == 2
+    assert "holds records measured for adreno-740, not measured for llvm" in done.err
+    assert (folder / store.MANIFEST).read_text() == before
+
+
+def test_a_bundle_without_workloads_says_so(run, tmp_path, fake_bundle):
+    done = run("tune", fake_bundle, "--device", "llvm", "-o", tmp_path / "log")
+    assert done.code == 2
+    assert "--family: nothing of the model is of these families" in done.err
+    assert not (tmp_path / "log").exists()

@@ -1,0 +1,208 @@
+"""The search finds what is better, believes nothing at once, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddimcache.compiler.target import Decisions, profile
+from ddimcache.kernels.workload import Workload, parse
+from ddimcache.runtime.progress import SilentProgress
+from ddimcache.schedules import tuning_records as store
+from ddimcache.schedules.spaces import defaults, problem, space_of
+from ddimcache.tuning.cost_model import LEAST_SAMPLES, CostModel
+from ddimcache.tuning.explorer import Explorer, key_of
+from ddimcache.tuning.outcome import Outcome
+from ddimcache.tuning.tuner import TRIALS, Result, Task, Tuner
+from tests.kit.tuning import record, write_folder
+
+PRODUCT = parse("matmul 4096x320x320 float32 int8")
+TILES = profile("opencl").tiles
+BEST = {"blocks.rows": 64, "blocks.strip": 10, "columns": 16}
+"""What the made-up device likes."""
+
+
+def seconds(workload: Workload, decisions: Decisions) -> float:
+    """The made-up device: a unit for each step away from what it likes, by logarithms."""
+    space = space_of(TILES, workload)
+    whole = {**defaults(TILES, workload, space), **decisions}
+    return 1 + sum(abs(math.log2(whole[place] / liked)) for place, liked in BEST.items())
+
+
+class Device:
+    """Runs trials without a device; ``outcomes`` replaces what the first ones come to."""
+
+    def __init__(self, outcomes: list[Outcome] | None = None) -> None:
+        self.asked: list[tuple[dict[str, int], dict[str, int], int]] = []
+        self.outcomes = outcomes or []
+
+    def run(self, workload: Workload, decisions: Decisions, rival: Decisions, repeats: int = 5) -> Outcome:
+        self.asked.append((dict(decisions), dict(rival), repeats))
+        if self.outcomes:
+            return self.outcomes.pop(0)
+        return Outcome("good", seconds(workload, decisions), seconds(workload, rival), 1e-6)
+
+
+def tune(folder: Path, device: Device, trials: int, **options: float) -> Result:
+    tuner = Tuner(folder, profile("opencl"), device)
+    [result] = tuner.tune([Task(PRODUCT)], trials, SilentProgress(), **options)
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "log", "opencl", [])
+
+
+def test_it_finds_much_of_what_there_is_and_keeps_it(folder: Path) -> None:
+    device = Device()
+    result = tune(folder, device, 96)
+    least = 1 / seconds(PRODUCT, {})
+    assert result.trials == 96
+    assert least <= result.ratio <= least * 1.6
+    [kept] = store.read_log(folder, profile("opencl")).records.values()
+    assert kept.decisions == result.best
+    assert kept.seconds == seconds(PRODUCT, result.best)
+    assert kept.default_seconds == seconds(PRODUCT, {})
+    # Nothing was tried twice, but for the longer runs against the defaults that a win needs.
+    tried = [key_of(decisions) for decisions, _, repeats in device.asked if repeats == 5]
+    assert len(set(tried)) == 96
+
+
+def test_the_same_is_found_without_a_stop_and_with_many(tmp_path: Path) -> None:
+    whole, parts = (write_folder(tmp_path / name, "opencl", []) for name in ("whole", "parts"))
+    tune(whole, Device(), 40)
+    asked = 0
+    for trials in (7, 8, 24, 40):
+        device = Device()
+        result = tune(parts, device, trials)
+        asked += sum(repeats == 5 for *_, repeats in device.asked)
+        assert result.trials == trials
+    assert asked == 40
+    assert len((parts / TRIALS).read_text().splitlines()) == 40
+    assert tune(parts, Device([Outcome("crashed")]), 40).trials == 40
+
+
+@pytest.mark.parametrize("status", ["wrong", "refused", "failed", "crashed", "hung", "memory"])
+def test_failures_are_results_and_not_ends(folder: Path, status: str) -> None:
+    result = tune(folder, Device([Outcome(status, message="so it was")] * 9), 24)  # type: ignore[arg-type]
+    assert result.statuses == {status: 9, "good": 15}
+    kept = [json.loads(line)["outcome"] for line in (folder / TRIALS).read_text().splitlines()]
+    assert [outcome["message"] for outcome in kept[:9]] == ["so it was"] * 9
+
+
+def test_a_win_that_does_not_show_again_is_no_record(folder: Path) -> None:
+    lucky = Outcome("good", 0.1, 1.0, 1e-6)
+    result = tune(folder, Device([lucky, Outcome("good", 1.0, 1.0, 1e-6), *[Outcome("crashed")] * 7]), 8)
+    assert not result.kept
+    assert not (folder / store.RECORDS).exists()
+
+
+def test_a_record_of_before_is_the_rival(folder: Path) -> None:
+    store.append(folder / store.RECORDS, record(PRODUCT, BEST, "opencl", seconds=0.4, default_seconds=1.0))
+    device = Device()
+    result = tune(folder, device, 8)
+    assert all(rival == BEST for _, rival, repeats in device.asked if repeats == 5)
+    assert (result.best, result.kept) == (BEST, True)
+
+
+def test_nothing_begins_after_the_time(folder: Path) -> None:
+    ticks = itertools.count()
+    device = Device()
+    tuner = Tuner(folder, profile("opencl"), device, clock=lambda: float(next(ticks)))
+    [result] = tuner.tune([Task(PRODUCT)], 1000, SilentProgress(), seconds=20)
+    assert 0 < result.trials <= 20
+
+
+def test_damaged_and_stale_trials_are_skipped(folder: Path) -> None:
+    tune(folder, Device(), 3)
+    good = (folder / TRIALS).read_text().splitlines()
+    stale = {**json.loads(good[0]), "version": 99}
+    bad = {**json.loads(good[0]), "decisions": {"blocks.rows": -1}}
+    lines = [good[0], "{", json.dumps(stale), json.dumps(bad), '"\\ud800"', good[1], good[2][:40]]
+    (folder / TRIALS).write_text("\n".join(lines))
+    tuner = Tuner(folder, profile("opencl"), Device())
+    assert len(tuner.skipped) == 5
+    [result] = tuner.tune([Task(PRODUCT)], 4, SilentProgress())
+    assert result.trials == 4
+    again = Tuner(folder, profile("opencl"), Device())
+    assert len(again.skipped) == 5
+
+
+def test_a_killed_tuner_goes_on(folder: Path) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom tests.tuning.test_tuner import *\n"
+        "class Killed(Device):\n"
+        "    def run(self, *arguments, **options):\n"
+        "        if len(self.asked) == 11: os.kill(os.getpid(), 9)\n"
+        "        return super().run(*arguments, **options)\n"
+        "tune(Path(sys.argv[1]), Killed(), 32)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], cwd=Path(__file__).parents[2], check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    before = len((folder / TRIALS).read_text().splitlines())
+    assert 0 < before <= 11
+    device = Device()
+    tuner = Tuner(folder, profile("opencl"), device)
+    assert tuner.skipped == []
+    [result] = tuner.tune([Task(PRODUCT)], 32, SilentProgress())
+    assert result.trials == 32
+    assert sum(repeats == 5 for *_, repeats in device.asked) == 32 - before
+
+
+def test_the_longest_work_comes_first(folder: Path) -> None:
+    small, often = parse("matmul 64x320x320 float32 int8"), parse("matmul 1024x320x320 float32 int8")
+    tuner = Tuner(folder, profile("opencl"), Device())
+    tasks = [Task(small, 2), Task(PRODUCT, 1), Task(often, 100)]
+    results = tuner.tune(tasks, 1, SilentProgress())
+    assert [result.workload for result in results] == [often, PRODUCT, small]
+
+
+@pytest.mark.parametrize("text", ["matmul 1x8x4 float32 int8", "attention 1x4096x4096x8x40 float32 none"])
+def test_proposals_are_valid_new_and_end(text: str) -> None:
+    explorer, seen = Explorer(TILES, parse(text)), set()
+    for _ in range(60):
+        batch = explorer.propose(8, None)
+        for decisions in batch:
+            assert problem(TILES, explorer.workload, decisions) is None
+            assert key_of(decisions) not in seen
+            seen.add(key_of(decisions))
+            explorer.told(decisions, None if len(seen) % 5 else 0.9)
+        if not batch:
+            break
+    assert key_of(explorer.default) not in seen
+    size = math.prod(len(numbers) for numbers in explorer.space.values())
+    assert len(seen) == min(size - 1, 480)
+
+
+def test_the_model_ranks_what_it_has_not_seen() -> None:
+    random, model, explorer = np.random.default_rng(0), CostModel("matmul"), Explorer(TILES, PRODUCT)
+    other = parse("matmul 1024x640x640 float32 int8")
+    pool = explorer.propose(200, None)
+    for decisions in pool[:120]:
+        ratio = seconds(PRODUCT, decisions) / seconds(PRODUCT, {})
+        model.add(PRODUCT, decisions, float(ratio * random.normal(1, 0.03)))
+    assert model.ready
+    rest = pool[120:]
+    for workload in (PRODUCT, other):
+        predicted = model.predict(workload, rest)
+        true = np.array([seconds(PRODUCT, decisions) for decisions in rest])
+        ranks = np.argsort(np.argsort(predicted)), np.argsort(np.argsort(true))
+        assert np.corrcoef(*ranks)[0, 1] > 0.8
+
+
+def test_the_model_is_not_asked_before_it_knows_anything() -> None:
+    model = CostModel("matmul")
+    for _ in range(LEAST_SAMPLES - 1):
+        model.add(PRODUCT, BEST, None)
+    assert not model.ready
