@@ -20,7 +20,8 @@ using namespace ddimcache::session;
 
 constexpr char kUsage[] =
     "usage: draw BUNDLE PROMPT OUT.png [--seed N] [--steps N] [--cache-interval N] [--guidance X]\n"
-    "                                  [--negative-prompt TEXT] [--device opencl|opencl:1|llvm]\n";
+    "                                  [--sampler ddim|euler|dpm++2m|lcm] [--negative-prompt TEXT]\n"
+    "                                  [--device opencl|opencl:1|llvm]\n";
 
 template <typename Number>
 void Read(const std::string& option, const std::string& text, Number* number) {
@@ -39,6 +40,10 @@ struct Arguments {
     if (option == "--steps") return Read(option, value, &request.steps);
     if (option == "--cache-interval") return Read(option, value, &request.cache_interval);
     if (option == "--guidance") return Read(option, value, &request.guidance);
+    if (option == "--sampler") {
+      request.sampler = value;
+      return;
+    }
     if (option != "--device" && option != "--negative-prompt") {
       throw Failure("UsageError", "is no option of this program", option);
     }

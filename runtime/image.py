@@ -45,7 +45,8 @@ class ImageRequest:
     little-endian, unit variance. ``steps`` is 1 … 1000; the feature of U₂ is computed on one step and reused
     on the next ``cache_interval`` − 1 (1 is no cache). At a ``guidance`` of 1 or below the UNet runs once a
     step, without the negative prompt. ``full_steps``, where there are any, takes the place of
-    ``cache_interval``: the steps that run the whole UNet, rising from 0.
+    ``cache_interval``: the steps that run the whole UNet, rising from 0. ``sampler`` is one of
+    :data:`ddimcache.runtime.sampler.SAMPLERS`; ``lcm`` takes a seed and no cache.
     """
 
     ids: Sequence[int]
@@ -55,6 +56,7 @@ class ImageRequest:
     cache_interval: int
     guidance: float
     full_steps: tuple[int, ...] = ()
+    sampler: str = "ddim"
 
     def message(self, wait_seconds: float | None) -> tuple[dict[str, Any], bytes]:
         """Return object and raw bytes of a call of ``draw``."""
@@ -63,6 +65,7 @@ class ImageRequest:
             "ids": list(self.ids),
             "negative_ids": list(self.negative_ids),
             "seed": seed,
+            "sampler": self.sampler,
             "steps": self.steps,
             "cache_interval": self.cache_interval,
             "full_steps": list(self.full_steps),

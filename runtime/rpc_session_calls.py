@@ -38,6 +38,7 @@ class _Draw:
     ids: tuple[int, ...]
     negative_ids: tuple[int, ...]
     seed: int | None
+    sampler: str
     steps: int
     cache_interval: int
     full_steps: tuple[int, ...]
@@ -153,7 +154,9 @@ class SessionCalls:
     def _draw(self, draw: _Draw, latents: bytes) -> tuple[Any, bytes]:
         noise = latents if draw.seed is None else draw.seed
         numbers = (draw.steps, draw.cache_interval, draw.guidance)
-        check_request(ImageRequest(draw.ids, draw.negative_ids, noise, *numbers, draw.full_steps))
+        check_request(
+            ImageRequest(draw.ids, draw.negative_ids, noise, *numbers, draw.full_steps, draw.sampler)
+        )
         return self._opened().answer("draw", to_json(draw), latents)
 
     def _profile_start(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:

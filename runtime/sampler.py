@@ -1,14 +1,15 @@
-"""The deterministic DDIM sampler (Song et al., ICLR 2021, formula 12 with η = 0) as plain numbers.
+"""The samplers as plain numbers.
 
 They are computed in C++ (``runtime/cc/session/schedule.cc``), where the loop uses them; this is how Python
 sees them. The device runs, with m the (guided) output of the UNet and x the latents of one step::
 
-    x0 = p·x + q·m           the picture predicted, clamped to ±clip_sample_range where clip_sample is set
-    e  = r·x + s·m           the noise predicted
-    x' = a·x0 + b·e          the latents of the next step
+    x0 = p·x + q·m                     the picture predicted, clamped where DDIM's clip_sample is set
+    e  = r·x + s·m                     the noise predicted
+    x' = a·x0 + b·e + c·h + d·z        the latents of the next step
 
-``constants`` is what ``ddimcache.compiler.frontend.scheduler.sampler_constants`` wrote into the bundle's
-manifest; timesteps are those of diffusers' ``DDIMScheduler``.
+h is the x0 of the step before, and z new noise. ``constants`` is what
+``ddimcache.compiler.frontend.scheduler.sampler_constants`` wrote into the bundle's manifest; timesteps and
+noise levels are those of diffusers' schedulers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import Any
 from ddimcache.manifest import NO_CLIP
 from ddimcache.runtime.native import answer_of, native
 
-_ROW = struct.Struct("=9d")
+SAMPLERS = ("ddim", "euler", "euler-karras", "dpm++2m", "dpm++2m-karras", "lcm")
+_ROW = struct.Struct("=11d")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class StepCoefficients:
     s: float
     a: float
     b: float
+    c: float
+    d: float
     clip: float | None
     """Bound of the predicted picture, or None where it is not clamped."""
 
@@ -44,13 +48,33 @@ class Step:
     """One step of the loop."""
 
     index: int
-    timestep: int
+    timestep: float
     coefficients: StepCoefficients
     is_full: bool
     """Whether the whole UNet runs and the cached feature is renewed, or only what lies outside the cut."""
 
 
-def schedule(constants: Mapping[str, Any], steps: int, cache_interval: int) -> list[Step]:
+@dataclass(frozen=True)
+class Plan:
+    """The steps of an image. The latents begin as ``noise`` times noise of unit variance.
+
+    Where ``adds_noise``, each step but the last adds new noise: the seed's numbers behind those that the
+    latents began with.
+    """
+
+    steps: list[Step]
+    noise: float
+    adds_noise: bool
+
+
+def schedule(
+    constants: Mapping[str, Any], steps: int, cache_interval: int, sampler: str = "ddim"
+) -> list[Step]:
+    """Return the steps of :func:`plan`."""
+    return plan(constants, steps, cache_interval, sampler).steps
+
+
+def plan(constants: Mapping[str, Any], steps: int, cache_interval: int, sampler: str = "ddim") -> Plan:
     """Return the whole loop: every ``cache_interval``-th step, from the first, runs the whole UNet.
 
     Parameters
@@ -58,20 +82,23 @@ def schedule(constants: Mapping[str, Any], steps: int, cache_interval: int) -> l
     constants : the sampler constants of the bundle.
     steps : 1 … ``num_train_timesteps``.
     cache_interval : 1 (no cache) or more; n of DDIMCache's tables.
+    sampler : one of ``SAMPLERS``.
 
     Raises
     ------
-    UsageError : a number is out of range, or the network's prediction says nothing about the picture at one
-        of the timesteps (no signal left, and the noise is predicted), so a coefficient would not be finite.
+    UsageError : a number is out of range, the sampler is unknown or the bundle does not have it, it has no
+        use for a cache, or the network's prediction says nothing about the picture at one of the timesteps
+        (no signal left, and the noise is predicted), so a coefficient would not be finite.
     """
     text = json.dumps(dict(constants)).encode()
-    _, rows = answer_of(native("schedule")(text, steps, cache_interval))
-    return [
+    found, rows = answer_of(native("schedule")(text, sampler, steps, cache_interval))
+    made = [
         Step(
             index,
-            int(timestep),
-            StepCoefficients(p, q, r, s, a, b, None if clip == NO_CLIP else clip),
+            timestep,
+            StepCoefficients(p, q, r, s, a, b, c, d, None if clip == NO_CLIP else clip),
             bool(is_full),
         )
-        for index, (timestep, is_full, p, q, r, s, clip, a, b) in enumerate(_ROW.iter_unpack(rows))
+        for index, (timestep, is_full, p, q, r, s, clip, a, b, c, d) in enumerate(_ROW.iter_unpack(rows))
     ]
+    return Plan(made, found["noise"], found["adds_noise"])

@@ -19,6 +19,7 @@ from ddimcache.runtime.local_device import open_device
 from ddimcache.runtime.native import answer_of, ask, native
 from ddimcache.runtime.noise import LARGEST_SEED
 from ddimcache.runtime.rpc_protocol import pack
+from ddimcache.runtime.sampler import SAMPLERS
 
 MOST_STEPS = 1000
 
@@ -125,13 +126,15 @@ class Session:
 
 def check_request(request: ImageRequest) -> None:
     """Raise :class:`UsageError` for numbers that a message cannot carry or no sampler takes."""
-    check_sampling(request.steps, request.cache_interval, request.guidance)
+    check_sampling(request.steps, request.cache_interval, request.guidance, request.sampler)
     if isinstance(request.noise, int) and not 0 <= request.noise <= LARGEST_SEED:
         raise UsageError(f"{request.noise} is outside 0 … 2⁶³ − 1", where="seed")
 
 
-def check_sampling(steps: int, cache_interval: int, guidance: float) -> None:
-    """Raise :class:`UsageError` naming the option when a number is outside what a sampler takes."""
+def check_sampling(steps: int, cache_interval: int, guidance: float, sampler: str = "ddim") -> None:
+    """Raise :class:`UsageError` naming the option when a number is outside what the sampler takes."""
+    if sampler not in SAMPLERS:
+        raise UsageError(f"{sampler!r} is none of: {', '.join(SAMPLERS)}", where="--sampler")
     if not 1 <= steps <= MOST_STEPS:
         raise UsageError(f"{steps} is outside 1 … {MOST_STEPS}", where="--steps")
     if cache_interval < 1:

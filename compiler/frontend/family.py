@@ -56,7 +56,6 @@ _UNET_DEFAULTS_ONLY = {
     "time_embedding_type": "positional",
     "time_embedding_act_fn": None,
     "timestep_post_act": None,
-    "time_cond_proj_dim": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "attention_type": "default",
@@ -72,6 +71,13 @@ def check_unet(config: ConfigReader) -> None:
     ------
     FrontendError : names the key, its value and what is supported.
     """
+    if config.values.get("time_cond_proj_dim") is not None:
+        raise config.wrong(
+            "time_cond_proj_dim",
+            "the width of an embedded guidance scale, which latent consistency models take; only None is "
+            "supported",
+            remedy="use a model with LCM's LoRA merged into its UNet, and --sampler lcm",
+        )
     config.default_only(_UNET_DEFAULTS_ONLY)
     config.one_of("mid_block_only_cross_attention", (None, False))
     down = config.names("down_block_types", DOWN_BLOCKS)

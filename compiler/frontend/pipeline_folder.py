@@ -56,7 +56,8 @@ _OLD_VAE_PATTERN = re.compile(r"(\.attentions\.\d+)\.(query|key|value|proj_attn)
 class PipelineFolder:
     """A pipeline that was checked; its networks are read when asked for.
 
-    The configurations hold what the files say with diffusers' and transformers' defaults filled in.
+    The configurations hold what the files say with diffusers' and transformers' defaults filled in, those of
+    DDIM for the scheduler; ``scheduler_values`` is its file as it is.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class PipelineFolder:
     unet_config: Mapping[str, Any]
     vae_config: Mapping[str, Any]
     scheduler_config: Mapping[str, Any]
+    scheduler_values: Mapping[str, Any]
     tokenizer_config: Mapping[str, Any]
     tokenizer: CLIPTokenizer
     tokenizer_constants: TokenizerConstants
@@ -186,6 +188,7 @@ def load_pipeline_folder(path: str | os.PathLike[str]) -> PipelineFolder:
         unet_config=unet,
         vae_config=vae,
         scheduler_config=scheduler,
+        scheduler_values=read_json_object(scheduler_file),
         tokenizer_config=read_json_object(tokenizer_file) if tokenizer_file.is_file() else {},
         tokenizer=tokenizer,
         tokenizer_constants=constants,

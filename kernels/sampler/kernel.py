@@ -1,12 +1,15 @@
-"""The arithmetic of one DDIM step, on the device.
+"""The arithmetic of one step of any sampler, on the device.
 
 With ``m`` the model's output and ``x`` the latents: ``x0 = p x + q m`` clamped to ``clip``, ``e = r x + s
-m``, ``x' = a x0 + b e`` (Song et al., arXiv 2010.02502, eta 0). The numbers of every step lie in a table on
+m``, ``x' = a x0 + b e + c h + d z``, with ``h`` the ``x0`` of the step before and ``z`` new noise. What a
+sampler does not use has a factor of 0: DDIM has ``c = d = 0``. The numbers of every step lie in a table on
 the device, one row a step, and the device counts the rows itself: ``row`` holds the present one and the next.
 So no launch has an argument that the host must know, and one recording of a step serves for all of its kind.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
@@ -15,8 +18,8 @@ from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 from ddimcache.manifest import TIMES_AT_ONCE
 
 MOST_STEPS = 1000
-COLUMNS = 8
-"""p, q, r, s, clip, a, b, guidance."""
+COLUMNS = 10
+"""p, q, r, s, clip, a, b, guidance, c, d."""
 
 _WORK_GROUP = 64
 _LANES = 16
@@ -59,38 +62,46 @@ def next_step(shape: tuple[int, ...], dtype: str) -> tirx.PrimFunc:
 
 
 def step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
-    """``step(latents [B, 4, h, w], noise [B, 4, h, w], table, row)``: changes the latents, all float32."""
+    """``step(latents, prediction, history, noise, table, row)``: changes latents and history.
+
+    All but ``row`` are float32; the first four are [B, 4, h, w].
+    """
     batch, channels, height, width = elements
 
     # fmt: off
     @T.prim_func(s_tir=True, check_well_formed=False)
     def step(
         latents: T.Buffer((batch, channels, height, width), "float32"),
+        prediction: T.Buffer((batch, channels, height, width), "float32"),
+        history: T.Buffer((batch, channels, height, width), "float32"),
         noise: T.Buffer((batch, channels, height, width), "float32"),
         table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
         row: T.Buffer((2,), "int32"),
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         for block in T.thread_binding(batch * channels * height, thread="blockIdx.x"):
-            for x in T.thread_binding(width, thread="threadIdx.x"):
+            for item in T.thread_binding(width, thread="threadIdx.x"):
                 n: T.let[T.int32] = block // (channels * height)
                 c: T.let[T.int32] = block // height % channels
                 y: T.let[T.int32] = block % height
                 k: T.let[T.int32] = row[0]
-                if block == 0 and x == 0:
+                if block == 0 and item == 0:
                     row[1] = k + 1
-                latents[n, c, y, x] = table[k, 5] * T.max(
-                    T.min(table[k, 0] * latents[n, c, y, x] + table[k, 1] * noise[n, c, y, x], table[k, 4]),
-                    T.float32(0) - table[k, 4],
-                ) + table[k, 6] * (table[k, 2] * latents[n, c, y, x] + table[k, 3] * noise[n, c, y, x])
+                x: T.let[T.float32] = latents[n, c, y, item]
+                m: T.let[T.float32] = prediction[n, c, y, item]
+                x0: T.let[T.float32] = _picture(table, k, x, m)
+                latents[n, c, y, item] = _next(
+                    table, k, x, m, x0, history[n, c, y, item], noise[n, c, y, item]
+                )
+                history[n, c, y, item] = x0
     # fmt: on
     return step
 
 
 def guide_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
-    """Like :func:`step`, with ``m = noise_uncond + guidance (noise_cond - noise_uncond)``.
+    """Like :func:`step`, with ``m = uncond + guidance (cond - uncond)``.
 
-    ``guide_and_step(latents, noise_uncond, noise_cond, table, row)``.
+    ``guide_and_step(latents, uncond, cond, history, noise, table, row)``.
     """
     batch, channels, height, width = elements
 
@@ -98,26 +109,42 @@ def guide_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
     @T.prim_func(s_tir=True, check_well_formed=False)
     def guide_and_step(
         latents: T.Buffer((batch, channels, height, width), "float32"),
-        noise_uncond: T.Buffer((batch, channels, height, width), "float32"),
-        noise_cond: T.Buffer((batch, channels, height, width), "float32"),
+        uncond: T.Buffer((batch, channels, height, width), "float32"),
+        cond: T.Buffer((batch, channels, height, width), "float32"),
+        history: T.Buffer((batch, channels, height, width), "float32"),
+        noise: T.Buffer((batch, channels, height, width), "float32"),
         table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
         row: T.Buffer((2,), "int32"),
     ):
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         for block in T.thread_binding(batch * channels * height, thread="blockIdx.x"):
-            for x in T.thread_binding(width, thread="threadIdx.x"):
+            for item in T.thread_binding(width, thread="threadIdx.x"):
                 n: T.let[T.int32] = block // (channels * height)
                 c: T.let[T.int32] = block // height % channels
                 y: T.let[T.int32] = block % height
                 k: T.let[T.int32] = row[0]
-                if block == 0 and x == 0:
+                if block == 0 and item == 0:
                     row[1] = k + 1
-                m: T.let[T.float32] = noise_uncond[n, c, y, x] + table[k, 7] * (
-                    noise_cond[n, c, y, x] - noise_uncond[n, c, y, x]
+                x: T.let[T.float32] = latents[n, c, y, item]
+                m: T.let[T.float32] = uncond[n, c, y, item] + table[k, 7] * (
+                    cond[n, c, y, item] - uncond[n, c, y, item]
                 )
-                latents[n, c, y, x] = table[k, 5] * T.max(
-                    T.min(table[k, 0] * latents[n, c, y, x] + table[k, 1] * m, table[k, 4]),
-                    T.float32(0) - table[k, 4],
-                ) + table[k, 6] * (table[k, 2] * latents[n, c, y, x] + table[k, 3] * m)
+                x0: T.let[T.float32] = _picture(table, k, x, m)
+                latents[n, c, y, item] = _next(
+                    table, k, x, m, x0, history[n, c, y, item], noise[n, c, y, item]
+                )
+                history[n, c, y, item] = x0
     # fmt: on
     return guide_and_step
+
+
+def _picture(table: Any, k: Any, x: Any, m: Any) -> Any:
+    """The picture that the model predicts, clamped."""
+    clip = table[k, 4]
+    return T.max(T.min(table[k, 0] * x + table[k, 1] * m, clip), T.float32(0) - clip)
+
+
+def _next(table: Any, k: Any, x: Any, m: Any, x0: Any, history: Any, noise: Any) -> Any:
+    """The latents of the next step."""
+    ahead = table[k, 5] * x0 + table[k, 6] * (table[k, 2] * x + table[k, 3] * m)
+    return ahead + table[k, 8] * history + table[k, 9] * noise

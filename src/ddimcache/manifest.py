@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 TIMES_AT_ONCE = 64
 """Timesteps that one call of the UNet's ``embed_time`` takes."""
@@ -132,8 +132,42 @@ class Component:
 
 
 @dataclass(frozen=True)
+class SigmaSampler:
+    """What a sampler that goes by noise levels, Euler's or DPM-Solver++'s, takes from the configuration.
+
+    ``karras`` takes the noise levels of Karras et al. (NeurIPS 2022), which a request may do as well where
+    ``allows_karras``. The last step arrives at no noise where ``ends_at_zero``, else at the least of the
+    schedule. The other two are when the solver's last step is of first order: in fewer than 15 steps, or
+    always.
+    """
+
+    timestep_spacing: Literal["leading", "trailing", "linspace"]
+    steps_offset: Count
+    karras: bool = False
+    allows_karras: bool = True
+    ends_at_zero: bool = True
+    lower_order_final: bool = True
+    euler_at_final: bool = False
+
+
+@dataclass(frozen=True)
+class ConsistencySampler:
+    """What the sampler of latent consistency models takes from the configuration.
+
+    Its steps are some of ``original_steps`` at even distances; ``timestep_scaling`` is of its boundary
+    condition.
+    """
+
+    original_steps: Size
+    timestep_scaling: Annotated[float, Limits(minimum=0)]
+
+
+@dataclass(frozen=True)
 class SamplerConstants:
-    """What ``ddimcache.compiler.frontend.scheduler.sampler_constants`` takes from the model's scheduler."""
+    """What ``ddimcache.compiler.frontend.scheduler.sampler_constants`` takes from the model's scheduler.
+
+    ``euler``, ``dpmpp_2m`` and ``lcm`` are None where it asks for a variant of these that is not supported.
+    """
 
     num_train_timesteps: Size
     alphas_cumprod: tuple[Annotated[float, Limits(minimum=0, maximum=1)], ...]
@@ -146,6 +180,9 @@ class SamplerConstants:
     init_noise_sigma: Annotated[float, Limits(minimum=0)] = 1.0
     vae_scaling_factor: float = 1.0
     vae_shift_factor: float = 0.0
+    euler: SigmaSampler | None = None
+    dpmpp_2m: SigmaSampler | None = None
+    lcm: ConsistencySampler | None = None
 
 
 @dataclass(frozen=True)
@@ -234,6 +271,9 @@ class Manifest:
         table, trained = len(self.sampler.alphas_cumprod), self.sampler.num_train_timesteps
         if table != trained:
             return f"sampler.alphas_cumprod: {table} numbers for {trained} training timesteps"
+        lcm = self.sampler.lcm
+        if lcm is not None and lcm.original_steps > trained:
+            return f"sampler: lcm.original_steps: {lcm.original_steps} of {trained} training timesteps"
         if self.feature.bytes != self.feature_bytes:
             return f"feature_bytes: {self.feature_bytes}, but the feature's shape makes {self.feature.bytes}"
         if len(self.context.shape) != 3 or self.context.shape[0] != 1:

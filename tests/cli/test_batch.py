@@ -49,6 +49,19 @@ def test_the_pictures_of_generate_on_the_devices_of_a_tracker(
     assert tracker.stop()[0] == 0
 
 
+def test_another_sampler_is_another_picture(run, fake_bundle, prompts, tmp_path):
+    options = ["--model", fake_bundle, "--steps", 3, "--device", "llvm"]
+    command = ["batch", prompts, "-o", tmp_path / "out", *options]
+    assert run(*command).code == 0
+    done = run(*command, "--sampler", "lcm", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["drawn_before"], len(done.json["pictures"])) == (0, 2)
+    last = done.json["pictures"][-1]["image"]
+    one = tmp_path / "one.png"
+    assert run("generate", "xyz", *options, "--seed", 0, "--sampler", "lcm", "-o", one).code == 0
+    assert (tmp_path / "out" / last).read_bytes() == one.read_bytes()
+
+
 def test_a_server_and_this_machine(run, fake_bundle, prompts, tmp_path):
     server = RunningServer(tmp_path / "store")
     done = run(

@@ -19,6 +19,7 @@ KEYS = {
     "image",
     "seed",
     "device",
+    "sampler",
     "steps",
     "cache_interval",
     "cache_schedule",
@@ -84,6 +85,20 @@ def test_picture_is_the_sessions_and_tells_how_it_was_made(generate, out):
     assert (np.asarray(Image.open(out)) != np.asarray(Image.open(io.BytesIO(first)))).any()
 
 
+@pytest.mark.parametrize("sampler", ["euler", "dpm++2m-karras", "lcm"])
+def test_another_sampler_draws_another_picture(generate, out, sampler):
+    generate("--steps", 6, "--seed", 3, "--guidance", 2)
+    first = out.read_bytes()
+    done = generate("--steps", 6, "--seed", 3, "--sampler", sampler, "--json")
+    assert done.code == 0, done.err
+    interval = 1 if sampler == "lcm" else 5
+    assert (done.json["sampler"], done.json["cache_interval"]) == (sampler, interval)
+    information = Image.open(out).text
+    assert (information["sampler"], information["cache_interval"]) == (sampler, str(interval))
+    assert information["guidance"] == ("1.0" if sampler == "lcm" else "7.5")
+    assert out.read_bytes() != first
+
+
 def test_without_a_seed_it_reports_the_one_it_took(generate, out):
     seed = generate("--json").json["seed"]
     first = out.read_bytes()
@@ -113,6 +128,12 @@ def test_latents_in_and_out(generate, out, tmp_path):
         (["--guidance", "nan"], "--guidance: nan is no finite number"),
         (["--guidance", "inf"], "--guidance: inf is no finite number"),
         (["--guidance", "-0.1"], "--guidance: -0.1 is no finite number"),
+        (["--sampler", "plms"], "--sampler: 'plms' is none of: ddim, euler, euler-karras, dpm++2m"),
+        (
+            ["--sampler", "lcm", "--cache-interval", "5"],
+            "--cache-interval: lcm's few steps are too far",
+        ),
+        (["--sampler", "lcm", "--latents", "x.npy"], "--latents: lcm adds noise of the seed at every step"),
         (["--seed", "-1"], "--seed: -1 is outside"),
         (["--seed", "9223372036854775808"], "--seed: 9223372036854775808 is outside"),
         (["--size", "big"], "--size: 'big' is no size; write WIDTHxHEIGHT"),

@@ -1,6 +1,7 @@
 """The constants in a bundle are those of the pipeline that diffusers would run."""
 
 import json
+import math
 
 import pytest
 from diffusers import DDIMScheduler
@@ -8,6 +9,8 @@ from hypothesis import given, settings
 
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
 from ddimcache.compiler.frontend.scheduler import sampler_constants
+from ddimcache.manifest import SamplerConstants
+from ddimcache.records import from_json
 from tests.kit.family import TINY, copy_stand_in, schedulers, stand_in
 from tests.kit.reference import diffusers_pipeline
 
@@ -52,6 +55,23 @@ def test_every_noise_schedule_is_that_of_diffusers(config, tmp_path_factory) -> 
     assert constants["alphas_cumprod"] == expected.alphas_cumprod.tolist()
     assert len(constants["alphas_cumprod"]) == config["num_train_timesteps"]
     assert constants["prediction_type"] == config["prediction_type"]
+
+
+def test_other_samplers_take_their_own_settings(tmp_path) -> None:
+    folder = copy_stand_in("tiny-bk", tmp_path / "model")
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    for key in ("steps_offset", "timestep_spacing"):
+        config.pop(key, None)
+    file.write_text(json.dumps(config | {"use_karras_sigmas": True, "lambda_min_clipped": -math.inf}))
+    constants = sampler_constants(load_pipeline_folder(folder))
+    # Each where the file says nothing: DDIM's default is leading, theirs linspace.
+    assert constants["timestep_spacing"] == "leading"
+    for name in ("euler", "dpmpp_2m"):
+        assert constants[name]["timestep_spacing"] == "linspace"
+        assert (constants[name]["steps_offset"], constants[name]["karras"]) == (1, True)
+    assert constants["lcm"] == {"original_steps": 50, "timestep_scaling": 10.0}
+    assert from_json(SamplerConstants, json.loads(json.dumps(constants))).euler is not None
 
 
 def test_trained_betas_are_taken(tmp_path) -> None:

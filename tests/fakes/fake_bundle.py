@@ -20,6 +20,7 @@ from ddimcache.manifest import (
     FORMAT_VERSION,
     TIMES_AT_ONCE,
     Component,
+    ConsistencySampler,
     FunctionSpec,
     KernelSpec,
     LiveTensor,
@@ -28,6 +29,7 @@ from ddimcache.manifest import (
     NamedTensor,
     PassReport,
     SamplerConstants,
+    SigmaSampler,
     TensorSpec,
 )
 from ddimcache.records import to_json
@@ -47,6 +49,11 @@ SAMPLER: dict = {
     "prediction_type": "epsilon",
     "clip_sample": False,
     "clip_sample_range": 1.0,
+}
+OTHER_SAMPLERS = {
+    "euler": SigmaSampler("linspace", 1),
+    "dpmpp_2m": SigmaSampler("leading", 1, ends_at_zero=False),
+    "lcm": ConsistencySampler(50, 10.0),
 }
 
 
@@ -266,7 +273,7 @@ def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True) -> Mani
         context=TensorSpec((1, LENGTH, WIDTH), "float32"),
         feature=feature,
         feature_bytes=feature.bytes,
-        sampler=SamplerConstants(**SAMPLER),
+        sampler=SamplerConstants(**SAMPLER, **OTHER_SAMPLERS),
         tokenizer="tokenizer",
         built_with={"ddimcache": "0.1.0"},
         activation_bytes=3072,

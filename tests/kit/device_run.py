@@ -35,19 +35,21 @@ def compile_to(model: Path, out: Path, **options: object) -> Bundle:
 def run(
     bundle: Bundle,
     prompt: str,
-    latents: np.ndarray,
+    latents: np.ndarray | int,
     steps: int = 50,
     guidance: float = 7.5,
     cache_interval: int = 1,
     negative_prompt: str = "",
+    sampler: str = "ddim",
 ) -> DeviceSample:
-    """Draws one batch from ``latents`` float32 [B, C, h, w] on the device that the bundle is for."""
+    """Draws one batch on the bundle's device from ``latents``: float32 [B, C, h, w], or a seed."""
     session = Session(bundle, parse_device(bundle.manifest.device_kind))
     try:
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
-        noise = latents.astype("<f4").tobytes()
-        done = session.draw(ImageRequest(ids, negative_ids, noise, steps, cache_interval, guidance))
+        noise = latents if isinstance(latents, int) else latents.astype("<f4").tobytes()
+        numbers = (steps, cache_interval, guidance)
+        done = session.draw(ImageRequest(ids, negative_ids, noise, *numbers, sampler=sampler))
         assert done.picture is not None
         return DeviceSample(done.picture.latents, done.picture.pixels, done.timings)
     finally:

@@ -38,7 +38,7 @@ class SplitUNet:
 
     @torch.no_grad()
     def full(
-        self, latents: torch.Tensor, timestep: int, context: torch.Tensor
+        self, latents: torch.Tensor, timestep: float, context: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the whole network.
 
@@ -60,15 +60,15 @@ class SplitUNet:
 
     @torch.no_grad()
     def cached(
-        self, latents: torch.Tensor, timestep: int, context: torch.Tensor, feature: torch.Tensor
+        self, latents: torch.Tensor, timestep: float, context: torch.Tensor, feature: torch.Tensor
     ) -> torch.Tensor:
         """Run what lies outside the cut, with the feature of an earlier step; returns the prediction."""
         embedding = self._embed(latents, timestep)
         _, skips = self._down(latents, embedding, context, self.cut + 1)
         return self._up(feature, skips, embedding, context)[0]
 
-    def _embed(self, latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        timesteps = torch.full((latents.shape[0],), timestep, dtype=torch.int64, device=latents.device)
+    def _embed(self, latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        timesteps = torch.full((latents.shape[0],), float(timestep), device=latents.device)
         return self.unet.time_embedding(self.unet.time_proj(timesteps).to(latents.dtype))
 
     def _down(
@@ -194,7 +194,7 @@ def sample(
     cut: int = 0,
     negative_prompt: str = "",
 ) -> Sample:
-    """Run the deterministic DDIM loop with the cache, as StableDiffusionPipeline does where there is none.
+    """Run the loop of the pipe's sampler with the cache, as StableDiffusionPipeline does where there is none.
 
     Parameters
     ----------
@@ -210,8 +210,9 @@ def sample(
     current = torch.as_tensor(latents, dtype=torch.float32) * pipe.scheduler.init_noise_sigma
     feature = None
     full_steps = 0
-    for index, timestep in enumerate(pipe.scheduler.timesteps.tolist()):
-        batch = torch.cat([current] * 2) if guided else current
+    for index, timestep in enumerate(pipe.scheduler.timesteps):
+        scaled = pipe.scheduler.scale_model_input(current, timestep)
+        batch = torch.cat([scaled] * 2) if guided else scaled
         if index % cache_interval == 0:
             prediction, feature = split.full(batch, timestep, context)
             full_steps += 1

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ddimcache.compiler.bundle import write_bundle
 from ddimcache.errors import BundleError, UsageError
-from ddimcache.manifest import FORMAT_VERSION, Manifest, file_entry
+from ddimcache.manifest import FORMAT_VERSION, ConsistencySampler, Manifest, file_entry
 from ddimcache.records import from_json, to_json
 from ddimcache.runtime.bundle import open_bundle, parse_manifest
 from ddimcache.runtime.native import answer_of, native
@@ -164,6 +164,11 @@ def test_manifest_survives_json(fake_bundle):
         (put("tokenizer", "words"), "no file of folder words"),
         (put("sampler", "num_train_timesteps", 10), "1000 numbers for 10 training timesteps"),
         (put("sampler", "prediction_type", "guess"), "sampler.prediction_type: 'guess' is none of"),
+        (
+            put("sampler", "euler", "timestep_spacing", "even"),
+            "sampler.euler.timestep_spacing: 'even'",
+        ),
+        (put("sampler", "lcm", "original_steps", 1001), "sampler: lcm.original_steps: 1001 of 1000 training"),
         (put("context", "shape", [1, 77]), "context: expected shape [1, L, D], found [1, 77]"),
     ],
 )
@@ -285,7 +290,10 @@ GOOD = to_json(
             )
         },
         sampler=dataclasses.replace(
-            fake.manifest().sampler, num_train_timesteps=2, alphas_cumprod=(0.9, 0.8)
+            fake.manifest().sampler,
+            num_train_timesteps=2,
+            alphas_cumprod=(0.9, 0.8),
+            lcm=ConsistencySampler(2, 10.0),
         ),
     )
 )

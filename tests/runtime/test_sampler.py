@@ -139,7 +139,7 @@ def test_a_whole_loop_ends_where_diffusers_ends(spacing: str, prediction: str, s
         u, w = fused(step.coefficients)
         ours = u * ours + w * np.tanh(ours + step.timestep)
         prediction_there = torch.tanh(theirs + step.timestep)
-        theirs = scheduler.step(prediction_there, step.timestep, theirs, return_dict=False)[0]
+        theirs = scheduler.step(prediction_there, int(step.timestep), theirs, return_dict=False)[0]
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=1e-3)
 
 

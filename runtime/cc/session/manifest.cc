@@ -132,11 +132,32 @@ ComponentSpec ReadComponent(const Place& place) {
   return component;
 }
 
-SamplerConstants ReadSampler(const Place& place) {
+SigmaSampler ReadSigmaSampler(const Place& place) {
   const Fields fields =
-      place.Object({"num_train_timesteps", "alphas_cumprod", "final_alpha_cumprod", "prediction_type",
-                    "timestep_spacing", "steps_offset", "clip_sample", "clip_sample_range"},
-                   {"init_noise_sigma", "vae_scaling_factor", "vae_shift_factor"});
+      place.Object({"timestep_spacing", "steps_offset"},
+                   {"karras", "allows_karras", "ends_at_zero", "lower_order_final", "euler_at_final"});
+  SigmaSampler sampler;
+  sampler.timestep_spacing = fields["timestep_spacing"].Choice({"leading", "trailing", "linspace"});
+  sampler.steps_offset = fields["steps_offset"].Integer(0);
+  const auto read = [&](const char* key, bool* flag) {
+    if (const auto found = fields.Find(key)) *flag = found->Boolean();
+  };
+  read("karras", &sampler.karras), read("allows_karras", &sampler.allows_karras);
+  read("ends_at_zero", &sampler.ends_at_zero);
+  read("lower_order_final", &sampler.lower_order_final), read("euler_at_final", &sampler.euler_at_final);
+  return sampler;
+}
+
+ConsistencySampler ReadConsistencySampler(const Place& place) {
+  const Fields fields = place.Object({"original_steps", "timestep_scaling"});
+  return {fields["original_steps"].Integer(1), fields["timestep_scaling"].Number(0)};
+}
+
+SamplerConstants ReadSampler(const Place& place) {
+  const Fields fields = place.Object(
+      {"num_train_timesteps", "alphas_cumprod", "final_alpha_cumprod", "prediction_type", "timestep_spacing",
+       "steps_offset", "clip_sample", "clip_sample_range"},
+      {"init_noise_sigma", "vae_scaling_factor", "vae_shift_factor", "euler", "dpmpp_2m", "lcm"});
   SamplerConstants sampler;
   sampler.num_train_timesteps = fields["num_train_timesteps"].Integer(1);
   for (const Place& item : fields["alphas_cumprod"].Items()) {
@@ -156,6 +177,15 @@ SamplerConstants ReadSampler(const Place& place) {
   if (table != static_cast<uint64_t>(sampler.num_train_timesteps)) {
     place.Refuse("alphas_cumprod: " + std::to_string(table) + " numbers for " +
                  std::to_string(sampler.num_train_timesteps) + " training timesteps");
+  }
+  if (const auto euler = fields.FindUnlessNull("euler")) sampler.euler = ReadSigmaSampler(*euler);
+  if (const auto solver = fields.FindUnlessNull("dpmpp_2m")) sampler.dpmpp_2m = ReadSigmaSampler(*solver);
+  if (const auto lcm = fields.FindUnlessNull("lcm")) {
+    sampler.lcm = ReadConsistencySampler(*lcm);
+    if (sampler.lcm->original_steps > sampler.num_train_timesteps) {
+      place.Refuse("lcm.original_steps: " + std::to_string(sampler.lcm->original_steps) + " of " +
+                   std::to_string(sampler.num_train_timesteps) + " training timesteps");
+    }
   }
   return sampler;
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,20 @@ struct ComponentSpec {
   uint64_t weights_bytes() const;
 };
 
+// A sampler that goes by noise levels: Euler's, or DPM-Solver++'s.
+struct SigmaSampler {
+  std::string timestep_spacing;
+  int64_t steps_offset = 0;
+  bool karras = false, allows_karras = true, ends_at_zero = true;
+  bool lower_order_final = true, euler_at_final = false;
+};
+
+// That of latent consistency models.
+struct ConsistencySampler {
+  int64_t original_steps = 0;
+  double timestep_scaling = 0;
+};
+
 struct SamplerConstants {
   int64_t num_train_timesteps = 0;
   std::vector<double> alphas_cumprod;
@@ -51,6 +66,9 @@ struct SamplerConstants {
   int64_t steps_offset = 0;
   bool clip_sample = false;
   double clip_sample_range = 0, init_noise_sigma = 1;
+  // Nothing where the model's scheduler asks for a variant of it that is not supported.
+  std::optional<SigmaSampler> euler, dpmpp_2m;
+  std::optional<ConsistencySampler> lcm;
 };
 
 struct FileEntry {
@@ -80,7 +98,7 @@ struct Manifest {
   TensorSpec prompt() const;
 };
 
-inline constexpr int kFormatVersion = 4;
+inline constexpr int kFormatVersion = 5;
 // Timesteps that one call of embed_time takes.
 inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";

@@ -71,6 +71,9 @@ void CheckRequest(const Request& request, const Manifest& manifest) {
     }
     return;
   }
+  if (SamplerOfName(request.sampler).method == Method::kConsistency) {
+    Refuse("lcm adds noise of the seed at every step", "initial latents", "give a seed instead");
+  }
   const uint64_t expected = manifest.latents().elements();
   if (request.latents.size() != expected) {
     Refuse(std::to_string(request.latents.size()) + " numbers, expected " + std::to_string(expected),
@@ -106,17 +109,17 @@ Painter::Painter(const Bundle& bundle, const ComputeDevice& device, Memory mode,
                 EmptyTensor(bundle.manifest.contexts(), device)} {}
 
 Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& observer) {
-  const std::vector<Step> steps =
-      Schedule(bundle_.manifest.sampler, request.steps, request.cache_interval, request.full_steps);
+  const SamplingPlan plan = Schedule(
+      bundle_.manifest.sampler, {request.sampler, request.steps, request.cache_interval, request.full_steps});
   device_.MakeCurrent();
   Clock clock(began);
   Picture picture;
   EncodeText(request, clock, observer);
-  picture.latents = Denoise(request, steps, clock, observer);
+  picture.latents = Denoise(request, plan, clock, observer);
   if (!AllFinite(picture.latents)) {
     throw Failure(
         "DeviceError",
-        "the latents after " + std::to_string(steps.size()) + " steps hold numbers that are not finite",
+        "the latents after " + std::to_string(plan.steps.size()) + " steps hold numbers that are not finite",
         "device " + device_.name(),
         "a kernel overflowed: compile with --weights fp32 and compare, and report the device");
   }
@@ -151,21 +154,26 @@ void Painter::EncodePrompt(const LoadedComponent& encoder, const std::vector<int
   }
 }
 
-std::vector<float> Painter::Denoise(const Request& request, const std::vector<Step>& steps, Clock& clock,
+std::vector<float> Painter::Denoise(const Request& request, const SamplingPlan& plan, Clock& clock,
                                     Observer& observer) {
   const Manifest& manifest = bundle_.manifest;
-  std::vector<float> noise =
-      request.latents.empty() ? Noise(request.seed, manifest.latents().elements()) : request.latents;
-  if (const auto sigma = static_cast<float>(manifest.sampler.init_noise_sigma); sigma != 1) {
-    for (float& number : noise) number *= sigma;
+  const size_t numbers = manifest.latents().elements();
+  // The latents' own noise, and behind it what the steps add: the last one adds none.
+  const size_t draws = plan.adds_noise ? plan.steps.size() : 1;
+  std::vector<float> latents =
+      request.latents.empty() ? Noise(request.seed, draws * numbers) : request.latents;
+  const std::vector<float> added(latents.begin() + static_cast<ptrdiff_t>(numbers), latents.end());
+  latents.resize(numbers);
+  if (const auto scale = static_cast<float>(plan.noise); scale != 1) {
+    for (float& number : latents) number *= scale;
   }
   if (loop_ == nullptr) {
     loop_ = std::make_unique<UnetLoop>(manifest, components_.Get("unet"), device_, contexts_, replay_);
   }
-  loop_->Begin(noise, steps, request.guidance);
+  loop_->Begin(latents, plan.steps, added, request.guidance);
   observer.Entered(State::kDenoise, clock.timings());
   try {
-    RunSteps(steps, clock, observer);
+    RunSteps(plan.steps, clock, observer);
   } catch (...) {
     // What was enqueued still uses what the next image writes to.
     device_.Synchronise();

@@ -60,7 +60,7 @@ class Painter {
  private:
   void EncodeText(const Request& request, Clock& clock, Observer& observer);
   void EncodePrompt(const LoadedComponent& encoder, const std::vector<int32_t>& ids, bool negative);
-  std::vector<float> Denoise(const Request& request, const std::vector<Step>& steps, Clock& clock,
+  std::vector<float> Denoise(const Request& request, const SamplingPlan& plan, Clock& clock,
                              Observer& observer);
   void RunSteps(const std::vector<Step>& steps, Clock& clock, Observer& observer);
   std::vector<float> ReadLatents() const;

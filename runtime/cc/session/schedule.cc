@@ -14,64 +14,85 @@ namespace {
   throw Failure("UsageError", problem, where, remedy);
 }
 
-// Most noise first. Sums are formed as numpy's linspace and arange form them, so that halves round alike.
-std::vector<int64_t> Timesteps(const SamplerConstants& constants, int steps) {
-  const int64_t total = constants.num_train_timesteps;
-  std::vector<int64_t> timesteps(static_cast<size_t>(steps));
-  for (int i = 0; i < steps; ++i) {
-    int64_t& timestep = timesteps[static_cast<size_t>(i)];
-    const int64_t ascending = steps - 1 - i;
-    if (constants.timestep_spacing == "leading") {
-      timestep = ascending * (total / steps) + constants.steps_offset;
-    } else if (constants.timestep_spacing == "linspace") {
-      const double width = steps > 1 ? static_cast<double>(total - 1) / (steps - 1) : 0.0;
-      const bool last = steps > 1 && ascending == steps - 1;
-      timestep =
-          last ? total - 1 : static_cast<int64_t>(std::nearbyint(static_cast<double>(ascending) * width));
-    } else {
-      const double start = static_cast<double>(total);
-      const double width = (start + -start / steps) - start;
-      timestep = static_cast<int64_t>(std::nearbyint(start + i * width)) - 1;
-    }
-  }
-  return timesteps;
-}
-
-double NonZero(double value, int64_t timestep, const char* reason) {
+double NonZero(double value, double timestep, const char* reason) {
   if (value == 0) {
-    Refuse("the sampler cannot start from timestep " + std::to_string(timestep) + ": " + reason, "--steps",
-           "choose a number of steps that leaves this timestep out");
+    Refuse("the sampler cannot start from timestep " + std::to_string(static_cast<int64_t>(timestep)) + ": " +
+               reason,
+           "--steps", "choose a number of steps that leaves this timestep out");
   }
   return value;
 }
 
-// Towards timestep − num_train_timesteps / steps for every spacing, as diffusers' step goes; below 0 the
-// final share of signal stands in. A timestep beyond the table is given its last entry: with as many steps as
-// training had, steps_offset asks for it once, and diffusers ends there.
-StepCoefficients Coefficients(const SamplerConstants& constants, int64_t timestep, int steps) {
-  const int64_t total = constants.num_train_timesteps;
-  const auto signal_at = [&](int64_t at) {
-    return constants.alphas_cumprod[static_cast<size_t>(std::min(at, total - 1))];
-  };
-  const int64_t next = timestep - total / steps;
-  const double signal = signal_at(timestep);
-  const double signal_next = next >= 0 ? signal_at(next) : constants.final_alpha_cumprod;
-  const double root_signal = std::sqrt(signal), root_noise = std::sqrt(1.0 - signal);
+// p, q, r and s: picture and noise from latents and prediction.
+StepCoefficients Prediction(const SamplerConstants& constants, const Moment& at) {
   StepCoefficients c = {};
   if (constants.prediction_type == "v_prediction") {
-    c.p = root_signal, c.q = -root_noise, c.r = root_noise, c.s = root_signal;
+    c.p = at.signal, c.q = -at.noise, c.r = at.noise, c.s = at.signal;
   } else if (constants.prediction_type == "epsilon") {
     const double divisor =
-        NonZero(root_signal, timestep, "no signal is left there, and the model predicts the noise");
-    c.p = 1.0 / divisor, c.q = -root_noise / divisor, c.r = 0.0, c.s = 1.0;
+        NonZero(at.signal, at.timestep, "no signal is left there, and the model predicts the noise");
+    c.p = 1.0 / divisor, c.q = -at.noise / divisor, c.r = 0.0, c.s = 1.0;
   } else {
     const double divisor =
-        NonZero(root_noise, timestep, "no noise is left there, and the model predicts the picture");
-    c.p = 0.0, c.q = 1.0, c.r = 1.0 / divisor, c.s = -root_signal / divisor;
+        NonZero(at.noise, at.timestep, "no noise is left there, and the model predicts the picture");
+    c.p = 0.0, c.q = 1.0, c.r = 1.0 / divisor, c.s = -at.signal / divisor;
   }
-  c.clip = constants.clip_sample ? constants.clip_sample_range : kNoClip;
-  c.a = std::sqrt(signal_next), c.b = std::sqrt(1.0 - signal_next);
+  c.clip = kNoClip;
   return c;
+}
+
+// The second order of DPM-Solver++ (Lu et al., arXiv 2211.01095, algorithm 2): on top of a first-order step,
+// half of what the picture changed since the step before, scaled to this step's length in log signal to
+// noise.
+void AddSecondOrder(const Leg& before, const Leg& leg, StepCoefficients* c) {
+  const auto lambda = [](const Moment& at) { return std::log(at.signal) - std::log(at.noise); };
+  const double present = lambda(leg.from);
+  const double length = lambda(leg.to) - present, length_before = present - lambda(before.from);
+  const double decay = (leg.to.noise / leg.to.signal) / (leg.from.noise / leg.from.signal);
+  const double weight = 0.5 * leg.to.signal * (1.0 - decay) * (length / length_before);
+  c->a += weight, c->c = -weight;
+}
+
+// The order of the solver's step: lower at the ends, where there is no picture before or no length.
+bool IsSecondOrder(const SigmaSampler& settings, size_t index, size_t steps) {
+  const bool lower_at_end =
+      settings.ends_at_zero || settings.euler_at_final || (settings.lower_order_final && steps < 15);
+  return index > 0 && !(lower_at_end && index + 1 == steps);
+}
+
+// A latent consistency model (Luo et al., arXiv 2310.04378) predicts the picture through its boundary
+// condition, c_out · x0 + c_skip · x, and takes new noise to the next moment.
+void MakeConsistent(const ConsistencySampler& settings, const Leg& leg, StepCoefficients* c) {
+  constexpr double kDeviation = 0.5;
+  const double scaled = leg.from.timestep * settings.timestep_scaling;
+  const double square = scaled * scaled + kDeviation * kDeviation;
+  const double skip = kDeviation * kDeviation / square, out = scaled / std::sqrt(square);
+  c->a = leg.to.signal * (out + skip * leg.from.signal);
+  c->b = leg.to.signal * skip * leg.from.noise;
+  c->d = leg.to.noise;
+}
+
+std::vector<StepCoefficients> Coefficients(const SamplerConstants& constants, const Sampler& sampler,
+                                           const std::vector<Leg>& legs) {
+  std::vector<StepCoefficients> coefficients;
+  for (size_t index = 0; index < legs.size(); ++index) {
+    const Leg& leg = legs[index];
+    StepCoefficients c = Prediction(constants, leg.from);
+    c.a = leg.to.signal, c.b = leg.to.noise;
+    if (sampler.method == Method::kDdim && constants.clip_sample) c.clip = constants.clip_sample_range;
+    if (sampler.method == Method::kConsistency) MakeConsistent(*constants.lcm, leg, &c);
+    if (sampler.method == Method::kSolver && IsSecondOrder(*constants.dpmpp_2m, index, legs.size())) {
+      AddSecondOrder(legs[index - 1], leg, &c);
+    }
+    for (const double number : {leg.from.timestep, c.p, c.q, c.r, c.s, c.a, c.b, c.c, c.d}) {
+      if (std::isfinite(number)) continue;
+      Refuse("step " + std::to_string(index) + " of " + std::to_string(legs.size()) +
+                 " has no length on this model's noise schedule",
+             "--steps", "take fewer");
+    }
+    coefficients.push_back(c);
+  }
+  return coefficients;
 }
 
 void CheckFullSteps(const std::vector<int>& full_steps, int steps) {
@@ -90,30 +111,58 @@ void CheckFullSteps(const std::vector<int>& full_steps, int steps) {
   }
 }
 
+void CheckCache(const Sampling& sampling, const Sampler& sampler) {
+  if (sampler.method != Method::kConsistency) return;
+  constexpr const char* kReason = "lcm's few steps are too far apart to reuse each other's features";
+  if (sampling.full_steps.empty()) {
+    if (sampling.cache_interval > 1) {
+      Refuse(kReason, "--cache-interval", "use 1, or another --sampler");
+    }
+  } else if (sampling.full_steps.size() < static_cast<size_t>(sampling.steps)) {
+    Refuse(kReason, "full steps", "name all of them, or use another --sampler");
+  }
+}
+
+// Euler's latents in diffusers are picture + sigma · noise, ours those divided by √(sigma² + 1), which is
+// what the UNet takes. It begins with noise of the first sigma, or, where timesteps are leading, of √(sigma²
+// + 1).
+double InitialNoise(const SamplerConstants& constants, const Sampler& sampler, const Moment& first) {
+  if (sampler.method == Method::kDdim) return constants.init_noise_sigma;
+  const bool below_one = sampler.method == Method::kEuler && constants.euler->timestep_spacing != "leading";
+  return below_one ? first.noise : 1.0;
+}
+
 }  // namespace
 
-std::vector<Step> Schedule(const SamplerConstants& constants, int steps, int cache_interval,
-                           const std::vector<int>& full_steps) {
-  if (cache_interval < 1) {
-    Refuse(std::to_string(cache_interval) + " is not a cache interval", "--cache-interval", "use 1 or more");
+SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& sampling) {
+  const int steps = sampling.steps;
+  const Sampler sampler = SamplerOfName(sampling.sampler);
+  if (sampling.cache_interval < 1) {
+    Refuse(std::to_string(sampling.cache_interval) + " is not a cache interval", "--cache-interval",
+           "use 1 or more");
   }
   if (steps < 1 || steps > constants.num_train_timesteps) {
     Refuse(std::to_string(steps) + " steps cannot be taken", "--steps",
            "this model takes 1 to " + std::to_string(constants.num_train_timesteps));
   }
-  CheckFullSteps(full_steps, steps);
-  std::vector<Step> schedule;
-  auto next_full = full_steps.begin();
-  for (const int64_t timestep : Timesteps(constants, steps)) {
-    const auto index = static_cast<int>(schedule.size());
-    bool is_full = full_steps.empty() && index % cache_interval == 0;
-    if (next_full != full_steps.end() && *next_full == index) {
+  CheckFullSteps(sampling.full_steps, steps);
+  CheckCache(sampling, sampler);
+  const std::vector<Leg> legs = Legs(constants, sampler, steps);
+  const std::vector<StepCoefficients> coefficients = Coefficients(constants, sampler, legs);
+  SamplingPlan plan;
+  plan.noise = InitialNoise(constants, sampler, legs.front().from);
+  plan.adds_noise = sampler.method == Method::kConsistency;
+  auto next_full = sampling.full_steps.begin();
+  for (int index = 0; index < steps; ++index) {
+    bool is_full = sampling.full_steps.empty() && index % sampling.cache_interval == 0;
+    if (next_full != sampling.full_steps.end() && *next_full == index) {
       is_full = true;
       ++next_full;
     }
-    schedule.push_back({timestep, Coefficients(constants, timestep, steps), is_full});
+    const auto at = static_cast<size_t>(index);
+    plan.steps.push_back({legs[at].from.timestep, coefficients[at], is_full});
   }
-  return schedule;
+  return plan;
 }
 
 }  // namespace ddimcache::session

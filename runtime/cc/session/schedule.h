@@ -1,16 +1,16 @@
-// The deterministic DDIM sampler (Song et al., ICLR 2021, formula 12 with η = 0) as plain numbers; its
-// formulas are in docs/architecture.md. Timesteps are those of diffusers' DDIMScheduler.
+// What the steps of a sampler multiply, as plain numbers; the formulas are in docs/architecture.md.
 #pragma once
 
+#include <string>
 #include <vector>
 
-#include "manifest.h"
+#include "noise_schedule.h"
 
 namespace ddimcache::session {
 
-// x0 = clamp(p x + q m, ±clip), e = r x + s m, x' = a x0 + b e
+// x0 = clamp(p x + q m, ±clip), e = r x + s m, x' = a x0 + b e + c (the x0 before) + d (new noise)
 struct StepCoefficients {
-  double p, q, r, s, clip, a, b;
+  double p, q, r, s, clip, a, b, c, d;
 };
 
 // The clip of a step that clamps nothing: float32's range, to the sampler's kernels.
@@ -18,18 +18,32 @@ inline constexpr double kNoClip = 3.4e38;
 inline constexpr int kMostSteps = 1000;
 
 struct Step {
-  int64_t timestep = 0;
+  double timestep = 0;
   StepCoefficients coefficients = {};
   // Whether the whole UNet runs and the cached feature is renewed.
   bool is_full = true;
 };
 
-// Every `cache_interval`-th step is full, or, where there are any, the steps in `full_steps` and no others.
-//
-// Throws Failure of kind UsageError: `steps` outside 1 … num_train_timesteps, an interval below 1, full steps
-// that do not rise from step 0 to one of the steps, or a timestep at which the network's prediction says
-// nothing about the picture.
-std::vector<Step> Schedule(const SamplerConstants& constants, int steps, int cache_interval,
-                           const std::vector<int>& full_steps = {});
+struct Sampling {
+  std::string sampler = "ddim";
+  int steps = 50;
+  // Every `cache_interval`-th step is full, or, where there are any, the steps in `full_steps` and no others.
+  int cache_interval = 1;
+  std::vector<int> full_steps = {};
+};
+
+struct SamplingPlan {
+  std::vector<Step> steps;
+  // The latents begin as so much unit noise.
+  double noise = 1;
+  // Steps other than the last add noise of their own.
+  bool adds_noise = false;
+};
+
+// Throws Failure of kind UsageError: an unknown sampler, or one that the bundle does not have; steps outside
+// 1 … num_train_timesteps, or more than the sampler takes; an interval below 1; full steps that do not rise
+// from step 0 to one of the steps; cached steps where the sampler has none; or a timestep at which the
+// network's prediction says nothing about the picture.
+SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& sampling);
 
 }  // namespace ddimcache::session

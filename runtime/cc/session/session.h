@@ -76,7 +76,10 @@ struct Request {
   uint64_t seed = 0;
   // Initial noise of unit variance, row-major, in place of a seed.
   std::vector<float> latents = {};
-  // 1 … 1000 DDIM steps, of which every `cache_interval`-th runs the whole UNet.
+  // "ddim", "euler", "euler-karras", "dpm++2m", "dpm++2m-karras" or "lcm". The last adds noise of the seed at
+  // every step, so it takes no latents, and runs the whole UNet at every step.
+  std::string sampler = "ddim";
+  // 1 … 1000 steps, of which every `cache_interval`-th runs the whole UNet.
   int steps = 50;
   int cache_interval = 5;
   // In place of `cache_interval`: the steps that run the whole UNet, from 0 upwards; step 0 must be one.

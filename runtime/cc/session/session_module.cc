@@ -76,6 +76,7 @@ Request ReadRequest(const Fields& fields, std::string_view body) {
   Request request;
   request.ids = ReadIds(fields["ids"]);
   request.negative_ids = ReadIds(fields["negative_ids"]);
+  request.sampler = fields["sampler"].Text();
   request.steps = ReadCount(fields["steps"]);
   request.cache_interval = ReadCount(fields["cache_interval"]);
   for (const Place& item : fields["full_steps"].Items()) request.full_steps.push_back(ReadCount(item));
@@ -144,8 +145,9 @@ class SessionModule final : public tvm::ffi::ModuleObj {
 
   std::string Draw(const Message& message) {
     const Json json = Json::Parse(message.head);
-    const Fields fields = Place(json, "").Object(
-        {"ids", "negative_ids", "seed", "steps", "cache_interval", "full_steps", "guidance", "wait_seconds"});
+    const Fields fields =
+        Place(json, "").Object({"ids", "negative_ids", "seed", "sampler", "steps", "cache_interval",
+                                "full_steps", "guidance", "wait_seconds"});
     const auto session = Opened();
     session->Start(ReadRequest(fields, message.body));
     if (const auto wait = fields.FindUnlessNull("wait_seconds"))
@@ -306,18 +308,21 @@ Bytes NoiseBytes(Bytes key, int64_t count) {
   return ToBytes(std::string(AsBytes(noise)));
 }
 
-// One row a step: timestep, whether it is full, p, q, r, s, clip, a, b; float64.
-Bytes ScheduleRows(Bytes constants, int steps, int cache_interval) {
+// One row a step: timestep, whether it is full, p, q, r, s, clip, a, b, c, d; float64.
+Bytes ScheduleRows(Bytes constants, String sampler, int steps, int cache_interval) {
   return Reply([&] {
+    const SamplingPlan plan =
+        Schedule(ParseSampler(ViewOf(constants)), {std::string(sampler), steps, cache_interval, {}});
     std::string rows;
-    for (const Step& step : Schedule(ParseSampler(ViewOf(constants)), steps, cache_interval)) {
+    for (const Step& step : plan.steps) {
       const StepCoefficients& c = step.coefficients;
-      for (const double number : {static_cast<double>(step.timestep), step.is_full ? 1.0 : 0.0, c.p, c.q, c.r,
-                                  c.s, c.clip, c.a, c.b}) {
+      for (const double number :
+           {step.timestep, step.is_full ? 1.0 : 0.0, c.p, c.q, c.r, c.s, c.clip, c.a, c.b, c.c, c.d}) {
         rows.append(reinterpret_cast<const char*>(&number), sizeof(number));
       }
     }
-    return ResultReply("null", rows);
+    return ResultReply(JsonObject().Add("noise", plan.noise).Add("adds_noise", plan.adds_noise).Finish(),
+                       rows);
   });
 }
 

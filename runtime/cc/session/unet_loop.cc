@@ -11,7 +11,7 @@ using tvm::ffi::Any;
 using tvm::runtime::Tensor;
 
 // What a row of the table holds is written down in kernels/sampler/kernel.py.
-constexpr int64_t kColumns = 8;
+constexpr int64_t kColumns = 10;
 constexpr int64_t kMostBlocks = (kMostSteps + kTimesAtOnce - 1) / kTimesAtOnce;
 
 // What 64 steps take, by what one of them takes.
@@ -35,6 +35,8 @@ UnetLoop::UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> un
       embed_time_(unet_->Find("embed_time")),
       project_context_(unet_->Find("project_context")),
       latents_(EmptyTensor(manifest.latents(), device)),
+      history_(EmptyTensor(manifest.latents(), device)),
+      noise_(EmptyTensor(manifest.latents(), device)),
       table_(EmptyTensor({{kMostSteps, kColumns}, "float32"}, device)),
       row_(EmptyTensor({{2}, "int32"}, device)),
       timesteps_(EmptyTensor({{kMostBlocks, kTimesAtOnce}, "float32"}, device)),
@@ -48,14 +50,15 @@ UnetLoop::UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> un
 
 UnetLoop::~UnetLoop() = default;
 
-void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>& steps, double guidance) {
+void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>& steps,
+                     const std::vector<float>& noise, double guidance) {
   std::vector<float> table(kMostSteps * kColumns);
   auto number = table.begin();
   schedule_.assign(kMostBlocks * kTimesAtOnce, 0);
   for (size_t index = 0; index < steps.size(); ++index) {
     const StepCoefficients& c = steps[index].coefficients;
     schedule_[index] = static_cast<float>(steps[index].timestep);
-    for (const double value : {c.p, c.q, c.r, c.s, c.clip, c.a, c.b, guidance}) {
+    for (const double value : {c.p, c.q, c.r, c.s, c.clip, c.a, c.b, guidance, c.c, c.d}) {
       *number++ = static_cast<float>(value);
     }
   }
@@ -65,6 +68,16 @@ void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>&
   const int32_t rows[] = {0, 0};
   row_.CopyFromBytes(rows, sizeof(rows));
   latents_.CopyFromBytes(latents.data(), latents.size() * sizeof(float));
+  // They are multiplied by 0 where a step does not use them, so they have to be finite.
+  const std::vector<float> zeros(latents.size());
+  for (Tensor* tensor : {&history_, &noise_}) {
+    tensor->CopyFromBytes(zeros.data(), zeros.size() * sizeof(float));
+  }
+  noises_.reset();
+  if (!noise.empty()) {
+    noises_ = EmptyTensor({{static_cast<int64_t>(noise.size())}, "float32"}, device_);
+    noises_->CopyFromBytes(noise.data(), noise.size() * sizeof(float));
+  }
   if (guided_ != (guidance > 1)) {
     // Another number of calls a step.
     guided_ = guidance > 1;
@@ -94,8 +107,21 @@ void UnetLoop::EmbedTimes(size_t first) {
   embedded_ = std::move(wanted);
 }
 
+void UnetLoop::PlaceNoise() {
+  if (!noises_.has_value()) return;
+  const auto numbers = static_cast<size_t>(noise_.numel());
+  const size_t first = next_ * numbers;
+  // The last step adds none.
+  if (first + numbers > static_cast<size_t>(noises_->numel())) return;
+  DLTensor given = *noises_->operator->();
+  given.ndim = noise_->ndim, given.shape = noise_->shape, given.strides = nullptr;
+  given.byte_offset = first * sizeof(float);
+  Tensor::CopyFromTo(&given, const_cast<DLTensor*>(noise_.operator->()));
+}
+
 bool UnetLoop::Enqueue(bool is_full) {
   if (next_ % static_cast<size_t>(kTimesAtOnce) == 0) EmbedTimes(next_);
+  PlaceNoise();
   ++next_;
   if (!replay_) {
     Launch(is_full);
@@ -131,9 +157,9 @@ void UnetLoop::Launch(bool is_full) {
   }
   const Tensor prediction = predictions[0].cast<Tensor>();
   if (guided_) {
-    guide_and_step_(latents_, predictions[1].cast<Tensor>(), prediction, table_, row_);
+    guide_and_step_(latents_, predictions[1].cast<Tensor>(), prediction, history_, noise_, table_, row_);
   } else {
-    step_(latents_, prediction, table_, row_);
+    step_(latents_, prediction, history_, noise_, table_, row_);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "component.h"
@@ -25,7 +26,9 @@ class UnetLoop {
   ~UnetLoop();
 
   // Uploads the latents and one row of numbers for each step, and computes what does not depend on latents.
-  void Begin(const std::vector<float>& latents, const std::vector<Step>& steps, double guidance);
+  // `noise` is what the steps add, as many numbers as latents each, for as many steps as there are any.
+  void Begin(const std::vector<float>& latents, const std::vector<Step>& steps,
+             const std::vector<float>& noise, double guidance);
 
   // Enqueues the next step. Returns whether it was replayed.
   bool Enqueue(bool is_full);
@@ -36,6 +39,8 @@ class UnetLoop {
   void Launch(bool is_full);
   // Computes what the UNet takes of 64 steps from `first` on. Waits for nothing.
   void EmbedTimes(size_t first);
+  // Puts the noise of the next step where the sampler's kernel reads it. Waits for nothing.
+  void PlaceNoise();
 
   const ComputeDevice& device_;
   const std::shared_ptr<LoadedComponent> unet_;
@@ -46,7 +51,10 @@ class UnetLoop {
   // Null where the UNet has no such function, and takes timesteps and contexts as they are.
   const tvm::ffi::Function *embed_time_, *project_context_;
   // `timesteps_` are all of an image, and `times_` what is made of 64 of them; `time_` is the present one's.
-  tvm::runtime::Tensor latents_, table_, row_, timesteps_, times_, time_;
+  // `history_` is the picture that the step before predicted, and `noise_` what the present step adds.
+  tvm::runtime::Tensor latents_, history_, noise_, table_, row_, timesteps_, times_, time_;
+  // What all steps add, one behind the other; nothing where they add none.
+  std::optional<tvm::runtime::Tensor> noises_;
   // The timesteps that `times_` was made of.
   std::vector<float> schedule_, embedded_;
   const std::array<tvm::runtime::Tensor, 2> contexts_;

@@ -34,6 +34,8 @@ EXAMPLES = """
 
   ddimcache batch prompts.txt -o pictures --seeds 1..4
 
+  ddimcache batch prompts.txt -o pictures --sampler dpm++2m-karras --steps 20 --cache-interval 2
+
   ddimcache batch prompts.txt -o pictures --tracker 127.0.0.1:9190 --device-key adreno-740
 
   ddimcache batch prompts.txt -o pictures --device rpc://127.0.0.1:9090/KEY --device opencl
@@ -51,8 +53,9 @@ def batch(
     weights: image_options.Weights = None,
     cut: image_options.Cut = None,
     size: image_options.Size = None,
+    sampler: image_options.Sampler = "ddim",
     steps: image_options.Steps = 50,
-    cache_interval: image_options.CacheInterval = 5,
+    cache_interval: image_options.CacheIntervalOfSampler = None,
     guidance: image_options.Guidance = None,
     negative_prompt: image_options.NegativePrompt = "",
     device: device_options.Devices = None,
@@ -78,10 +81,9 @@ def batch(
     from ddimcache.runtime.result_log import ResultLog
     from ddimcache.runtime.session import check_sampling
 
-    if guidance is None:
-        guidance = image_options.default_guidance(model is None)
+    cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model is None)
     numbers = (steps, cache_interval, guidance)
-    check_sampling(*numbers)
+    check_sampling(*numbers, sampler)
     check_text(negative_prompt, "--negative-prompt")
     if seconds_per_picture is not None and not seconds_per_picture > 0:
         raise UsageError(f"{seconds_per_picture:g} is no time", where="--seconds-per-picture")
@@ -97,7 +99,7 @@ def batch(
     try:
         bars = progress()
         bundle = open_or_compile(find_model(model), given, sources, bars)
-        jobs = _jobs(bundle, texts, numbers_of_noise, negative_prompt, numbers, output)
+        jobs = _jobs(bundle, texts, numbers_of_noise, negative_prompt, sampler, numbers, output)
         pool = Pool(sources, seconds_per_job=seconds_per_picture)
         report = pool.run(jobs, log, bars, lambda result: is_kept(result, output))
     finally:
@@ -190,6 +192,7 @@ def _jobs(
     prompts: list[str],
     seeds: list[int],
     negative_prompt: str,
+    sampler: str,
     numbers: tuple[int, int, float],
     output: Path,
 ) -> list[Job]:
@@ -202,7 +205,7 @@ def _jobs(
     for number, prompt in enumerate(prompts, 1):
         ids = tokenizer.encode(prompt)
         for seed in seeds:
-            what = json.dumps([model, prompt, negative_prompt, seed, *numbers])
+            what = json.dumps([model, prompt, negative_prompt, seed, sampler, *numbers])
             identity = hashlib.sha256(what.encode()).hexdigest()[:16]
             picture = _Picture(
                 bundle,
@@ -211,6 +214,7 @@ def _jobs(
                 ids,
                 negative_ids,
                 seed,
+                sampler,
                 numbers,
                 output,
                 f"{number:05d}-{seed}-{identity[:6]}.png",
@@ -230,6 +234,7 @@ class _Picture:
         ids: list[int],
         negative_ids: list[int],
         seed: int,
+        sampler: str,
         numbers: tuple[int, int, float],
         output: Path,
         name: str,
@@ -238,6 +243,7 @@ class _Picture:
         self._prompts = prompt, negative_prompt
         self._ids = ids, negative_ids
         self._seed = seed
+        self._sampler = sampler
         self._numbers = numbers
         self._path = output / name
 
@@ -248,9 +254,9 @@ class _Picture:
         from ddimcache.runtime.progress import SilentProgress
 
         session = worker.session(self._bundle)
-        request = ImageRequest(self._ids[0], self._ids[1], self._seed, *self._numbers)
+        request = ImageRequest(self._ids[0], self._ids[1], self._seed, *self._numbers, sampler=self._sampler)
         done = run_image(session, request, SilentProgress())
-        facts = picture_facts(*self._prompts, self._seed, self._numbers, self._bundle.manifest)
+        facts = picture_facts(*self._prompts, self._seed, self._sampler, self._numbers, self._bundle.manifest)
         content = encode_png(done.drawn.pixels[0], facts)
         return {
             **keep_picture(self._path.parent, self._path.name, content),

@@ -39,6 +39,8 @@ EXAMPLES = """
 
   ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 --steps 20 --cache-interval 3 --seed 7
 
+  ddimcache generate "a red fox" --model sd15.bundle --sampler dpm++2m-karras --steps 20 --cache-interval 2
+
   ddimcache generate "a red fox in the snow" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
 """
 
@@ -54,8 +56,9 @@ def generate(
             "for a folder the first OpenCL device, else llvm."
         ),
     ] = None,
+    sampler: image_options.Sampler = "ddim",
     steps: image_options.Steps = 50,
-    cache_interval: image_options.CacheInterval = 5,
+    cache_interval: image_options.CacheIntervalOfSampler = None,
     cache_schedule: image_options.CacheSchedule = "auto",
     cut: image_options.Cut = None,
     guidance: image_options.Guidance = None,
@@ -101,14 +104,17 @@ def generate(
     from ddimcache.runtime.noise import LARGEST_SEED
     from ddimcache.runtime.session import check_sampling
 
-    if guidance is None:
-        guidance = image_options.default_guidance(model is None)
-    check_sampling(steps, cache_interval, guidance)
+    cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model is None)
+    check_sampling(steps, cache_interval, guidance, sampler)
     check_choice(cache_schedule)
     check_text(prompt, "PROMPT")
     check_text(negative_prompt, "--negative-prompt")
     if seed is not None and latents is not None:
         raise UsageError("takes the place of --seed", where="--latents", remedy="give one of the two")
+    if latents is not None and sampler == "lcm":
+        raise UsageError(
+            "lcm adds noise of the seed at every step", where="--latents", remedy="give --seed instead"
+        )
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"{seed} is outside 0 … 2⁶³ − 1", where="--seed")
     _check_suffix(output, ".png", "--output")
@@ -138,6 +144,7 @@ def generate(
         compile_choices={"weights": weights, "cut": cut, "width": width or None, "height": height or None},
         seed=seed,
         latents=initial,
+        sampler=sampler,
         numbers=(steps, cache_interval, guidance),
         cache_schedule=cache_schedule,
         memory=choice,
@@ -172,6 +179,7 @@ def _run(
     compile_choices: dict[str, Any],
     seed: int | None,
     latents: NDArray[np.float32] | None,
+    sampler: str,
     numbers: tuple[int, int, float],
     cache_schedule: str,
     memory: MemoryChoice,
@@ -184,7 +192,7 @@ def _run(
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
     from ddimcache.runtime.image import ImageRequest, encode_npy, encode_png, latents_bytes, run_image
-    from ddimcache.runtime.quality_notes import read_notes
+    from ddimcache.runtime.quality_notes import QualityNotes, read_notes
     from ddimcache.runtime.tokenizer import Tokenizer
 
     folder = find_model(model)
@@ -219,7 +227,8 @@ def _run(
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
         steps, cache_interval, guidance = numbers
-        notes = read_notes(bundle)
+        # They are of DDIM's steps.
+        notes = read_notes(bundle) if sampler == "ddim" else QualityNotes()
         used, cache_interval, warning = choose(cache_schedule, notes, steps, cache_interval)
         if warning is not None:
             say(warning)
@@ -227,12 +236,12 @@ def _run(
         full_steps = placed(used, bundle, steps, cache_interval)
         session = device.open(bundle, bars, memory)
         try:
-            request = ImageRequest(ids, negative_ids, noise, *numbers, full_steps)
+            request = ImageRequest(ids, negative_ids, noise, *numbers, full_steps, sampler)
             done = run_image(session, request, bars)
             peak_bytes = session.peak_bytes
         finally:
             session.close()
-        facts = picture_facts(prompt, negative_prompt, seed, numbers, manifest)
+        facts = picture_facts(prompt, negative_prompt, seed, sampler, numbers, manifest)
         if used != "uniform":
             facts["cache_schedule"] = used
         write_atomically(output, encode_png(done.drawn.pixels[0], facts))
@@ -243,6 +252,7 @@ def _run(
                 "image": str(output.absolute()),
                 "seed": seed,
                 "device": device.name,
+                "sampler": sampler,
                 "steps": steps,
                 "cache_interval": cache_interval,
                 "cache_schedule": used,
@@ -257,7 +267,12 @@ def _run(
 
 
 def picture_facts(
-    prompt: str, negative_prompt: str, seed: int | None, numbers: tuple[int, int, float], manifest: Manifest
+    prompt: str,
+    negative_prompt: str,
+    seed: int | None,
+    sampler: str,
+    numbers: tuple[int, int, float],
+    manifest: Manifest,
 ) -> dict[str, str]:
     """Return what a picture's file says of itself; ``numbers`` are steps, cache interval and guidance."""
     steps, cache_interval, guidance = numbers
@@ -265,6 +280,7 @@ def picture_facts(
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "seed": "" if seed is None else str(seed),
+        "sampler": sampler,
         "steps": str(steps),
         "cache_interval": str(cache_interval),
         "guidance": repr(guidance),
@@ -329,6 +345,8 @@ def _report(result: dict[str, Any], guidance: float) -> None:
     )
     seed = "the noise of --latents" if result["seed"] is None else f"seed {result['seed']}"
     say(f"\non {result['device']}, {seed}")
+    if result["sampler"] == "lcm":
+        return
     if result["cache_interval"] == 1:
         say("next: --cache-interval 5 reuses the inner UNet on four of five steps")
     elif result["cached_steps"]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ddimcache.errors import UsageError
+
 Model = Annotated[
     Path | None,
     typer.Option(help="Diffusers folder or bundle. Default: the embedded model.", metavar="DIR|BUNDLE"),
@@ -20,10 +22,24 @@ Weights = Annotated[
 ]
 Cut = Annotated[int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")]
 Size = Annotated[str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")]
-Steps = Annotated[int, typer.Option(help="DDIM steps, 1 … 1000.")]
+Steps = Annotated[int, typer.Option(help="Steps of the sampler, 1 … 1000.")]
+Sampler = Annotated[
+    str,
+    typer.Option(
+        help="ddim, euler, dpm++2m, euler-karras or dpm++2m-karras (with Karras' noise levels), or lcm for a "
+        "model that was distilled for it: 2 to 8 steps, no cache, hardly any guidance."
+    ),
+]
 CacheInterval = Annotated[
     int,
     typer.Option(help="Run the whole UNet every n-th step and reuse its U2 feature between; 1: always."),
+]
+CacheIntervalOfSampler = Annotated[
+    int | None,
+    typer.Option(
+        help="Run the whole UNet every n-th step and reuse its U2 feature between; 1: always. Default: 5; 1 "
+        "with --sampler lcm, which takes no other."
+    ),
 ]
 CacheSchedule = Annotated[
     str,
@@ -34,7 +50,9 @@ CacheSchedule = Annotated[
 ]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="Scale of classifier-free guidance; 1 or below: none. Default: 7.5; embedded model 2."),
+    typer.Option(
+        help="Scale of classifier-free guidance; 1 or below: none. Default: 7.5; embedded model 2; lcm 1."
+    ),
 ]
 NegativePrompt = Annotated[str, typer.Option(help="What not to draw.")]
 
@@ -45,3 +63,24 @@ def default_guidance(embedded: bool) -> float:
     The embedded model follows its captions without much of it, and its shapes bend with more.
     """
     return 2.0 if embedded else 7.5
+
+
+def of_sampler(
+    sampler: str, cache_interval: int | None, guidance: float | None, embedded: bool
+) -> tuple[int, float]:
+    """Return cache interval and guidance, by what suits the sampler where they are not named.
+
+    Raises :class:`UsageError` for a cache with ``lcm``.
+    """
+    is_lcm = sampler == "lcm"
+    if is_lcm and cache_interval is not None and cache_interval > 1:
+        raise UsageError(
+            "lcm's few steps are too far apart to reuse each other's features",
+            where="--cache-interval",
+            remedy="use 1, or another --sampler",
+        )
+    if cache_interval is None:
+        cache_interval = 1 if is_lcm else 5
+    if guidance is None:
+        guidance = 1.0 if is_lcm else default_guidance(embedded)
+    return cache_interval, guidance
