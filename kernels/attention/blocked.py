@@ -112,6 +112,7 @@ class _Emitter:
             self.score = local(self.block, self.span)
             self.peak, self.weight = local(self.parts, self.span), local(self.parts, self.span)
             self.change = local(self.span)
+            self.keys, self.values = local(self.block, self.width), local(self.block, self.width)
             b = T.bind(group // (self.heads * query_blocks))
             h = T.bind(group // query_blocks % self.heads)
             start = T.bind(group % query_blocks * (self.parts * self.span))
@@ -119,11 +120,12 @@ class _Emitter:
                 self._start(q, b, h, part, T.bind(start + part * self.span))
             with T.serial(0, -(-self.tokens // self.block)) as number:
                 base = T.bind(number * self.block)
+                self._fetch(k, v, b, h, base)
                 with T.serial(0, self.parts) as part:
                     self._each_vector(lambda at: T.buffer_store(self.change, self.peak[part, at], [at]))
-                    self._scores(k, bias, b, h, part, base, T.bind(start + part * self.span))
+                    self._scores(bias, part, base, T.bind(start + part * self.span))
                     self._weigh(part)
-                    self._add_values(v, b, h, part, base)
+                    self._add_values(part)
             with T.serial(0, self.parts) as part:
                 self._finish(out, b, h, part, T.bind(start + part * self.span), dtype)
 
@@ -159,17 +161,25 @@ class _Emitter:
         self._each_vector(lambda at: T.buffer_store(self.peak, T.float32(LOWEST), [part, at]))
         self._each_vector(lambda at: T.buffer_store(self.weight, T.float32(0), [part, at]))
 
-    def _scores(self, k: Any, bias: Any, b: Any, h: Any, part: Any, base: Any, first: Any) -> None:
+    def _fetch(self, k: Any, v: Any, b: Any, h: Any, base: Any) -> None:
+        """Brings a block of keys and values together, which lie a row of the product apart: a page each."""
+        with T.serial(0, self.block) as j:
+            row = T.bind(self._token(base + j))
+            for source, place, kept in ((k, self.places[1], self.keys), (v, self.places[2], self.values)):
+                with T.serial(0, self.width) as d:
+                    number = T.cast(source[b, row, place.first + h * self.width + d], "float32")
+                    T.buffer_store(kept, number, [j, d])
+
+    def _scores(self, bias: Any, part: Any, base: Any, first: Any) -> None:
         """Scores of a block of keys, and the maxima with them."""
         tile = self.key_tile
         with T.serial(0, self.block // tile) as strip:
             sums = local(tile, self.span)
-            rows = [T.bind(self._token(base + (strip * tile + j))) for j in range(tile)]
             self._each(tile, lambda j, at: T.buffer_store(sums, T.float32(0), [j, at]))
             with T.serial(0, self.width) as d:
 
                 def add(j: int, at: Any) -> None:
-                    key = T.cast(k[b, rows[j], self.places[1].first + h * self.width + d], "float32")
+                    key = self.keys[strip * tile + j, d]
                     T.buffer_store(sums, sums[j, at] + self.query[part, d, at] * key, [j, at])
 
                 self._each(tile, add)
@@ -177,7 +187,7 @@ class _Emitter:
             def keep(j: int, at: Any) -> None:
                 score = sums[j, at]
                 if bias is not None:
-                    score = score + bias[rows[j], self._query(first + at)]
+                    score = score + bias[self._token(base + (strip * tile + j)), self._query(first + at)]
                 if self.tokens % self.block:
                     behind = T.max(base + (strip * tile + j) - (self.tokens - 1), 0)
                     score = score + T.float32(MISSING) * T.cast(behind, "float32")
@@ -211,7 +221,7 @@ class _Emitter:
 
             self._each_vector(add)
 
-    def _add_values(self, v: Any, b: Any, h: Any, part: Any, base: Any) -> None:
+    def _add_values(self, part: Any) -> None:
         tile = self.value_tile
         with T.serial(0, self.width // tile) as strip:
             sums = local(tile, self.span)
@@ -221,12 +231,9 @@ class _Emitter:
 
             self._each(tile, start)
             with T.serial(0, self.block) as j:
-                row = T.bind(self._token(base + j))
 
                 def add(d: int, at: Any) -> None:
-                    value = T.cast(
-                        v[b, row, self.places[2].first + h * self.width + (strip * tile + d)], "float32"
-                    )
+                    value = self.values[j, strip * tile + d]
                     T.buffer_store(sums, sums[d, at] + self.score[j, at] * value, [d, at])
 
                 self._each(tile, add)
