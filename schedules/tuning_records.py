@@ -66,6 +66,11 @@ class TuningRecord:
         """What the record is about."""
         return Workload(self.op, self.shape, self.dtype, self.weights)
 
+    @property
+    def ratio(self) -> float:
+        """Its time over the defaults'."""
+        return self.seconds / max(self.default_seconds, 1e-12)
+
 
 @dataclass(frozen=True)
 class TuningManifest:

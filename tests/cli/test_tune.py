@@ -7,8 +7,9 @@ import json
 import pytest
 
 from ddimcache.compiler.target import profile
+from ddimcache.kernels.workload import parse
 from ddimcache.schedules import tuning_records as store
-from tests.kit.tuning import write_folder
+from tests.kit.tuning import record, write_folder
 
 SMALL = "matmul 32x32x32 float32 int8"
 
@@ -67,3 +68,15 @@ def test_a_bundle_without_workloads_says_so(run, tmp_path, fake_bundle):
     assert done.code == 2
     assert "--family: nothing of the model is of these families" in done.err
     assert not (tmp_path / "log").exists()
+
+
+def test_records_travel_by_metaschedules_database(run, tmp_path):
+    source = write_folder(tmp_path / "log", "llvm", [record(parse(SMALL), {"blocks.rows": 16}, "llvm")])
+    there = ["--device", "llvm", "--export-metaschedule", tmp_path / "database", "-o", source, "--json"]
+    assert run("tune", *there).json["exported"] == 1
+    back = ["--device", "llvm", "--import-metaschedule", tmp_path / "database", "--json"]
+    back += ["-o", tmp_path / "new"]
+    assert run("tune", *back).json["imported"] == 1
+    kept = [store.read_log(folder, profile("llvm")).records for folder in (source, tmp_path / "new")]
+    assert kept[0] == kept[1] != {}
+    assert run("tune", *back).json["imported"] == 0  # no better than what is kept

@@ -85,6 +85,14 @@ def tune(
         str, typer.Option(help="The most address space that a trial may have.", metavar="BYTES")
     ] = "16GiB",
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    export_metaschedule: Annotated[
+        Path | None,
+        typer.Option(help="Write the records as MetaSchedule's database, and tune nothing.", metavar="DIR"),
+    ] = None,
+    import_metaschedule: Annotated[
+        Path | None,
+        typer.Option(help="Take records out of such a database, and tune nothing.", metavar="DIR"),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
@@ -108,8 +116,11 @@ def tune(
             raise UsageError(f"{seconds:g} is no time", where=option)
     memory = parse_bytes(trial_memory, "--trial-memory") or 0
     target, spec = _place(target, device)
-    check_installed()
     folder = tune_log or Path("tune_logs") / target
+    if export_metaschedule is not None or import_metaschedule is not None:
+        _exchange(folder, target, spec, export_metaschedule, import_metaschedule, as_json)
+        return
+    check_installed()
     tasks = _tasks(model, target, weights, workload or [], families)
     method = "modelled" if spec is None else "measured"
     with _locked(folder):
@@ -122,6 +133,44 @@ def tune(
             say(f"tuning {len(tasks)} workloads on {place}, {method}; records are kept in {folder}")
             results, stopped = _run(tuner, tasks, trials, time_limit)
     _report(folder, method, results, stopped, tuner.skipped, as_json)
+
+
+def _exchange(
+    folder: Path,
+    target: str,
+    spec: DeviceSpec | None,
+    out: Path | None,
+    source: Path | None,
+    as_json: bool,
+) -> None:
+    """Reads and writes databases of MetaSchedule; what is taken wins more than what was kept before."""
+    from ddimcache.compiler.target import profile
+    from ddimcache.schedules import tuning_records as store
+    from ddimcache.tuning import metaschedule
+
+    device, method = profile(target), "modelled" if spec is None else "measured"
+    facts: dict[str, Any] = {"tune_log": str(folder.absolute()), "imported": 0, "exported": 0, "skipped": []}
+    if source is not None:
+        found = metaschedule.import_records(source, device)
+        facts["skipped"] = list(found.skipped)
+        with _locked(folder):
+            _describe(folder, target, spec, method)
+            known = store.read_log(folder, device).records
+            for workload, record in found.records.items():
+                if record.method != method:
+                    facts["skipped"].append(f"{source}: {workload.text} is {record.method}, not {method}")
+                elif workload not in known or record.ratio < known[workload].ratio:
+                    store.append(folder / store.RECORDS, record)
+                    facts["imported"] += 1
+    if out is not None:
+        facts["exported"] = metaschedule.export_records(store.read_log(folder, device), device, out)
+    for line in facts["skipped"]:
+        say(line)
+    if as_json:
+        print_json(facts)
+    else:
+        counts = facts["imported"], facts["exported"], len(facts["skipped"])
+        print("{} records taken, {} written, {} skipped".format(*counts))
 
 
 def _run(tuner: Tuner, tasks: list[Task], trials: int, limit: float | None) -> tuple[list[Result], bool]:

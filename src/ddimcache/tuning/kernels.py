@@ -117,8 +117,17 @@ def arguments(workload: Workload, device: DeviceProfile, arrays: Arrays) -> list
     return [arrays["x"], pack(weight, width), *others]
 
 
-def kernel_of(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray]) -> tirx.PrimFunc:
-    """The scheduled kernel of ``workload`` over arrays like ``inputs``; its result is the last parameter."""
+def blank_arguments(workload: Workload, device: DeviceProfile) -> list[np.ndarray]:
+    """Arguments of the right shapes for what does not look at numbers."""
+    arrays = {name: np.zeros_like(array) for name, array in make_inputs(workload).items()}
+    return arguments(workload, device, arrays)
+
+
+def unscheduled(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray]) -> tirx.PrimFunc:
+    """The kernel of ``workload`` over arrays like ``inputs``, before its schedule where it gets one.
+
+    Its result is the last parameter.
+    """
     if workload.family == "attention":
         batch, queries, tokens, heads, width = workload.sizes
         places = (Place(heads * width, 0),) * 3
@@ -130,13 +139,17 @@ def kernel_of(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray
             width**-0.5,
             {"has_bias": False, "places": places},
         )
-        function = tagged(function, workload, device.tuned.get(workload))
-    else:
-        placeholders = [
-            te.placeholder(wide(array.shape), str(array.dtype), f"p{number}")
-            for number, array in enumerate(inputs)
-        ]
-        function = te.create_prim_func([*placeholders, _computation(workload, device, placeholders)])
+        return tagged(function, workload, device.tuned.get(workload))
+    placeholders = [
+        te.placeholder(wide(array.shape), str(array.dtype), f"p{number}")
+        for number, array in enumerate(inputs)
+    ]
+    return te.create_prim_func([*placeholders, _computation(workload, device, placeholders)])
+
+
+def kernel_of(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray]) -> tirx.PrimFunc:
+    """The scheduled kernel of ``workload`` over arrays like ``inputs``."""
+    function = unscheduled(workload, device, inputs)
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     with device.tvm_target():
         return ApplySchedules(device)(module)["main"]  # type: ignore[operator]

@@ -51,7 +51,7 @@ def model_trial(request: Request) -> Outcome:
 
 def score(workload: Workload, device: DeviceProfile) -> Score:
     """The modelled time of the kernel of ``workload`` with the decisions of ``device``."""
-    inputs = kernels.arguments(workload, device, _blank_inputs(workload))
+    inputs = kernels.blank_arguments(workload, device)
     try:
         function = kernels.kernel_of(workload, device, inputs)
         source = kernels.build(function, device).mod.imports[0].inspect_source()
@@ -81,8 +81,3 @@ def _misfit(part: KernelStatistics) -> str:
     if part.instructions > INSTRUCTION_CACHE:
         return f"{part.instructions} instructions"
     return f"local memory {part.local_bytes} B" if part.local_bytes > LOCAL_BYTES_LIMIT else ""
-
-
-def _blank_inputs(workload: Workload) -> dict[str, np.ndarray]:
-    """Operands of the right shapes: a model does not look at numbers."""
-    return {name: np.zeros_like(array) for name, array in kernels.make_inputs(workload).items()}

@@ -129,9 +129,9 @@ class Tuner:
         best: dict[str, int] = {}
         if (record := self._records.get(workload)) is not None and record.method == self.method:
             best = dict(record.decisions)
-            ratios[key_of({**explorer.default, **best})] = record.seconds / max(record.default_seconds, 1e-12)
+            ratios[key_of({**explorer.default, **best})] = record.ratio
             result.best, result.seconds, result.kept = best, record.seconds, True
-            result.ratio = record.seconds / max(record.default_seconds, 1e-12)
+            result.ratio = record.ratio
 
         def learn(decisions: Decisions, rival: Decisions, outcome: Outcome) -> float | None:
             """What a trial says of the time over the default's, through the rival's."""
