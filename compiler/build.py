@@ -39,6 +39,7 @@ from ddimcache.manifest import (
     Component,
     FunctionSpec,
     Manifest,
+    MergedLora,
     NamedTensor,
     PassReport,
     SamplerConstants,
@@ -97,7 +98,7 @@ def compile_pipeline(
     check_destination(out_dir)
     device, skipped = tuned_profile(options.target, options.tune_log)
     find_linker(options.host)
-    folder = load_pipeline_folder(model_dir)
+    folder = load_pipeline_folder(model_dir, options.lora_choices)
     sizes = _sizes(folder, options)
     with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
         builder = _Builder(folder, options, device, sizes, Path(scratch))
@@ -331,6 +332,10 @@ class _Builder:
             macs_saved_cached=self.macs_saved["cached"],
             components=self.entries,
             passes=tuple(self.passes),
+            loras=tuple(
+                MergedLora(lora.choice.path.name, lora.choice.scale, lora.sha256)
+                for lora in self.folder.loras
+            ),
         )
 
 

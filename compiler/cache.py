@@ -34,12 +34,20 @@ def bundle_key(model_dir: Path, options: CompileOptions) -> str:
     facts = {
         "model": folder_fingerprint(model_dir, cache_folder() / "fingerprints.json"),
         "options": options.to_json(),
+        "loras": [_digest(choice.path) for choice in options.lora_choices],
         # No more of the folder: trials that won nothing change no bundle.
         "tune log": file_entry(records).sha256 if records is not None and records.is_file() else None,
         "versions": versions(),
         "compiler": compiler_digest(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_entry(path).sha256
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", where="--lora") from error
 
 
 def kept_bundle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -19,13 +20,41 @@ NO_RECORDS = "none"
 
 
 @dataclass(frozen=True)
+class LoraChoice:
+    """A LoRA file that is merged into the model, and how much of it: 1 is the whole."""
+
+    path: Path
+    scale: float
+
+    @classmethod
+    def parse(cls, text: str) -> LoraChoice:
+        """Read ``FILE`` or ``FILE:SCALE``; raises :class:`UsageError`."""
+        name, colon, number = text.rpartition(":")
+        try:
+            scale = float(number) if colon else None
+        except ValueError:
+            scale = None
+        if scale is None:
+            name, scale = text, 1.0
+        if not math.isfinite(scale):
+            raise UsageError(f"scale {number} is no number", where="--lora", remedy="write FILE:0.8")
+        if Path(name).suffix != ".safetensors":
+            raise UsageError(
+                f"'{name or text}' is no safetensors file",
+                where="--lora",
+                remedy="name a file that ends in .safetensors; others can run code when they are read",
+            )
+        return cls(Path(name), scale)
+
+
+@dataclass(frozen=True)
 class CompileOptions:
     """Options of one compilation; making one with a bad value raises :class:`UsageError` naming the option.
 
     ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``memory_budget`` is in bytes;
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
-    ``dump_ir`` a folder. How many cuts a model has, and what its sizes must be multiples
-    of beyond 8, is the frontend's to say.
+    ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them. How many cuts a model has, and
+    what its sizes must be multiples of beyond 8, is the frontend's to say.
     """
 
     target: str = "opencl"
@@ -38,11 +67,13 @@ class CompileOptions:
     memory_budget: int | None = None
     tune_log: str | None = None
     dump_ir: str | None = None
+    loras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("--target", self.target, TARGETS)
         _one_of("--weights", self.weights, get_args(WeightsKind))
         _one_of("--host", self.host, HOSTS)
+        _ = self.lora_choices
         if self.cut < 0:
             raise UsageError(f"{self.cut} is negative", where="--cut", remedy="cuts count from 0")
         if not 1 <= self.batch <= 64:
@@ -60,6 +91,11 @@ class CompileOptions:
             raise UsageError(f"{self.memory_budget} bytes is no budget", where="--memory-budget")
         if self.tune_log not in (None, NO_RECORDS) and not Path(str(self.tune_log)).is_dir():
             raise UsageError(f"{self.tune_log} is not a folder", where="--tune-log")
+
+    @property
+    def lora_choices(self) -> tuple[LoraChoice, ...]:
+        """``loras`` read, in the order in which they are merged; raises :class:`UsageError`."""
+        return tuple(LoraChoice.parse(text) for text in self.loras)
 
     def to_json(self) -> str:
         """Return the options as one line of JSON with sorted keys."""

@@ -5,6 +5,7 @@ A test carries the mark of the tier it needs; without one it belongs to ``host``
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -33,6 +34,10 @@ def _phone_missing() -> str | None:
     return None if os.environ.get("DDIMCACHE_PHONE") else "DDIMCACHE_PHONE names no phone"
 
 
+def _peft_missing() -> str | None:
+    return None if importlib.util.find_spec("peft") else "package peft is missing, which diffusers merges by"
+
+
 # tier -> why this machine cannot run it, or None when it can; asked once, and only when a test needs it
 TIERS: dict[str, Callable[[], str | None]] = {
     "host": lambda: None,
@@ -41,6 +46,7 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "aarch64": aarch64_root.missing,
     "phone": _phone_missing,
     "browser": browser.missing,
+    "peft": _peft_missing,
 }
 
 

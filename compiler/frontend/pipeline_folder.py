@@ -7,11 +7,12 @@ the components against each other.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ddimcache.compiler.frontend import family
 from ddimcache.compiler.frontend.component_config import ConfigReader
+from ddimcache.compiler.frontend.lora import LoraFile, layer_shapes, read_lora
 from ddimcache.compiler.frontend.tokenizer import TokenizerConstants, load_tokenizer, tokenizer_files
 from ddimcache.compiler.frontend.weights import ComponentWeights, read_component, read_json_object
+from ddimcache.compiler.options import LoraChoice
 from ddimcache.errors import FrontendError
 
 _INDEX = "model_index.json"
@@ -72,6 +75,7 @@ class PipelineFolder:
     text_encoder_weights: ComponentWeights
     unet_weights: ComponentWeights
     vae_weights: ComponentWeights
+    loras: tuple[LoraFile, ...] = ()
 
     @property
     def latent_channels(self) -> int:
@@ -100,17 +104,24 @@ class PipelineFolder:
         return self.text_encoder_config["hidden_size"]
 
     def load_text_encoder(self) -> CLIPTextModel:
-        """Return the text encoder in float32 and evaluation mode.
+        """Return the text encoder in float32 and evaluation mode, LoRAs merged.
 
         Raises
         ------
         FrontendError : its weights cannot be read, or hold a NaN or an infinity.
         """
-        return _load(lambda: _make_text_encoder(self.text_encoder_config), self.text_encoder_weights)
+        network = _load(lambda: _make_text_encoder(self.text_encoder_config), self.text_encoder_weights)
+        return self._with_loras(network, "text_encoder")
 
     def load_unet(self) -> UNet2DConditionModel:
-        """Return the UNet in float32 and evaluation mode; raises as :meth:`load_text_encoder`."""
-        return _load(lambda: UNet2DConditionModel(**self.unet_config), self.unet_weights)
+        """Return the UNet in float32 and evaluation mode, LoRAs merged; raises as the text encoder."""
+        network = _load(lambda: UNet2DConditionModel(**self.unet_config), self.unet_weights)
+        return self._with_loras(network, "unet")
+
+    def _with_loras(self, network: Any, component: str) -> Any:
+        for lora in self.loras:
+            lora.merge_into(network, component)
+        return network
 
     def load_vae(self) -> AutoencoderKL:
         """Return the VAE, encoder and decoder, in float32 and evaluation mode; raises as the others."""
@@ -129,7 +140,7 @@ class PipelineFolder:
         return (*configs, *tokenizer_files(self.path / "tokenizer"), *weights)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 over names and contents of :meth:`files`, in hexadecimal.
+        """Return the SHA-256 over names and contents of :meth:`files`, and over LoRAs, in hexadecimal.
 
         Two folders with the same fingerprint compile to the same bundle. Reads all of the weights: about as
         fast as the disk.
@@ -142,10 +153,12 @@ class PipelineFolder:
             except OSError as error:
                 raise FrontendError(f"cannot be read: {error.strerror}", where=file) from error
             total.update(f"{file.relative_to(self.path).as_posix()} {digest}\n".encode())
+        for lora in self.loras:
+            total.update(f"lora {lora.choice.scale!r} {lora.sha256}\n".encode())
         return total.hexdigest()
 
 
-def load_pipeline_folder(path: str | os.PathLike[str]) -> PipelineFolder:
+def load_pipeline_folder(path: str | os.PathLike[str], loras: Sequence[LoraChoice] = ()) -> PipelineFolder:
     """Read the folder of a ``StableDiffusionPipeline`` (Stable Diffusion 1.x or 2.x) and check it.
 
     Weights may be stored as float16, bfloat16 or float32, in one safetensors file a component or in shards. A
@@ -154,6 +167,7 @@ def load_pipeline_folder(path: str | os.PathLike[str]) -> PipelineFolder:
     Parameters
     ----------
     path : the folder that holds ``model_index.json``.
+    loras : files whose changes the networks get when they are loaded, one after another.
 
     Raises
     ------
@@ -182,7 +196,7 @@ def load_pipeline_folder(path: str | os.PathLike[str]) -> PipelineFolder:
         root / "tokenizer", text["vocab_size"], text["max_position_embeddings"]
     )
     tokenizer_file = root / "tokenizer" / "tokenizer_config.json"
-    return PipelineFolder(
+    folder = PipelineFolder(
         path=root,
         text_encoder_config=text,
         unet_config=unet,
@@ -202,6 +216,11 @@ def load_pipeline_folder(path: str | os.PathLike[str]) -> PipelineFolder:
             vae_file, "diffusion_pytorch_model", lambda: AutoencoderKL(**vae), _vae_name
         ),
     )
+    layers = {
+        "unet": layer_shapes(folder.unet_weights.tensors),
+        "text_encoder": layer_shapes(folder.text_encoder_weights.tensors),
+    }
+    return dataclasses.replace(folder, loras=tuple(read_lora(choice, layers) for choice in loras))
 
 
 def _read_index(root: Path) -> dict[str, Any]:

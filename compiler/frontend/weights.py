@@ -34,14 +34,14 @@ _ITEM_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
-_WEIGHT_DTYPES = ("F32", "F16", "BF16")
+WEIGHT_DTYPES = ("F32", "F16", "BF16")
 # The same limit as the safetensors library's own reader.
 _LONGEST_HEADER = 100_000_000
 _PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _SAFETENSORS_REMEDY = (
     "save the pipeline again with `StableDiffusionPipeline.save_pretrained(..., safe_serialization=True)`"
 )
-_COPY_REMEDY = "copy or download the file again"
+COPY_REMEDY = "copy or download the file again"
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class ComponentWeights:
                 with safe_open(file, framework="pt") as opened:
                     for name, stored in self.tensors.items():
                         if stored.file == file and name in expected:
-                            state[name] = _finite(
+                            state[name] = finite(
                                 opened.get_tensor(stored.stored_name), file, stored.stored_name
                             )
             except (SafetensorError, OSError) as error:
-                raise FrontendError(f"cannot be read: {error}", where=file, remedy=_COPY_REMEDY) from error
+                raise FrontendError(f"cannot be read: {error}", where=file, remedy=COPY_REMEDY) from error
         return state
 
     def check(self, expected: Mapping[str, torch.Size], ignored: Callable[[str], bool], config: Path) -> None:
@@ -103,7 +103,7 @@ class ComponentWeights:
             raise FrontendError(
                 f"{_count(missing, 'tensor')} that {config.name} asks for missing, first `{missing[0]}`",
                 where=where,
-                remedy=f"check that {config} belongs to these weights, or {_COPY_REMEDY}",
+                remedy=f"check that {config} belongs to these weights, or {COPY_REMEDY}",
             )
         extra = sorted(name for name in self.tensors if name not in expected and not ignored(name))
         if extra:
@@ -121,9 +121,9 @@ class ComponentWeights:
                     where=stored.file,
                     remedy=f"check that {config} belongs to these weights",
                 )
-            if stored.dtype not in _WEIGHT_DTYPES:
+            if stored.dtype not in WEIGHT_DTYPES:
                 raise FrontendError(
-                    f"`{stored.stored_name}` is stored as {stored.dtype}, not {' or '.join(_WEIGHT_DTYPES)}",
+                    f"`{stored.stored_name}` is stored as {stored.dtype}, not {' or '.join(WEIGHT_DTYPES)}",
                     where=stored.file,
                     remedy="save the weights as float16 or float32",
                 )
@@ -165,7 +165,7 @@ def read_header(file: Path) -> list[StoredTensor]:
     """
 
     def torn(reason: str) -> FrontendError:
-        return FrontendError(f"not a whole safetensors file: {reason}", where=file, remedy=_COPY_REMEDY)
+        return FrontendError(f"not a whole safetensors file: {reason}", where=file, remedy=COPY_REMEDY)
 
     try:
         size = file.stat().st_size
@@ -239,7 +239,7 @@ def _find_files(folder: Path, stem: str) -> tuple[Path, ...]:
 def _sharded_files(index: Path) -> tuple[Path, ...]:
     weight_map: Any = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise FrontendError("has no `weight_map` object", where=index, remedy=_COPY_REMEDY)
+        raise FrontendError("has no `weight_map` object", where=index, remedy=COPY_REMEDY)
     names = set()
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
@@ -252,7 +252,7 @@ def _sharded_files(index: Path) -> tuple[Path, ...]:
     for file in files:
         if not file.is_file():
             raise FrontendError(
-                f"weights file is missing, though {index.name} lists it", where=file, remedy=_COPY_REMEDY
+                f"weights file is missing, though {index.name} lists it", where=file, remedy=COPY_REMEDY
             )
     return files
 
@@ -271,15 +271,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise FrontendError(f"cannot be read: {error.strerror}", where=path) from error
     except (ValueError, RecursionError) as error:
-        raise FrontendError(f"is not JSON ({error})", where=path, remedy=_COPY_REMEDY) from error
+        raise FrontendError(f"is not JSON ({error})", where=path, remedy=COPY_REMEDY) from error
     if not isinstance(parsed, dict):
         raise FrontendError(
-            f"holds a {type(parsed).__name__}, not a JSON object", where=path, remedy=_COPY_REMEDY
+            f"holds a {type(parsed).__name__}, not a JSON object", where=path, remedy=COPY_REMEDY
         )
     return parsed
 
 
-def _finite(tensor: torch.Tensor, file: Path, name: str) -> torch.Tensor:
+def finite(tensor: torch.Tensor, file: Path, name: str) -> torch.Tensor:
+    """Return ``tensor`` as float32; raises :class:`FrontendError` if it holds a NaN or an infinity."""
     converted = tensor.to(torch.float32)
     # The extremes are NaN if anything is; this takes a third of the time of a test of every value.
     if not all(math.isfinite(extreme) for extreme in converted.aminmax()):

@@ -197,6 +197,15 @@ class PassReport:
 
 
 @dataclass(frozen=True)
+class MergedLora:
+    """A LoRA file that was added to the weights: its name, how much of it, and the sha256 of its bytes."""
+
+    name: Annotated[str, Limits(minimum=1)]
+    scale: float
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and sha256 of a file of the bundle."""
 
@@ -242,6 +251,7 @@ class Manifest:
     macs_saved_cached: Count
     components: dict[str, Component]
     passes: tuple[PassReport, ...] = ()
+    loras: tuple[MergedLora, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     @property

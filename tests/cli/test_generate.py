@@ -350,9 +350,23 @@ class TestCompiling:
         assert len(compiler.calls) == 2
         assert not left_behind.exists()
 
+    def test_lora_is_compiled_in_and_its_contents_are_part_of_the_key(self, from_folder, compiler, tmp_path):
+        lora = tmp_path / "ink.safetensors"
+        lora.write_bytes(b"first")
+        assert from_folder("--lora", f"{lora}:0.5").code == 0
+        assert compiler.calls[0][2].loras == (f"{lora}:0.5",)
+        assert from_folder("--lora", f"{lora}:0.5").code == 0
+        assert len(compiler.calls) == 1
+        lora.write_bytes(b"second")
+        assert from_folder("--lora", f"{lora}:0.5", "--lora", lora).code == 0
+        assert len(compiler.calls) == 2
+        assert compiler.calls[1][2].loras == (f"{lora}:0.5", str(lora))
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
+            (["--lora", "ink.pt"], "--lora: 'ink.pt' is no safetensors file; name a file that ends in"),
+            (["--lora", "none.safetensors"], "--lora: none.safetensors cannot be read: No such file"),
             (["--weights", "int4"], "--weights: 'int4' is none of: int8, int8-g32, "),
             (["--cut", "-1"], "--cut: -1 is negative"),
             (["--size", "100x64"], "--size: width 100 is not a multiple of 8"),

@@ -308,7 +308,7 @@ Manifest Read(const Place& place) {
                                       "macs_saved_full",
                                       "macs_saved_cached",
                                       "components"},
-                                     {"passes", "files"});
+                                     {"passes", "loras", "files"});
   Manifest manifest;
   manifest.model = fields["model"].Text(1);
   ReadSha256(fields["model_fingerprint"]);
@@ -349,6 +349,14 @@ Manifest Read(const Place& place) {
   }
   if (const auto passes = fields.Find("passes")) {
     for (const Place& pass : passes->Items()) CheckPass(pass);
+  }
+  if (const auto loras = fields.Find("loras")) {
+    for (const Place& item : loras->Items()) {
+      const Fields lora = item.Object({"name", "scale", "sha256"});
+      lora["name"].Text(1);
+      lora["scale"].Number();
+      ReadSha256(lora["sha256"]);
+    }
   }
   if (const auto files = fields.Find("files")) {
     for (const auto& [name, entry] : files->Entries()) {

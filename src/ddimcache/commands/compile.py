@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ddimcache.commands import image_options
 from ddimcache.commands.terminal import (
     bytes_text,
     parse_bytes,
@@ -24,6 +25,8 @@ EXAMPLES = """
 [bold]Examples[/bold]
 
   ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --target adreno-740 --host aarch64-linux-android
+
+  ddimcache compile ./stable-diffusion-v1-5 -o ink.bundle --lora ink.safetensors:0.8 --lora detail.safetensors
 
   ddimcache compile ./my-model -o my.bundle --target llvm --weights fp32 --size 256x256 --json
 """
@@ -45,6 +48,7 @@ def compile_model(
             help="x86_64-linux-gnu, aarch64-linux-gnu or aarch64-linux-android. Default: this machine's."
         ),
     ] = None,
+    lora: image_options.Lora = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +106,7 @@ def compile_model(
         memory_budget=parse_bytes(memory_budget, "--memory-budget"),
         tune_log=tune_log,
         dump_ir=None if dump_ir is None else str(dump_ir),
+        loras=tuple(lora or ()),
     )
     if not (model / "model_index.json").is_file():
         raise UsageError(f"{model} holds no model_index.json, so it is no diffusers folder", where="MODEL")

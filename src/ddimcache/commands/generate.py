@@ -49,6 +49,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     model: image_options.Model = None,
     weights: image_options.Weights = None,
+    lora: image_options.Lora = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -141,7 +142,13 @@ def generate(
         negative_prompt=negative_prompt,
         model=model,
         device_text=device,
-        compile_choices={"weights": weights, "cut": cut, "width": width or None, "height": height or None},
+        compile_choices={
+            "weights": weights,
+            "cut": cut,
+            "width": width or None,
+            "height": height or None,
+            "loras": tuple(lora) if lora else None,
+        },
         seed=seed,
         latents=initial,
         sampler=sampler,
@@ -287,8 +294,14 @@ def picture_facts(
         "cut": str(manifest.cut),
         "model": manifest.model,
         "weights": manifest.weights,
+        **({"loras": loras_text(manifest)} if manifest.loras else {}),
         "software": "ddimcache",
     }
+
+
+def loras_text(manifest: Manifest) -> str:
+    """Return the LoRAs that a bundle has merged, as they were given."""
+    return ", ".join(f"{lora.name}:{lora.scale:g}" for lora in manifest.loras)
 
 
 def check_text(text: str, where: str) -> None:
@@ -310,6 +323,12 @@ def _check_suffix(path: Path, suffix: str, option: str) -> None:
 
 def check_fits(given: dict[str, Any], manifest: Manifest, folder: Path) -> None:
     """Refuse options that a finished bundle does not have."""
+    if "loras" in given:
+        raise UsageError(
+            f"{folder} is compiled, and a LoRA is merged before that",
+            where="--lora",
+            remedy="name the diffusers folder with --model, or give --lora to `ddimcache compile`",
+        )
     width, height = manifest.image_size
     found = {"weights": manifest.weights, "cut": manifest.cut, "width": width, "height": height}
     for name, value in given.items():

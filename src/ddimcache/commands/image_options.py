@@ -20,6 +20,14 @@ Weights = Annotated[
         "Default: int8."
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="LoRA to merge into the model before it is compiled, safetensors of diffusers, PEFT or kohya, "
+        "and how much of it; give it once a file. Default scale: 1.",
+        metavar="FILE[:SCALE]",
+    ),
+]
 Cut = Annotated[int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")]
 Size = Annotated[str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")]
 Steps = Annotated[int, typer.Option(help="Steps of the sampler, 1 … 1000.")]

@@ -117,6 +117,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "profile": manifest.profile,
         "host": manifest.host,
         "weights": manifest.weights,
+        "loras": [dataclasses.asdict(lora) for lora in manifest.loras],
         "size": [width, height],
         "batch": manifest.batch,
         "cut": manifest.cut,
@@ -241,6 +242,7 @@ def _report(facts: dict[str, Any]) -> None:
             ("target", f"{facts['target']} ({facts['profile']}), host {facts['host']}"),
             ("picture", f"{width}×{height}, batch {facts['batch']}"),
             ("weights", f"{facts['weights']}, {bytes_text(facts['weights_bytes'])}"),
+            *(("LoRA", f"{lora['name']}, scale {lora['scale']:g}") for lora in facts["loras"]),
             ("activations", f"{bytes_text(facts['activation_bytes'])} planned"),
             (
                 "cut",
