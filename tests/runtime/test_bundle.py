@@ -121,6 +121,8 @@ def test_manifest_survives_json(fake_bundle):
         (put("macs_full", -1), "macs_full: is -1, below the least allowed, 0"),
         (put("batch", True), "batch: expected a whole number, found true or false"),
         (put("weights", "int4"), "weights: 'int4' is none of: int8, int8-g32, "),
+        (put("loras", [{"name": "a.safetensors", "scale": 1, "sha256": "0"}]), "loras[0].sha256: '0' is not"),
+        (put("loras", [{"name": "a.safetensors", "scale": "1"}]), "loras[0]"),
         (put("image_size", [64]), "image_size: expected 2 items, found 1"),
         (put("feature", "dtype", "float64"), "feature.dtype: 'float64' is none of"),
         (put("feature_bytes", 5), "feature_bytes: 5, but the feature's shape makes 128"),

@@ -98,7 +98,7 @@ struct Manifest {
   TensorSpec prompt() const;
 };
 
-inline constexpr int kFormatVersion = 5;
+inline constexpr int kFormatVersion = 6;
 // Timesteps that one call of embed_time takes.
 inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";
