@@ -129,7 +129,8 @@ def _count_places(loop: tirx.For, counted: bool) -> tirx.Stmt:
         for _, step, buffer in places
         if step
     ]
-    body = tirx.SeqStmt([body, *steps])
+    if steps:
+        body = tirx.SeqStmt([body, *steps])
     new = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, None, loop.annotations)
     before = [statement for start, _, buffer in places for statement in _stored(buffer, start)]
     return tirx.SeqStmt([*before, new])

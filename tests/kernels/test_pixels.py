@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -52,4 +54,24 @@ def test_conv2d(stride: int, group: int, target: str) -> None:
     exact = plain_conv2d(x, weight, (stride, stride))
     device = small_tiles(profile(target), pixels=TABLE)
     out = run_kernel(te_function(compute, arrays), arrays, exact.shape, target=device)
+    assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize("unroll", [2, 4])
+def test_steps_that_are_written_out(unroll: int) -> None:
+    """What a loop reads then moves by several pixels, and no counter goes with it."""
+    random = np.random.default_rng(2)
+    x = random.standard_normal((1, 16, 64)).astype("float32")
+    weight = random.standard_normal((32, 64)).astype("float32")
+    packed, weight = rounded_weights(weight, 0, matmul.pack, 4)
+    arrays = [x, *packed]
+
+    def compute(x, packed, scale):  # type: ignore[no-untyped-def]
+        return matmul.matmul(x, packed, scale, 32, "float32", FLOAT)
+
+    tiles = {"float": PixelTiles(rows=4, unroll=unroll, across=4, down=2)}
+    device = small_tiles(profile("opencl"), pixels=dataclasses.replace(TABLE, tiles=tiles))
+    out = run_kernel(te_function(compute, arrays), arrays, (1, 16, 32), target=device)
+    exact = plain_matmul(x, weight)
     assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()

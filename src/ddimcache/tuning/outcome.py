@@ -59,7 +59,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it is kept: what it was about, against whom, and its outcome."""
+    """A trial as it is kept: what it was about, against whom, and its outcome.
+
+    One that ``confirms`` is the longer run against the defaults that a win needs, and no further candidate.
+    """
 
     op: Word
     shape: Annotated[tuple[Size, ...], Limits(minimum=1, maximum=16)]
@@ -72,6 +75,7 @@ class Trial:
     rival: Choices
     outcome: Outcome
     tool: Word
+    confirms: bool = False
 
     @property
     def workload(self) -> Workload:

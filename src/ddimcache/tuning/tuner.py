@@ -110,7 +110,7 @@ class Tuner:
         """
         end = self.clock() + seconds
         ordered = sorted(tasks, key=lambda task: -task.workload.macs * task.calls)
-        left = sum(max(0, trials - len(self._trials.get(task.workload, ()))) for task in ordered)
+        left = sum(max(0, trials - self._made(task.workload)) for task in ordered)
         results = []
         with progress.stage("tune", total=left) as stage:
             for task in ordered:
@@ -133,7 +133,9 @@ class Tuner:
             result.best, result.seconds, result.kept = best, record.seconds, True
             result.ratio = record.ratio
 
-        def learn(decisions: Decisions, rival: Decisions, outcome: Outcome) -> float | None:
+        def learn(
+            decisions: Decisions, rival: Decisions, outcome: Outcome, confirms: bool = False
+        ) -> float | None:
             """What a trial says of the time over the default's, through the rival's."""
             whole = {**explorer.default, **decisions}
             ratio = outcome.ratio
@@ -142,11 +144,12 @@ class Tuner:
                 ratios[key_of(whole)] = ratio
             explorer.told(decisions, ratio)
             model.add(workload, whole, ratio)
-            result.statuses[outcome.status] = result.statuses.get(outcome.status, 0) + 1
+            if not confirms:
+                result.statuses[outcome.status] = result.statuses.get(outcome.status, 0) + 1
             return ratio
 
         for trial in self._trials.get(workload, ()):
-            learn(trial.decisions, trial.rival, trial.outcome)
+            learn(trial.decisions, trial.rival, trial.outcome, trial.confirms)
         while result.trials < trials and self.clock() < end:
             rank = (lambda found: model.predict(workload, found)) if model.ready else None
             batch = explorer.propose(min(BATCH, trials - result.trials), rank)
@@ -158,15 +161,20 @@ class Tuner:
                 outcome = self.runner.run(workload, decisions, best)
                 self._keep_trial(workload, decisions, best, outcome)
                 ratio = learn(decisions, best, outcome)
-                if ratio is not None and ratio < min(result.ratio, 1.0) and self._confirm(result, decisions):
-                    best = result.best
-                    ratios[key_of({**explorer.default, **best})] = result.ratio
+                if ratio is not None and ratio < min(result.ratio, 1.0):
+                    outcome = self.runner.run(workload, decisions, {}, CONFIRMING_REPEATS)
+                    self._keep_trial(workload, decisions, {}, outcome, confirms=True)
+                    learn(decisions, {}, outcome, confirms=True)
+                    if self._is_win(result, decisions, outcome):
+                        best = result.best
                 advance(1, f"{workload.text}: {result.ratio:.3f} of the default's time")
         return result
 
-    def _confirm(self, result: Result, decisions: Decisions) -> bool:
+    def _made(self, workload: Workload) -> int:
+        return sum(not trial.confirms for trial in self._trials.get(workload, ()))
+
+    def _is_win(self, result: Result, decisions: Decisions, outcome: Outcome) -> bool:
         """Whether ``decisions`` beat the defaults, and by more than what was found before; then a record."""
-        outcome = self.runner.run(result.workload, decisions, {}, CONFIRMING_REPEATS)
         ratio = outcome.ratio
         if ratio is None or ratio > GAIN or ratio >= result.ratio:
             return False
@@ -193,7 +201,13 @@ class Tuner:
         return True
 
     def _keep_trial(
-        self, workload: Workload, decisions: Decisions, rival: Decisions, outcome: Outcome
+        self,
+        workload: Workload,
+        decisions: Decisions,
+        rival: Decisions,
+        outcome: Outcome,
+        *,
+        confirms: bool = False,
     ) -> None:
         trial = Trial(
             workload.family,
@@ -207,6 +221,7 @@ class Tuner:
             dict(rival),
             outcome,
             TOOL,
+            confirms,
         )
         store.append(self.folder / TRIALS, trial)
 
