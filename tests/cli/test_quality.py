@@ -111,16 +111,17 @@ def test_a_grid_of_settings(run, uncompressed_one, prompts, tmp_path):
 def test_the_uncompressed_model_is_compiled(
     run, fake_bundle, model, prompts, tmp_path, compiler, cache, monkeypatch
 ):
-    monkeypatch.setattr("ddimcache.commands.quality._fingerprint", lambda _: "0" * 64)
-    out = tmp_path / "out"
+    monkeypatch.setattr("ddimcache.commands.quality._fingerprint", lambda *_: "0" * 64)
+    out, lora = tmp_path / "out", tmp_path / "ink.safetensors"
+    lora.write_bytes(b"ink")
     done = run(
         *("quality", fake_bundle, "--model", model, "-o", out, "--pictures", 2, "--prompts", prompts),
-        *("--steps", 3, "--cache-interval", 3, "--weights", "int8,fp16", "--json"),
+        *("--steps", 3, "--cache-interval", 3, "--weights", "int8,fp16", "--lora", lora, "--json"),
     )
     assert done.code == 0, done.err
-    assert [(options.weights, options.target) for _, _, options in compiler.calls] == [
-        ("fp32", "llvm"),
-        ("fp16", "llvm"),
+    assert [(options.weights, options.target, options.loras) for _, _, options in compiler.calls] == [
+        ("fp32", "llvm", (str(lora),)),
+        ("fp16", "llvm", (str(lora),)),
     ]
     assert [(row["weights"], row["cache_interval"]) for row in done.json["settings"]] == [
         ("fp32", 1),
@@ -149,7 +150,7 @@ def test_the_model_must_be_known(run, fake_bundle, prompts, tmp_path):
 
 
 def test_another_model_is_refused(run, fake_bundle, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddimcache.commands.quality._fingerprint", lambda _: "1" * 64)
+    monkeypatch.setattr("ddimcache.commands.quality._fingerprint", lambda *_: "1" * 64)
     done = run("quality", fake_bundle, "--model", model, "-o", tmp_path / "out")
     assert done.code == 2
     assert f"--model: {model} is not the model that {fake_bundle} was compiled from" in done.err

@@ -47,6 +47,7 @@ def quality(
             metavar="DIR",
         ),
     ] = None,
+    lora: image_options.Lora = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -136,7 +137,7 @@ def quality(
     kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
     sources = device_sources(device or [], tracker, device_key, key, workers, kind)
     try:
-        variants = Variants(folder, model, sources, bars)
+        variants = Variants(folder, model, sources, bars, tuple(lora or ()))
         wanted = _wanted(variants, all_steps, intervals, weights, cuts, _schedules(schedules))
         sets = draw_sets(wanted, commission, output, sources, bars)
     finally:
@@ -249,21 +250,28 @@ def keep_gate(bundle: Bundle, rows: list[dict[str, Any]], least_psnr: float) -> 
 class Variants:
     """The bundle at hand, and others of its model with other weights or another cut, compiled when needed."""
 
-    def __init__(self, path: Path, model: Path | None, sources: Any, bars: Any) -> None:
+    def __init__(
+        self, path: Path, model: Path | None, sources: Any, bars: Any, loras: tuple[str, ...] = ()
+    ) -> None:
         from ddimcache.commands.batch import open_or_compile
         from ddimcache.commands.choose import DEFAULT_MODEL
+        from ddimcache.commands.generate import loras_text
         from ddimcache.runtime.bundle import is_bundle
 
-        self._bars = bars
-        self.own: Bundle = open_or_compile(path, {}, sources, bars)
+        self._bars, self._loras = bars, loras
+        given = {"loras": loras} if loras and not is_bundle(path) else {}
+        self.own: Bundle = open_or_compile(path, given, sources, bars)
         self._model = model if model is not None else None if is_bundle(path) else path
-        if self._model is None and self.own.manifest.model_fingerprint == _fingerprint(DEFAULT_MODEL):
+        if self._model is None and self.own.manifest.model_fingerprint == _fingerprint(DEFAULT_MODEL, loras):
             self._model = DEFAULT_MODEL
-        if self._model is not None and self.own.manifest.model_fingerprint != _fingerprint(self._model):
+        if self._model is not None and self.own.manifest.model_fingerprint != _fingerprint(
+            self._model, loras
+        ):
+            merged = f", with {loras_text(self.own.manifest)}" if self.own.manifest.loras else ""
             raise UsageError(
-                f"{self._model} is not the model that {path} was compiled from",
+                f"{self._model} is not the model that {path} was compiled from{merged}",
                 where="--model",
-                remedy="name the folder that was given to `ddimcache compile`",
+                remedy="name the folder and every --lora that were given to `ddimcache compile`",
             )
 
     def get(self, weights: str, cut: int) -> Bundle:
@@ -288,7 +296,9 @@ class Variants:
 
         manifest = self.own.manifest
         width, height = manifest.image_size
-        return CompileOptions(target=manifest.target, width=width, height=height, host=manifest.host)
+        return CompileOptions(
+            target=manifest.target, width=width, height=height, host=manifest.host, loras=self._loras
+        )
 
 
 def is_embedded(path: Path) -> bool:
@@ -301,10 +311,11 @@ def is_embedded(path: Path) -> bool:
     return path.resolve() == DEFAULT_MODEL.resolve()
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(folder: Path, loras: tuple[str, ...] = ()) -> str:
     from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+    from ddimcache.compiler.options import LoraChoice
 
-    return load_pipeline_folder(folder).fingerprint()
+    return load_pipeline_folder(folder, [LoraChoice.parse(text) for text in loras]).fingerprint()
 
 
 def _wanted(
