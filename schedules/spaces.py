@@ -203,7 +203,8 @@ def _private_bytes(tiles: TileTable, workload: Workload) -> int:
     if workload.family == "attention" and tiles.attention is not None and tiles.pixels is None:
         own, width = tiles.attention, workload.sizes[4]
         span = own.vectors * tiles.attention_queries
-        return 4 * span * (own.parts * (2 * width + 2) + max(own.block, own.keys) + own.keys)
+        block = max(own.block, own.keys)
+        return 4 * (span * (own.parts * (2 * width + 2) + block + own.keys) + 2 * block * width)
     if is_winograd(tiles, workload):
         table = tiles.winograd
         assert table is not None

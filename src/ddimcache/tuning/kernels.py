@@ -105,7 +105,13 @@ def panel(workload: Workload, device: DeviceProfile) -> int:
 def arguments(workload: Workload, device: DeviceProfile, arrays: Arrays) -> list[np.ndarray]:
     """What :func:`kernel_of` is given, without its output."""
     if workload.family == "attention":
-        return [*(arrays[name] for name in "qkv"), np.zeros((1, 1), np.float32)]
+        q, k, v = (arrays[name] for name in "qkv")
+        # As models have them: parts of one product's rows, and an array that is given twice is one.
+        if workload.sizes[1] == workload.sizes[2]:
+            q = k = v = np.concatenate([q, k, v], axis=2)
+        else:
+            k = v = np.concatenate([k, v], axis=2)
+        return [q, k, v, np.zeros((1, 1), np.float32)]
     width, weight = panel(workload, device), arrays["weight"]
     others = [arrays[name] for name in ("scale", "bias") if name in arrays]
     if workload.family == "geglu":
@@ -130,7 +136,10 @@ def unscheduled(workload: Workload, device: DeviceProfile, inputs: list[np.ndarr
     """
     if workload.family == "attention":
         batch, queries, tokens, heads, width = workload.sizes
-        places = (Place(heads * width, 0),) * 3
+        size = heads * width
+        places = (Place(size, 0), Place(2 * size, 0), Place(2 * size, size))
+        if queries == tokens:
+            places = (Place(3 * size, 0), Place(3 * size, size), Place(3 * size, 2 * size))
         function = attention_kernel(
             device.tiles_of(workload),
             (batch, queries, heads, width),
