@@ -68,6 +68,11 @@ def device_name(spec: DeviceSpec) -> str:
     return devices.list_devices()[spec.index].name
 
 
+def is_cpu(spec: DeviceSpec) -> bool:
+    """Whether a local device that is there runs on this machine's processor."""
+    return spec.kind == "llvm" or devices.list_devices()[spec.index].type == "cpu"
+
+
 def host_triple() -> str:
     """Return which of the compiler's ``--host`` values this process can load libraries of."""
     android = hasattr(sys, "getandroidapilevel")

@@ -14,6 +14,11 @@ from tests.kit.tuning import record, write_folder
 SMALL = "matmul 32x32x32 float32 int8"
 
 
+def candidates(path):
+    """The trials of a file, without the longer runs that a win needs."""
+    return [line for line in map(json.loads, path.open()) if not line["confirms"]]
+
+
 def test_tunes_keeps_and_goes_on(run, tmp_path):
     folder = tmp_path / "log"
     options = ["--device", "llvm", "--workload", SMALL, "-o", folder, "--json"]
@@ -24,11 +29,11 @@ def test_tunes_keeps_and_goes_on(run, tmp_path):
     manifest = store.read_manifest(folder)
     assert (manifest.profile, manifest.method) == ("llvm", "measured")
     trials = folder / "trials.jsonl"
-    assert len(trials.read_text().splitlines()) == 1
+    assert len(candidates(trials)) == 1
     again = run("tune", *options, "--trials", 2).json["workloads"][0]
     assert again["trials"] == 2
-    assert len(trials.read_text().splitlines()) == 2
-    assert len({line["decisions"].__repr__() for line in map(json.loads, trials.open())}) == 2
+    assert len(candidates(trials)) == 2
+    assert len({json.dumps(line["decisions"]) for line in candidates(trials)}) == 2
     store.read_log(folder, profile("llvm"))
 
 

@@ -29,6 +29,9 @@ number. Sums of thousands of products in that type, Winograd's transforms includ
 HOPELESS = 3
 """So many times the rival's time is not worth a second look."""
 
+WAITING = 1.25
+"""So many times as long by the clock as by processor time, in ratios to the rival, is threads that wait."""
+
 _BLOCK_SECONDS, _MOST_CALLS = 0.01, 20
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -52,7 +55,7 @@ def _timed(request: Request) -> Outcome:
     from ddimcache.compiler.target import profile
     from ddimcache.kernels.workload import parse
     from ddimcache.runtime.devices import parse_device
-    from ddimcache.runtime.local_device import open_device
+    from ddimcache.runtime.local_device import is_cpu, open_device
     from ddimcache.tuning import kernels
 
     workload, base, spec = parse(request.workload), profile(request.target), parse_device(request.place)
@@ -90,7 +93,7 @@ def _timed(request: Request) -> Outcome:
             return Outcome("wrong", error=known, message=f"{distance:.3g} of the largest number away")
         rival, _ = prepare(request.rival)
         rival()
-        seconds, rival_seconds = _interleaved(candidate, rival, device.sync, request.repeats)
+        seconds, rival_seconds = _interleaved(candidate, rival, device.sync, request.repeats, is_cpu(spec))
         return Outcome("good", seconds, rival_seconds, distance)
     except RuntimeError as error:
         kind = "memory" if "OUT_OF" in str(error) or "ALLOCATION" in str(error) else "failed"
@@ -98,29 +101,40 @@ def _timed(request: Request) -> Outcome:
 
 
 def _interleaved(
-    candidate: Callable[[], None], rival: Callable[[], None], sync: Callable[[], None], repeats: int
+    candidate: Callable[[], None],
+    rival: Callable[[], None],
+    sync: Callable[[], None],
+    repeats: int,
+    cpu: bool,
 ) -> tuple[float, float]:
-    """Medians of both, in turns; the second call of each says how many make a block."""
+    """Seconds of a call of both, timed in turns; the rival's are a median, ours follow by the ratios' median.
 
-    def seconds(call: Callable[[], None], count: int) -> float:
-        start = time.perf_counter()
+    On a ``cpu`` the ratio is of processor time, which other work on the machine does not stretch, unless the
+    clock says that threads wait for each other.
+    """
+
+    def seconds(call: Callable[[], None], count: int) -> tuple[float, float]:
+        start, busy = time.perf_counter(), time.process_time()
         for _ in range(count):
             call()
         sync()
-        return (time.perf_counter() - start) / count
+        return (time.perf_counter() - start) / count, (time.process_time() - busy) / count
 
     sync()
-    first, other = seconds(candidate, 1), seconds(rival, 1)
+    (first, _), (other, _) = seconds(candidate, 1), seconds(rival, 1)
     if first > HOPELESS * other:
-        first, other = seconds(candidate, 1), seconds(rival, 1)
+        (first, _), (other, _) = seconds(candidate, 1), seconds(rival, 1)
         if first > HOPELESS * other:
             return first, other
     count = max(1, min(_MOST_CALLS, math.ceil(_BLOCK_SECONDS / max(min(first, other), 1e-9))))
     pairs = [(seconds(candidate, count), seconds(rival, count)) for _ in range(repeats)]
-    ours, theirs = zip(*pairs, strict=True)
-    # The rival's median, and ours by the median of the ratios: the machine's other work hits both of a turn.
-    theirs_median = statistics.median(theirs)
-    return theirs_median * statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), theirs_median
+    # The machine's other work hits both of a turn.
+    clock, busy = (
+        statistics.median(ours[kind] / max(theirs[kind], 1e-9) for ours, theirs in pairs) for kind in (0, 1)
+    )
+    ratio = busy if cpu and clock < WAITING * busy else clock
+    rival_seconds = statistics.median(theirs[0] for _, theirs in pairs)
+    return rival_seconds * ratio, rival_seconds
 
 
 def _last_line(error: BaseException) -> str:
@@ -131,6 +145,8 @@ def _last_line(error: BaseException) -> str:
 def main(arguments: list[str]) -> int:
     """Runs the trial of a request file and writes its result."""
     ctypes.CDLL(None, use_errno=True).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    # TVM takes PyTorch along where it is installed, which costs more than most trials.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     request_path, result_path = map(Path, arguments)
     request = from_json(Request, loads(request_path.read_bytes()))
     if request.memory:
