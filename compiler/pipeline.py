@@ -19,6 +19,7 @@ from tvm import relax
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.memory_plan import peak
+from ddimcache.compiler.passes.add_before_reshape import AddBeforeReshape
 from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.count_work import count_work
@@ -49,7 +50,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps."""
 
-PHASE_COUNT = 27
+PHASE_COUNT = 28
 """Phases of a component; the UNet has two more."""
 
 
@@ -127,6 +128,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "lower norms", LowerNorms(profile)
     yield "lower row adds", LowerRowAdds()
     yield "simplify lowered", Simplify()
+    yield "add before reshape", AddBeforeReshape()
     products = LowerProducts(store, profile, request.weights, inputs)
     yield "fuse geglu", FuseGeglu(store, profile, request.weights, inputs, products.lowered)
     yield "lower products", products

@@ -1,5 +1,7 @@
 """Removes what does nothing: neutral arithmetic, casts to the same dtype, chains of shape changes.
 
+What is transposed alike and then added or joined is added or joined first, so that a transpose meets the next.
+
 Before::
 
     a = R.divide(x, R.const(1.0)); b = R.permute_dims(a, [0, 2, 1, 3]); c = R.permute_dims(b, [0, 2, 1, 3])
@@ -74,11 +76,31 @@ class _Simplifier(PyExprMutator):
             return call.args[0]
         if name == "relax.astype" and call.args[0].ty.dtype == call.attrs.dtype:
             return call.args[0]
+        if name in ("relax.add", "relax.concat"):
+            return self._transposed_behind(call, name)
         if name == "relax.permute_dims":
             return self._permute(call)
         if name in _RESHAPES or name == "relax.broadcast_to":
             return self._reshape(call, name)
         return call
+
+    def _transposed_behind(self, call: relax.Call, name: str) -> relax.Expr:
+        parts = call.args[0] if name == "relax.concat" else call.args
+        if isinstance(parts, relax.Var):
+            return call
+        values = [self.lookup_binding(part) if isinstance(part, relax.Var) else part for part in parts]
+        if not all(op_name(value) == "relax.permute_dims" for value in values):
+            return call
+        axes, sources = permutation(values[0]), [value.args[0] for value in values]
+        if any(permutation(value) != axes for value in values):
+            return call
+        if name == "relax.concat":
+            joined = relax.op.concat(sources, axes[int(call.attrs.axis) % len(axes)])
+        elif static_shape(sources[0]) == static_shape(sources[1]):
+            joined = relax.op.add(*sources)
+        else:
+            return call
+        return self.builder_.normalize(relax.op.permute_dims(self.builder_.emit(joined), axes))
 
     def _permute(self, call: relax.Call) -> relax.Expr:
         source, axes = call.args[0], permutation(call)

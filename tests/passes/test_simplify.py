@@ -4,7 +4,8 @@ import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from ddimcache.compiler.passes.simplify import Simplify
+from ddimcache.compiler.passes.partition_at_cut import bindings_of
+from ddimcache.compiler.passes.simplify import Simplify, op_name
 
 
 def test_neutral_arithmetic_and_casts_go() -> None:
@@ -81,6 +82,60 @@ def test_a_transpose_that_moves_only_ones_is_a_reshape_and_reshapes_join() -> No
 
     # The transpose becomes a reshape, which the second run joins with the one before it.
     tvm.ir.assert_structural_equal(Simplify()(Simplify()(Before)), Expected)
+
+
+def test_what_is_transposed_alike_is_added_and_joined_first() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 2, 3, 4), "float32"), y: R.Tensor((1, 2, 3, 4), "float32")) -> R.Tensor(
+            (1, 2, 3, 8), "float32"
+        ):
+            with R.dataflow():
+                a = R.permute_dims(x, [0, 3, 1, 2])
+                b = R.permute_dims(y, [0, 3, 1, 2])
+                c = R.add(a, b)
+                d = R.concat((c, b), axis=1)
+                e = R.permute_dims(d, [0, 2, 3, 1])
+                R.output(e)
+            return e
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((1, 2, 3, 4), "float32"), y: R.Tensor((1, 2, 3, 4), "float32")) -> R.Tensor(
+            (1, 2, 3, 8), "float32"
+        ):
+            with R.dataflow():
+                c = R.add(x, y)
+                e = R.concat((c, y), axis=3)
+                R.output(e)
+            return e
+
+    tvm.ir.assert_structural_equal(Simplify()(Before), Expected)
+
+
+def test_what_is_transposed_in_other_ways_or_repeated_stays() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 3, 3, 3), "float32"), y: R.Tensor((1, 3, 1, 3), "float32")) -> R.Tensor(
+            (1, 6, 3, 3), "float32"
+        ):
+            with R.dataflow():
+                a = R.permute_dims(x, [0, 3, 1, 2])
+                b = R.permute_dims(x, [0, 2, 3, 1])
+                c = R.permute_dims(y, [0, 2, 3, 1])
+                d = R.add(b, c)
+                e = R.concat((a, d), axis=3)
+                f = R.permute_dims(e, [0, 3, 2, 1])
+                R.output(f)
+            return f
+
+    after = Simplify()(Before)
+    names = [op_name(binding.value) for binding in bindings_of(after["main"])]
+    assert names.count("relax.permute_dims") == 4
+    tvm.ir.assert_structural_equal(after, Before)
 
 
 def test_leaves_real_work_alone() -> None:
