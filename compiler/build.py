@@ -25,6 +25,7 @@ from ddimcache.compiler.frontend.text_encoder import import_text_encoder
 from ddimcache.compiler.frontend.tokenizer import write_tokenizer
 from ddimcache.compiler.frontend.unet import import_unet
 from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
+from ddimcache.compiler.frontend.vae_encoder import import_vae_encoder
 from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs
 from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.options import CompileOptions
@@ -102,8 +103,9 @@ def compile_pipeline(
     sizes = _sizes(folder, options)
     with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
         builder = _Builder(folder, options, device, sizes, Path(scratch))
-        with progress.stage("compile", total=3 * (pipeline.PHASE_COUNT + 3) + 1) as stage:
-            for component in builder.components():
+        components = list(builder.components())
+        with progress.stage("compile", total=len(components) * (pipeline.PHASE_COUNT + 3) + 1) as stage:
+            for component in components:
                 builder.add(*component, stage)
         manifest = builder.manifest(sampler_constants(folder))
         manifest = write_bundle(out_dir, manifest, builder.files)
@@ -166,6 +168,11 @@ class _Builder:
         yield "text_encoder", lambda: import_text_encoder(folder.load_text_encoder(), tokens, dtype)
         yield "unet", lambda: import_unet(folder.load_unet(), batch, height, width, tokens, dtype)
         yield "vae_decoder", lambda: import_vae_decoder(folder.load_vae(), batch, height, width, dtype)
+        if self.options.image_to_image:
+            yield (
+                "vae_encoder",
+                lambda: import_vae_encoder(folder.load_vae(), batch, height, width, sizes.scale, dtype),
+            )
 
     @property
     def context(self) -> TensorSpec:
@@ -176,7 +183,7 @@ class _Builder:
         stage.advance(0, f"{name}: import")
         component = load()
         stage.advance(1)
-        entry = {"text_encoder": "encode", "unet": "main", "vae_decoder": "decode"}[name]
+        entry = {"unet": "main", "vae_decoder": "decode"}.get(name, "encode")
         cut = None
         if name == "unet":
             self.cuts, cut = cut_count(component.module), self.options.cut
@@ -279,6 +286,8 @@ class _Builder:
             return {"encode": FunctionSpec((ids,), (context,))}
         if name == "vae_decoder":
             return {"decode": FunctionSpec((latents,), (self.sizes.image,))}
+        if name == "vae_encoder":
+            return {"encode": FunctionSpec((self.sizes.image, latents), (latents,))}
         functions = {
             function: FunctionSpec((_spec(compiled.params[0].ty),), (_spec(compiled.ret_ty),))
             for function in compilation.inputs

@@ -53,8 +53,9 @@ class CompileOptions:
 
     ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``memory_budget`` is in bytes;
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
-    ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them. How many cuts a model has, and
-    what its sizes must be multiples of beyond 8, is the frontend's to say.
+    ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them; ``image_to_image`` adds the
+    image encoder. How many cuts a model has, and what its sizes must be multiples of beyond 8, is the
+    frontend's to say.
     """
 
     target: str = "opencl"
@@ -68,6 +69,7 @@ class CompileOptions:
     tune_log: str | None = None
     dump_ir: str | None = None
     loras: tuple[str, ...] = ()
+    image_to_image: bool = False
 
     def __post_init__(self) -> None:
         _one_of("--target", self.target, TARGETS)

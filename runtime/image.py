@@ -16,6 +16,7 @@ from ddimcache.errors import DdimcacheError, UsageError
 from ddimcache.manifest import Manifest, TensorSpec
 from ddimcache.records import Limits
 from ddimcache.runtime.progress import Progress
+from ddimcache.runtime.sampler import steps_taken
 
 _POLL_SECONDS = 0.2
 _STAGES = ("text", "denoise", "decode")
@@ -47,6 +48,10 @@ class ImageRequest:
     step, without the negative prompt. ``full_steps``, where there are any, takes the place of
     ``cache_interval``: the steps that run the whole UNet, rising from 0. ``sampler`` is one of
     :data:`ddimcache.runtime.sampler.SAMPLERS`; ``lcm`` takes a seed and no cache.
+
+    ``image``, where there is one, is a picture to begin with: the bytes of uint8 [H, W, 3] of the bundle's
+    size. It takes a seed, and only the last ``strength`` of the steps, above 0 to 1; ``cache_interval`` and
+    ``full_steps`` are of these.
     """
 
     ids: Sequence[int]
@@ -57,14 +62,22 @@ class ImageRequest:
     guidance: float
     full_steps: tuple[int, ...] = ()
     sampler: str = "ddim"
+    image: bytes = b""
+    strength: float = 0.8
+
+    @property
+    def steps_taken(self) -> int:
+        """How many steps run."""
+        return steps_taken(self.steps, self.strength) if self.image else self.steps
 
     def message(self, wait_seconds: float | None) -> tuple[dict[str, Any], bytes]:
         """Return object and raw bytes of a call of ``draw``."""
-        seed, latents = (None, self.noise) if isinstance(self.noise, bytes) else (self.noise, b"")
+        seed, body = (None, self.noise) if isinstance(self.noise, bytes) else (self.noise, self.image)
         head = {
             "ids": list(self.ids),
             "negative_ids": list(self.negative_ids),
             "seed": seed,
+            "strength": self.strength if self.image else None,
             "sampler": self.sampler,
             "steps": self.steps,
             "cache_interval": self.cache_interval,
@@ -72,7 +85,7 @@ class ImageRequest:
             "guidance": self.guidance,
             "wait_seconds": wait_seconds,
         }
-        return head, latents
+        return head, body
 
 
 @dataclass(frozen=True)
@@ -156,7 +169,7 @@ def run_image(session: ImageSession, request: ImageRequest, progress: Progress) 
     try:
         answer = session.draw(request, 0.0)
         for number, name in enumerate(_STAGES):
-            total = request.steps if name == "denoise" else 1
+            total = request.steps_taken if name == "denoise" else 1
             with progress.stage(name, total) as stage:
                 shown = 0
                 while answer.state in _STAGES[: number + 1]:
@@ -184,6 +197,28 @@ def encode_png(pixels: NDArray[np.uint8], facts: Mapping[str, str]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels, "RGB").save(stream, "PNG", pnginfo=information)
     return stream.getvalue()
+
+
+def read_picture(path: Path, option: str, size: tuple[int, int]) -> bytes:
+    """Read a picture file and return its pixels uint8 [height, width, 3], stretched to ``size``.
+
+    ``size`` is (width, height). Raises :class:`UsageError` naming the option for a file that is no picture.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UsageError(f"{path} is no picture that can be read", where=option) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}", where=option) from error
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path} is no picture that can be read: {error}", where=option) from error
+    if picture.size != size:
+        # As diffusers' image processor does.
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    return picture.tobytes()
 
 
 def read_latents(path: Path, option: str) -> NDArray[np.float32]:

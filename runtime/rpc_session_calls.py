@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from ddimcache.errors import DdimcacheError, DeviceError, RemoteError, UsageError
@@ -38,6 +38,7 @@ class _Draw:
     ids: tuple[int, ...]
     negative_ids: tuple[int, ...]
     seed: int | None
+    strength: float | None
     sampler: str
     steps: int
     cache_interval: int
@@ -151,13 +152,16 @@ class SessionCalls:
         self._session = Session(self._store.bundle(manifest), self._device, memory)
         return None, b""
 
-    def _draw(self, draw: _Draw, latents: bytes) -> tuple[Any, bytes]:
-        noise = latents if draw.seed is None else draw.seed
+    def _draw(self, draw: _Draw, body: bytes) -> tuple[Any, bytes]:
+        noise = body if draw.seed is None else draw.seed
         numbers = (draw.steps, draw.cache_interval, draw.guidance)
-        check_request(
-            ImageRequest(draw.ids, draw.negative_ids, noise, *numbers, draw.full_steps, draw.sampler)
+        request = ImageRequest(
+            draw.ids, draw.negative_ids, noise, *numbers, draw.full_steps, sampler=draw.sampler
         )
-        return self._opened().answer("draw", to_json(draw), latents)
+        if draw.strength is not None:
+            request = replace(request, image=body, strength=draw.strength)
+        check_request(request)
+        return self._opened().answer("draw", to_json(draw), body)
 
     def _profile_start(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
         LocalProfiler(self._device).start()

@@ -58,12 +58,15 @@ class Step:
 class Plan:
     """The steps of an image. The latents begin as ``noise`` times noise of unit variance.
 
+    Where the image begins with a picture, ``picture`` times its latents are added.
+
     Where ``adds_noise``, each step but the last adds new noise: the seed's numbers behind those that the
     latents began with.
     """
 
     steps: list[Step]
     noise: float
+    picture: float
     adds_noise: bool
 
 
@@ -74,7 +77,18 @@ def schedule(
     return plan(constants, steps, cache_interval, sampler).steps
 
 
-def plan(constants: Mapping[str, Any], steps: int, cache_interval: int, sampler: str = "ddim") -> Plan:
+def steps_taken(steps: int, strength: float) -> int:
+    """Return how many steps an image takes that begins with a picture: the last ones, a share of them."""
+    return int(steps * strength)
+
+
+def plan(
+    constants: Mapping[str, Any],
+    steps: int,
+    cache_interval: int,
+    sampler: str = "ddim",
+    strength: float | None = None,
+) -> Plan:
     """Return the whole loop: every ``cache_interval``-th step, from the first, runs the whole UNet.
 
     Parameters
@@ -83,6 +97,7 @@ def plan(constants: Mapping[str, Any], steps: int, cache_interval: int, sampler:
     steps : 1 … ``num_train_timesteps``.
     cache_interval : 1 (no cache) or more; n of DDIMCache's tables.
     sampler : one of ``SAMPLERS``.
+    strength : of an image that begins with a picture, above 0 to 1: the share of the steps that is taken.
 
     Raises
     ------
@@ -91,7 +106,7 @@ def plan(constants: Mapping[str, Any], steps: int, cache_interval: int, sampler:
         (no signal left, and the noise is predicted), so a coefficient would not be finite.
     """
     text = json.dumps(dict(constants)).encode()
-    found, rows = answer_of(native("schedule")(text, sampler, steps, cache_interval))
+    found, rows = answer_of(native("schedule")(text, sampler, steps, cache_interval, strength or 0.0))
     made = [
         Step(
             index,
@@ -101,4 +116,4 @@ def plan(constants: Mapping[str, Any], steps: int, cache_interval: int, sampler:
         )
         for index, (timestep, is_full, p, q, r, s, clip, a, b, c, d) in enumerate(_ROW.iter_unpack(rows))
     ]
-    return Plan(made, found["noise"], found["adds_noise"])
+    return Plan(made, found["noise"], found["picture"], found["adds_noise"])

@@ -19,7 +19,7 @@ from ddimcache.runtime.local_device import open_device
 from ddimcache.runtime.native import answer_of, ask, native
 from ddimcache.runtime.noise import LARGEST_SEED
 from ddimcache.runtime.rpc_protocol import pack
-from ddimcache.runtime.sampler import SAMPLERS
+from ddimcache.runtime.sampler import SAMPLERS, steps_taken
 
 MOST_STEPS = 1000
 
@@ -127,8 +127,28 @@ class Session:
 def check_request(request: ImageRequest) -> None:
     """Raise :class:`UsageError` for numbers that a message cannot carry or no sampler takes."""
     check_sampling(request.steps, request.cache_interval, request.guidance, request.sampler)
+    if request.image:
+        check_strength(request.steps, request.strength)
+        if isinstance(request.noise, bytes):
+            raise UsageError(
+                "a picture is drawn on with noise of the seed",
+                where="initial latents",
+                remedy="give a seed instead",
+            )
     if isinstance(request.noise, int) and not 0 <= request.noise <= LARGEST_SEED:
         raise UsageError(f"{request.noise} is outside 0 … 2⁶³ − 1", where="seed")
+
+
+def check_strength(steps: int, strength: float) -> None:
+    """Raise :class:`UsageError` for a strength that is no share of the steps, or leaves none of them."""
+    if not 0 < strength <= 1:
+        raise UsageError(
+            f"{strength:g} is no share of the steps",
+            where="--strength",
+            remedy="use a number above 0, at most 1",
+        )
+    if steps_taken(steps, strength) < 1:
+        raise UsageError(f"it leaves none of {steps} steps", where="--strength", remedy="use more of either")
 
 
 def check_sampling(steps: int, cache_interval: int, guidance: float, sampler: str = "ddim") -> None:

@@ -32,7 +32,7 @@ FileName = Annotated[
 ScalarType = Literal["float32", "float16", "int32", "int8", "uint8"]
 WeightsKind = Literal["int8", "int8-g32", "int8-g64", "int8-g128", "fp16", "fp32"]
 """How weights of convolutions and linear layers are stored; ``-g64``: a scale for 64 of them at most."""
-ComponentName = Literal["text_encoder", "unet", "vae_decoder"]
+ComponentName = Literal["text_encoder", "unet", "vae_decoder", "vae_encoder"]
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int8": 1, "uint8": 1}
 
@@ -267,13 +267,18 @@ class Manifest:
         return TensorSpec((self.batch, height, width, 3), "uint8")
 
     @property
+    def takes_images(self) -> bool:
+        """Whether a picture can begin with another one: the bundle has an image encoder."""
+        return "vae_encoder" in self.components
+
+    @property
     def weights_bytes(self) -> int:
         """Bytes of the weights of all components on the device."""
         return sum(component.weights_bytes for component in self.components.values())
 
     def first_problem(self) -> str | None:
         """Return the first thing that contradicts itself or breaks the component contract, or None."""
-        if set(self.components) != {"text_encoder", "unet", "vae_decoder"}:
+        if set(self.components) - {"vae_encoder"} != {"text_encoder", "unet", "vae_decoder"}:
             found = ", ".join(sorted(self.components)) or "none"
             return f"components: expected text_encoder, unet and vae_decoder, found {found}"
         if self.cut >= self.cuts:
@@ -332,6 +337,8 @@ class Manifest:
             ("unet", "cached"): FunctionSpec((self.latents, time, context, feature), (noise,)),
             ("vae_decoder", "decode"): FunctionSpec((self.latents,), (image,)),
         }
+        if self.takes_images:
+            contract["vae_encoder", "encode"] = FunctionSpec((image, self.latents), (self.latents,))
         for (component, function), expected in contract.items():
             where = f"components.{component}.functions"
             found = self.components[component].functions.get(function)

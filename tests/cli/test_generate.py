@@ -21,6 +21,7 @@ KEYS = {
     "device",
     "sampler",
     "steps",
+    "strength",
     "cache_interval",
     "cache_schedule",
     "cut",
@@ -99,6 +100,21 @@ def test_another_sampler_draws_another_picture(generate, out, sampler):
     assert out.read_bytes() != first
 
 
+def test_a_picture_begins_with_another_one(run, out, tmp_path):
+    bundle = fake.build_fake_bundle(tmp_path / "bundle", tmp_path, images=True)
+    given = tmp_path / "in.jpg"
+    Image.fromarray(np.full((30, 50, 3), 200, "uint8")).save(given)
+    command = ("generate", "a cat", "--model", bundle, "--device", "llvm", "-o", out, "--seed", 3)
+    done = run(*command, "--image", given, "--steps", 10, "--strength", 0.6, "--json")
+    assert done.code == 0, done.err
+    assert (done.json["strength"], done.json["full_steps"], done.json["cached_steps"]) == (0.6, 2, 4)
+    assert Image.open(out).text["strength"] == "0.6"
+    first = out.read_bytes()
+    plain = run(*command, "--steps", 10, "--json")
+    assert plain.json["strength"] is None
+    assert out.read_bytes() != first
+
+
 def test_without_a_seed_it_reports_the_one_it_took(generate, out):
     seed = generate("--json").json["seed"]
     first = out.read_bytes()
@@ -128,6 +144,13 @@ def test_latents_in_and_out(generate, out, tmp_path):
         (["--guidance", "nan"], "--guidance: nan is no finite number"),
         (["--guidance", "inf"], "--guidance: inf is no finite number"),
         (["--guidance", "-0.1"], "--guidance: -0.1 is no finite number"),
+        (["--image", "/no/such.png"], "--image: "),
+        (["--image", "x.png", "--strength", "0"], "--strength: 0 is no share of the steps"),
+        (["--image", "x.png", "--steps", "4", "--strength", "0.2"], "--strength: it leaves none of 4 steps"),
+        (
+            ["--image", "x.png", "--latents", "x.npy"],
+            "--latents: a picture is drawn on with noise of the seed",
+        ),
         (["--sampler", "plms"], "--sampler: 'plms' is none of: ddim, euler, euler-karras, dpm++2m"),
         (
             ["--sampler", "lcm", "--cache-interval", "5"],
@@ -259,7 +282,8 @@ def test_interrupt_writes_nothing(generate, out, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Session, "poll", interrupt)
-    done = generate()
+    # So many that the first answer cannot hold the whole image.
+    done = generate("--steps", 1000)
     assert done.code == 130
     assert "interrupted" in done.err
     assert list(tmp_path.iterdir()) == []

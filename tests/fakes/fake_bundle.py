@@ -73,6 +73,7 @@ def weights(target: str = "llvm") -> dict[str, dict[str, np.ndarray]]:
             "context": random.standard_normal((WIDTH,)).astype("float32"),
         },
         "vae_decoder": {"colour": (random.standard_normal((3, CHANNELS)) * 40).astype("float32")},
+        "vae_encoder": {"channels": (random.standard_normal((3, CHANNELS)) / 100).astype("float32")},
     }
 
 
@@ -87,7 +88,7 @@ def _kernels(target: str, batch: int, hoisted: bool):
     return {name: kernel.with_attr("global_symbol", name) for name, kernel in placed.items()}
 
 
-def _modules(target: str, batch: int, hoisted: bool):
+def _modules(target: str, batch: int, hoisted: bool, images: bool):
     from tvm import relax
     from tvm.ir import IRModule
     from tvm.relax import op
@@ -166,6 +167,13 @@ def _modules(target: str, batch: int, hoisted: bool):
         pixels = op.permute_dims(op.add(pixels, number(127.5)), (0, 2, 3, 1))
         return builder.emit(op.astype(op.round(op.clip(pixels, 0, 255)), "uint8"))
 
+    def encode_image(builder, inputs, fields):
+        picture = op.reshape(op.astype(inputs[0], "float32"), (batch, SIDE, SCALE, SIDE, SCALE, 3))
+        cells = op.reshape(op.mean(picture, axis=[2, 4]), (batch, SIDE, SIDE, 3, 1))
+        latents = op.sum(op.multiply(cells, op.reshape(fields[0], (1, 1, 1, 3, CHANNELS))), axis=[3])
+        noise = op.multiply(inputs[1], number(0.1))
+        return builder.emit(op.add(op.permute_dims(latents, (0, 3, 1, 2)), noise))
+
     ids_type = relax.TensorType((1, LENGTH), "int32")
     conditions = [times_type, words_type] if hoisted else [time_type, context_type]
     functions = {
@@ -177,22 +185,28 @@ def _modules(target: str, batch: int, hoisted: bool):
         functions["project_context"] = ([context_type], project_context)
     unet = build("unet", functions)
     unet = IRModule({**dict(unet.functions_items()), **_kernels(target, batch, hoisted)}, attrs=unet.attrs)
-    return {
+    modules = {
         "text_encoder": build("text_encoder", {"encode": ([ids_type], encode)}),
         "unet": unet,
         "vae_decoder": build("vae_decoder", {"decode": ([latents_type], decode)}),
     }
+    if images:
+        image_type = relax.TensorType((batch, SIDE * SCALE, SIDE * SCALE, 3), "uint8")
+        modules["vae_encoder"] = build("vae_encoder", {"encode": ([image_type, latents_type], encode_image)})
+    return modules
 
 
-def libraries(folder: Path, target: str = "llvm", batch: int = 1, hoisted: bool = True) -> dict[str, Path]:
-    """Compile the three libraries into ``folder`` for a target kind and return their paths by component."""
+def libraries(
+    folder: Path, target: str = "llvm", batch: int = 1, hoisted: bool = True, images: bool = False
+) -> dict[str, Path]:
+    """Compile the libraries into ``folder`` for a target kind and return their paths by component."""
     import tvm
     from tvm import relax
     from tvm.s_tir import dlight
 
     kind = tvm.target.Target(target, host="llvm") if target != "llvm" else tvm.target.Target("llvm")
     paths = {}
-    for name, module in _modules(target, batch, hoisted).items():
+    for name, module in _modules(target, batch, hoisted, images).items():
         module = relax.transform.LegalizeOps()(module)
         if target != "llvm":
             with kind:
@@ -202,14 +216,14 @@ def libraries(folder: Path, target: str = "llvm", batch: int = 1, hoisted: bool 
     return paths
 
 
-def launches(component: str, hoisted: bool = True) -> LaunchLists:
+def launches(component: str, hoisted: bool = True, images: bool = False) -> LaunchLists:
     """Return the launches that the manifest speaks of, one a function."""
     launch = Launch(f"{component}_main", "conv_in", 64, 128, 1024, 2048, (2, SIDE), "float32")
-    functions = manifest(hoisted=hoisted).components[component].functions
+    functions = manifest(hoisted=hoisted, images=images).components[component].functions
     return LaunchLists(dict.fromkeys(functions, (launch,)))
 
 
-def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True) -> Manifest:
+def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True, images: bool = False) -> Manifest:
     """Return the manifest of the fake, without files."""
     latents = TensorSpec((batch, CHANNELS, SIDE, SIDE), "float32")
     context = TensorSpec((batch, LENGTH, WIDTH), "float32")
@@ -235,6 +249,8 @@ def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True) -> Mani
         },
         "vae_decoder": {"decode": FunctionSpec((latents,), (image,))},
     }
+    if images:
+        functions["vae_encoder"] = {"encode": FunctionSpec((image, latents), (latents,))}
     components = {
         name: Component(
             library=f"{name}.so",
@@ -314,16 +330,21 @@ def tokenizer_files() -> dict[str, bytes]:
 
 
 def build_fake_bundle(
-    folder: Path, scratch: Path, target: str = "llvm", batch: int = 1, hoisted: bool = True
+    folder: Path,
+    scratch: Path,
+    target: str = "llvm",
+    batch: int = 1,
+    hoisted: bool = True,
+    images: bool = False,
 ) -> Path:
     """Compile the fake and write it as a bundle to ``folder``; ``scratch`` is an existing folder."""
     files: dict[str, bytes | Path] = dict(tokenizer_files())
-    for name, path in libraries(scratch, target, batch, hoisted).items():
+    for name, path in libraries(scratch, target, batch, hoisted, images).items():
         files[path.name] = path
         files[f"{name}.safetensors"] = save_safetensors(weights(target)[name])
-        files[f"{name}.launches.json"] = json.dumps(to_json(launches(name, hoisted))).encode()
+        files[f"{name}.launches.json"] = json.dumps(to_json(launches(name, hoisted, images))).encode()
         files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
-    write_bundle(folder, manifest(target, batch, hoisted), files)
+    write_bundle(folder, manifest(target, batch, hoisted, images), files)
     return folder
 
 
@@ -350,6 +371,12 @@ class Reference:
         unet = weights(self.target)["unet"]
         factor = unet["mix"].astype("float32") * unet["gain"].astype("float32") * np.float32(0.05)
         return latents * factor.reshape(1, CHANNELS, 1, 1) + feature.astype("float32")
+
+    def encoded(self, picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Return the latents [1, 4, h, w] float32 of a picture [H, W, 3] uint8."""
+        cells = picture.reshape(SIDE, SCALE, SIDE, SCALE, 3).mean(axis=(1, 3), dtype="float32")
+        latents = np.einsum("yxd,dc->cyx", cells, weights()["vae_encoder"]["channels"])
+        return (latents[None] + np.float32(0.1) * noise).astype("float32")
 
     def image(self, latents: np.ndarray) -> np.ndarray:
         """Return the picture [B, H, W, 3] uint8."""

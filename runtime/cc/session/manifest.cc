@@ -193,7 +193,7 @@ SamplerConstants ReadSampler(const Place& place) {
 void CheckPass(const Place& place) {
   const Fields fields = place.Object({"name", "component", "changes"}, {"seconds", "note"});
   fields["name"].Text(1);
-  fields["component"].Choice({"text_encoder", "unet", "vae_decoder"});
+  fields["component"].Choice({"text_encoder", "unet", "vae_decoder", "vae_encoder"});
   fields["changes"].Integer(0);
   if (const auto seconds = fields.Find("seconds")) seconds->Number(0);
   if (const auto note = fields.Find("note")) note->Text();
@@ -217,8 +217,8 @@ void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
     return list.empty() ? "none" : list;
   };
   const auto& components = manifest.components;
-  if (components.size() != 3 || !components.count("text_encoder") || !components.count("unet") ||
-      !components.count("vae_decoder")) {
+  if (components.size() - manifest.takes_images() != 3 || !components.count("text_encoder") ||
+      !components.count("unet") || !components.count("vae_decoder")) {
     throw JsonProblem("components",
                       "expected text_encoder, unet and vae_decoder, found " + names(components));
   }
@@ -242,6 +242,9 @@ void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
   contract.push_back({"unet", "full", {{latents, time, prompt}, {latents, manifest.feature}}});
   contract.push_back({"unet", "cached", {{latents, time, prompt, manifest.feature}, {latents}}});
   contract.push_back({"vae_decoder", "decode", {{latents}, {manifest.image()}}});
+  if (manifest.takes_images()) {
+    contract.push_back({"vae_encoder", "encode", {{manifest.image(), latents}, {latents}}});
+  }
   for (const auto& [component, function, expected] : contract) {
     const std::string where = "components." + component + ".functions";
     const auto& functions = components.at(component).functions;

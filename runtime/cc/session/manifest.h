@@ -86,6 +86,8 @@ struct Manifest {
 
   TensorSpec latents() const;
   TensorSpec image() const;
+  // Whether a picture can begin with another one: the bundle has an image encoder.
+  bool takes_images() const { return components.count("vae_encoder") != 0; }
   // The context once for every picture of the batch.
   TensorSpec contexts() const;
   // What the contract says of the functions that run before the steps, as far as the UNet has them:

@@ -29,23 +29,30 @@ uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
   const uint64_t text_weights = text.weights_bytes(), text_work = work(text.activation_bytes);
   const uint64_t unet_weights = unet.weights_bytes();
   const uint64_t decoder_weights = decoder.weights_bytes(), decoder_work = work(decoder.activation_bytes);
+  // It comes and goes before the UNet works, where it does not stay.
+  uint64_t encoder_all = 0;
+  if (manifest.takes_images()) {
+    const ComponentSpec& encoder = manifest.components.at("vae_encoder");
+    encoder_all = encoder.weights_bytes() + work(encoder.activation_bytes);
+  }
   // Two kinds of steps with two calls each, none of which shares storage with another in a recording.
-  // Features and predictions of both prompts are kept; the rest are latents, what is made of the prompts, and
-  // the rows of 64 timesteps.
+  // Features and predictions of both prompts are kept; the rest are latents, the picture predicted before,
+  // new noise, what is made of the prompts, and the rows of 64 timesteps.
   const uint64_t unet_work = work((plan.replay ? 4 : 1) * unet.activation_bytes) +
-                             2 * manifest.feature.bytes() + 6 * manifest.latents().bytes() +
+                             2 * manifest.feature.bytes() + 8 * manifest.latents().bytes() +
                              2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
   const uint64_t contexts = 2 * manifest.contexts().bytes();
   switch (plan.mode) {
     case Memory::kPipelined:
       return contexts + unet_weights +
-             std::max(
-                 {text_weights + text_work, unet_work + decoder_weights, decoder_weights + decoder_work});
+             std::max({text_weights + text_work, encoder_all, unet_work + decoder_weights,
+                       decoder_weights + decoder_work});
     case Memory::kLoadOnUse:
-      return contexts +
-             std::max({text_weights + text_work, unet_weights + unet_work, decoder_weights + decoder_work});
+      return contexts + std::max({text_weights + text_work, encoder_all, unet_weights + unet_work,
+                                  decoder_weights + decoder_work});
     default:
-      return contexts + text_weights + text_work + unet_weights + unet_work + decoder_weights + decoder_work;
+      return contexts + text_weights + text_work + unet_weights + unet_work + decoder_weights + decoder_work +
+             encoder_all;
   }
 }
 

@@ -44,7 +44,27 @@ DLTensor Slice(const Tensor& batch, int64_t picture, std::vector<int64_t>* shape
   return slice;
 }
 
+void CheckImage(const Request& request, const Manifest& manifest) {
+  if (!manifest.takes_images()) {
+    Refuse("the bundle has no image encoder", "--image", "compile the model with --image-to-image");
+  }
+  const uint64_t expected = manifest.image().bytes() / static_cast<uint64_t>(manifest.batch);
+  if (request.image.size() != expected) {
+    Refuse(std::to_string(request.image.size()) + " bytes, a picture of the bundle's size has " +
+               std::to_string(expected),
+           "--image");
+  }
+  if (!request.latents.empty()) {
+    Refuse("a picture is drawn on with noise of the seed", "initial latents", "give a seed instead");
+  }
+  StepsTaken(request.steps, request.strength);
+}
+
 }  // namespace
+
+std::optional<double> StrengthOf(const Request& request) {
+  return request.image.empty() ? std::nullopt : std::optional(request.strength);
+}
 
 void CheckRequest(const Request& request, const Manifest& manifest) {
   const auto length = static_cast<size_t>(manifest.context.shape[1]);
@@ -65,6 +85,7 @@ void CheckRequest(const Request& request, const Manifest& manifest) {
   if (!(std::isfinite(request.guidance) && request.guidance >= 0)) {
     Refuse(std::to_string(request.guidance) + " is no finite number from 0 up", "--guidance");
   }
+  if (!request.image.empty()) CheckImage(request, manifest);
   if (request.latents.empty()) {
     if (request.seed > kLargestSeed) {
       Refuse(std::to_string(request.seed) + " is outside 0 … 2⁶³ − 1", "seed");
@@ -110,7 +131,8 @@ Painter::Painter(const Bundle& bundle, const ComputeDevice& device, Memory mode,
 
 Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& observer) {
   const SamplingPlan plan = Schedule(
-      bundle_.manifest.sampler, {request.sampler, request.steps, request.cache_interval, request.full_steps});
+      bundle_.manifest.sampler,
+      {request.sampler, request.steps, request.cache_interval, request.full_steps, StrengthOf(request)});
   device_.MakeCurrent();
   Clock clock(began);
   Picture picture;
@@ -154,19 +176,57 @@ void Painter::EncodePrompt(const LoadedComponent& encoder, const std::vector<int
   }
 }
 
+std::vector<float> Painter::InitialLatents(const Request& request, const SamplingPlan& plan, Clock& clock) {
+  const size_t numbers = bundle_.manifest.latents().elements();
+  // The seed's numbers: the latents' own noise, what the steps add (the last one adds none), and what the
+  // picture's encoder draws.
+  const size_t kept = (plan.adds_noise ? plan.steps.size() : 1) * numbers;
+  const bool has_image = !request.image.empty();
+  std::vector<float> latents =
+      request.latents.empty() ? Noise(request.seed, kept + has_image * numbers) : request.latents;
+  if (const auto scale = static_cast<float>(plan.noise); scale != 1) {
+    for (size_t index = 0; index < numbers; ++index) latents[index] *= scale;
+  }
+  if (has_image) {
+    const std::vector<float> drawn(latents.begin() + static_cast<ptrdiff_t>(kept), latents.end());
+    const std::vector<float> picture = EncodeImage(request.image, drawn, clock);
+    const auto scale = static_cast<float>(plan.picture);
+    for (size_t index = 0; index < numbers; ++index) latents[index] += scale * picture[index];
+    latents.resize(kept);
+  }
+  return latents;
+}
+
+std::vector<float> Painter::EncodeImage(const std::vector<uint8_t>& image, const std::vector<float>& noise,
+                                        Clock& clock) {
+  const Manifest& manifest = bundle_.manifest;
+  std::vector<float> latents(noise.size());
+  {
+    const auto encoder = components_.Get("vae_encoder");
+    const auto start = Clock::Now();
+    std::vector<uint8_t> pictures;
+    for (int64_t picture = 0; picture < manifest.batch; ++picture) {
+      pictures.insert(pictures.end(), image.begin(), image.end());
+    }
+    Tensor pixels = EmptyTensor(manifest.image(), device_);
+    pixels.CopyFromBytes(pictures.data(), pictures.size());
+    Tensor draws = EmptyTensor(manifest.latents(), device_);
+    draws.CopyFromBytes(noise.data(), noise.size() * sizeof(float));
+    const Tensor encoded = encoder->Call("encode", pixels, draws).cast<Tensor>();
+    encoded.CopyToBytes(latents.data(), latents.size() * sizeof(float));
+    clock.text += Clock::Seconds(start, Clock::Now());
+  }
+  if (mode_ != Memory::kResident) components_.Release("vae_encoder");
+  return latents;
+}
+
 std::vector<float> Painter::Denoise(const Request& request, const SamplingPlan& plan, Clock& clock,
                                     Observer& observer) {
   const Manifest& manifest = bundle_.manifest;
-  const size_t numbers = manifest.latents().elements();
-  // The latents' own noise, and behind it what the steps add: the last one adds none.
-  const size_t draws = plan.adds_noise ? plan.steps.size() : 1;
-  std::vector<float> latents =
-      request.latents.empty() ? Noise(request.seed, draws * numbers) : request.latents;
-  const std::vector<float> added(latents.begin() + static_cast<ptrdiff_t>(numbers), latents.end());
-  latents.resize(numbers);
-  if (const auto scale = static_cast<float>(plan.noise); scale != 1) {
-    for (float& number : latents) number *= scale;
-  }
+  std::vector<float> latents = InitialLatents(request, plan, clock);
+  const auto numbers = static_cast<ptrdiff_t>(manifest.latents().elements());
+  const std::vector<float> added(latents.begin() + numbers, latents.end());
+  latents.resize(static_cast<size_t>(numbers));
   if (loop_ == nullptr) {
     loop_ = std::make_unique<UnetLoop>(manifest, components_.Get("unet"), device_, contexts_, replay_);
   }

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "component.h"
@@ -62,6 +63,11 @@ class Painter {
   void EncodePrompt(const LoadedComponent& encoder, const std::vector<int32_t>& ids, bool negative);
   std::vector<float> Denoise(const Request& request, const SamplingPlan& plan, Clock& clock,
                              Observer& observer);
+  // The latents that the steps begin with, and behind them what these add, as many numbers each.
+  std::vector<float> InitialLatents(const Request& request, const SamplingPlan& plan, Clock& clock);
+  // A picture's latents, of a sample that `noise` draws.
+  std::vector<float> EncodeImage(const std::vector<uint8_t>& image, const std::vector<float>& noise,
+                                 Clock& clock);
   void RunSteps(const std::vector<Step>& steps, Clock& clock, Observer& observer);
   std::vector<float> ReadLatents() const;
   std::vector<uint8_t> Decode(Clock& clock, Observer& observer);
@@ -75,6 +81,9 @@ class Painter {
   const std::array<tvm::runtime::Tensor, 2> contexts_;
   std::unique_ptr<UnetLoop> loop_;
 };
+
+// Nothing where the image does not begin with a picture.
+std::optional<double> StrengthOf(const Request& request);
 
 // Throws Failure of kind UsageError that names what is wrong with the request.
 void CheckRequest(const Request& request, const Manifest& manifest);

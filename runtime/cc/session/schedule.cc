@@ -111,14 +111,14 @@ void CheckFullSteps(const std::vector<int>& full_steps, int steps) {
   }
 }
 
-void CheckCache(const Sampling& sampling, const Sampler& sampler) {
+void CheckCache(const Sampling& sampling, const Sampler& sampler, int taken) {
   if (sampler.method != Method::kConsistency) return;
   constexpr const char* kReason = "lcm's few steps are too far apart to reuse each other's features";
   if (sampling.full_steps.empty()) {
     if (sampling.cache_interval > 1) {
       Refuse(kReason, "--cache-interval", "use 1, or another --sampler");
     }
-  } else if (sampling.full_steps.size() < static_cast<size_t>(sampling.steps)) {
+  } else if (sampling.full_steps.size() < static_cast<size_t>(taken)) {
     Refuse(kReason, "full steps", "name all of them, or use another --sampler");
   }
 }
@@ -134,6 +134,19 @@ double InitialNoise(const SamplerConstants& constants, const Sampler& sampler, c
 
 }  // namespace
 
+int StepsTaken(int steps, std::optional<double> strength) {
+  if (!strength.has_value()) return steps;
+  if (!(*strength > 0 && *strength <= 1)) {
+    Refuse(std::to_string(*strength) + " is no share of the steps", "--strength",
+           "use a number above 0, at most 1");
+  }
+  const int taken = static_cast<int>(steps * *strength);
+  if (taken < 1) {
+    Refuse("it leaves none of " + std::to_string(steps) + " steps", "--strength", "use more of either");
+  }
+  return taken;
+}
+
 SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& sampling) {
   const int steps = sampling.steps;
   const Sampler sampler = SamplerOfName(sampling.sampler);
@@ -145,15 +158,19 @@ SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& samplin
     Refuse(std::to_string(steps) + " steps cannot be taken", "--steps",
            "this model takes 1 to " + std::to_string(constants.num_train_timesteps));
   }
-  CheckFullSteps(sampling.full_steps, steps);
-  CheckCache(sampling, sampler);
-  const std::vector<Leg> legs = Legs(constants, sampler, steps);
+  const int taken = StepsTaken(steps, sampling.strength);
+  CheckFullSteps(sampling.full_steps, taken);
+  CheckCache(sampling, sampler, taken);
+  std::vector<Leg> legs = Legs(constants, sampler, steps);
+  legs.erase(legs.begin(), legs.end() - taken);
   const std::vector<StepCoefficients> coefficients = Coefficients(constants, sampler, legs);
   SamplingPlan plan;
-  plan.noise = InitialNoise(constants, sampler, legs.front().from);
+  const Moment& first = legs.front().from;
+  plan.noise = sampling.strength.has_value() ? first.noise : InitialNoise(constants, sampler, first);
+  plan.picture = sampling.strength.has_value() ? first.signal : 0.0;
   plan.adds_noise = sampler.method == Method::kConsistency;
   auto next_full = sampling.full_steps.begin();
-  for (int index = 0; index < steps; ++index) {
+  for (int index = 0; index < taken; ++index) {
     bool is_full = sampling.full_steps.empty() && index % sampling.cache_interval == 0;
     if (next_full != sampling.full_steps.end() && *next_full == index) {
       is_full = true;

@@ -1,6 +1,7 @@
 // What the steps of a sampler multiply, as plain numbers; the formulas are in docs/architecture.md.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,15 +31,22 @@ struct Sampling {
   // Every `cache_interval`-th step is full, or, where there are any, the steps in `full_steps` and no others.
   int cache_interval = 1;
   std::vector<int> full_steps = {};
+  // Where the image begins with a picture: the share of the steps that is taken, the last ones. Intervals and
+  // full steps are of these.
+  std::optional<double> strength = std::nullopt;
 };
 
 struct SamplingPlan {
   std::vector<Step> steps;
-  // The latents begin as so much unit noise.
-  double noise = 1;
+  // The latents begin as so much unit noise, and so much of the picture's latents where there is one.
+  double noise = 1, picture = 0;
   // Steps other than the last add noise of their own.
   bool adds_noise = false;
 };
+
+// How many of the steps are taken. Throws Failure of kind UsageError for a strength that is no share, or none
+// of the steps.
+int StepsTaken(int steps, std::optional<double> strength);
 
 // Throws Failure of kind UsageError: an unknown sampler, or one that the bundle does not have; steps outside
 // 1 … num_train_timesteps, or more than the sampler takes; an interval below 1; full steps that do not rise

@@ -101,7 +101,7 @@ class Session::Implementation final : public Observer {
     picture_ = {};
     progress_ = {};
     progress_.state = State::kText;
-    progress_.steps = request.steps;
+    progress_.steps = StepsTaken(request.steps, StrengthOf(request));
     Changed();
   }
 

@@ -76,6 +76,10 @@ struct Request {
   uint64_t seed = 0;
   // Initial noise of unit variance, row-major, in place of a seed.
   std::vector<float> latents = {};
+  // A picture to begin with, [height, width, 3] of the bundle's size, where the bundle has an image encoder:
+  // noise of the seed is added to it, and of the steps only the last `strength` is taken, above 0 to 1.
+  std::vector<uint8_t> image = {};
+  double strength = 0.8;
   // "ddim", "euler", "euler-karras", "dpm++2m", "dpm++2m-karras" or "lcm". The last adds noise of the seed at
   // every step, so it takes no latents, and runs the whole UNet at every step.
   std::string sampler = "ddim";

@@ -83,7 +83,16 @@ Request ReadRequest(const Fields& fields, std::string_view body) {
   request.guidance = fields["guidance"].Number();
   if (const auto seed = fields.FindUnlessNull("seed")) {
     request.seed = static_cast<uint64_t>(seed->Integer(0));
+    if (const auto strength = fields.FindUnlessNull("strength")) {
+      request.strength = strength->Number();
+      request.image.assign(body.begin(), body.end());
+      if (body.empty()) throw Failure("UsageError", "holds no bytes", "--image");
+    }
     return request;
+  }
+  if (fields.FindUnlessNull("strength")) {
+    throw Failure("UsageError", "a picture is drawn on with noise of the seed", "initial latents",
+                  "give a seed instead");
   }
   if (body.empty() || body.size() % sizeof(float) != 0) {
     throw Failure("UsageError", std::to_string(body.size()) + " bytes are no float32 numbers",
@@ -146,8 +155,8 @@ class SessionModule final : public tvm::ffi::ModuleObj {
   std::string Draw(const Message& message) {
     const Json json = Json::Parse(message.head);
     const Fields fields =
-        Place(json, "").Object({"ids", "negative_ids", "seed", "sampler", "steps", "cache_interval",
-                                "full_steps", "guidance", "wait_seconds"});
+        Place(json, "").Object({"ids", "negative_ids", "seed", "strength", "sampler", "steps",
+                                "cache_interval", "full_steps", "guidance", "wait_seconds"});
     const auto session = Opened();
     session->Start(ReadRequest(fields, message.body));
     if (const auto wait = fields.FindUnlessNull("wait_seconds"))
@@ -308,11 +317,16 @@ Bytes NoiseBytes(Bytes key, int64_t count) {
   return ToBytes(std::string(AsBytes(noise)));
 }
 
-// One row a step: timestep, whether it is full, p, q, r, s, clip, a, b, c, d; float64.
-Bytes ScheduleRows(Bytes constants, String sampler, int steps, int cache_interval) {
+// One row a step: timestep, whether it is full, p, q, r, s, clip, a, b, c, d; float64. A strength of 0 is of
+// an image that does not begin with a picture.
+Bytes ScheduleRows(Bytes constants, String sampler, int steps, int cache_interval, double strength) {
   return Reply([&] {
     const SamplingPlan plan =
-        Schedule(ParseSampler(ViewOf(constants)), {std::string(sampler), steps, cache_interval, {}});
+        Schedule(ParseSampler(ViewOf(constants)), {std::string(sampler),
+                                                   steps,
+                                                   cache_interval,
+                                                   {},
+                                                   strength == 0 ? std::nullopt : std::optional(strength)});
     std::string rows;
     for (const Step& step : plan.steps) {
       const StepCoefficients& c = step.coefficients;
@@ -321,7 +335,11 @@ Bytes ScheduleRows(Bytes constants, String sampler, int steps, int cache_interva
         rows.append(reinterpret_cast<const char*>(&number), sizeof(number));
       }
     }
-    return ResultReply(JsonObject().Add("noise", plan.noise).Add("adds_noise", plan.adds_noise).Finish(),
+    return ResultReply(JsonObject()
+                           .Add("noise", plan.noise)
+                           .Add("picture", plan.picture)
+                           .Add("adds_noise", plan.adds_noise)
+                           .Finish(),
                        rows);
   });
 }

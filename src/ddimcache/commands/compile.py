@@ -28,6 +28,8 @@ EXAMPLES = """
 
   ddimcache compile ./stable-diffusion-v1-5 -o ink.bundle --lora ink.safetensors:0.8 --lora detail.safetensors
 
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --image-to-image
+
   ddimcache compile ./my-model -o my.bundle --target llvm --weights fp32 --size 256x256 --json
 """
 
@@ -62,6 +64,12 @@ def compile_model(
             metavar="DIR|none",
         ),
     ] = None,
+    image_to_image: Annotated[
+        bool,
+        typer.Option(
+            "--image-to-image", help="Also compile the image encoder, for `generate --image`; more to keep."
+        ),
+    ] = False,
     dump_ir: Annotated[
         Path | None, typer.Option(help="Write the IR after every phase.", metavar="DIR")
     ] = None,
@@ -105,6 +113,7 @@ def compile_model(
         host=host or host_triple(),
         memory_budget=parse_bytes(memory_budget, "--memory-budget"),
         tune_log=tune_log,
+        image_to_image=image_to_image,
         dump_ir=None if dump_ir is None else str(dump_ir),
         loras=tuple(lora or ()),
     )

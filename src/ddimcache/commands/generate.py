@@ -41,6 +41,8 @@ EXAMPLES = """
 
   ddimcache generate "a red fox" --model sd15.bundle --sampler dpm++2m-karras --steps 20 --cache-interval 2
 
+  ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 --image dog.png --strength 0.6
+
   ddimcache generate "a red fox in the snow" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
 """
 
@@ -75,6 +77,17 @@ def generate(
             help="Initial noise in place of the seed: float32 1×4×h×w of unit variance.", metavar="FILE.npy"
         ),
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture to begin with, stretched to the size; for a bundle of compile --image-to-image.",
+            metavar="FILE",
+        ),
+    ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(help="How much of that picture is drawn anew: the share of the steps that is taken."),
+    ] = 0.8,
     save_latents: Annotated[
         Path | None, typer.Option(help="Also write the final latents.", metavar="FILE.npy")
     ] = None,
@@ -103,7 +116,7 @@ def generate(
     from ddimcache.quality.schedules import check_choice
     from ddimcache.runtime.files import check_can_write
     from ddimcache.runtime.noise import LARGEST_SEED
-    from ddimcache.runtime.session import check_sampling
+    from ddimcache.runtime.session import check_sampling, check_strength
 
     cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model is None)
     check_sampling(steps, cache_interval, guidance, sampler)
@@ -112,6 +125,14 @@ def generate(
     check_text(negative_prompt, "--negative-prompt")
     if seed is not None and latents is not None:
         raise UsageError("takes the place of --seed", where="--latents", remedy="give one of the two")
+    if image is not None:
+        check_strength(steps, strength)
+        if latents is not None:
+            raise UsageError(
+                "a picture is drawn on with noise of the seed",
+                where="--latents",
+                remedy="give --seed instead",
+            )
     if latents is not None and sampler == "lcm":
         raise UsageError(
             "lcm adds noise of the seed at every step", where="--latents", remedy="give --seed instead"
@@ -149,6 +170,8 @@ def generate(
             "height": height or None,
             "loras": tuple(lora) if lora else None,
         },
+        image=image,
+        strength=strength,
         seed=seed,
         latents=initial,
         sampler=sampler,
@@ -184,6 +207,8 @@ def _run(
     model: Path | None,
     device_text: str | None,
     compile_choices: dict[str, Any],
+    image: Path | None,
+    strength: float,
     seed: int | None,
     latents: NDArray[np.float32] | None,
     sampler: str,
@@ -198,8 +223,16 @@ def _run(
     from ddimcache.quality.schedules import choose, placed
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
-    from ddimcache.runtime.image import ImageRequest, encode_npy, encode_png, latents_bytes, run_image
+    from ddimcache.runtime.image import (
+        ImageRequest,
+        encode_npy,
+        encode_png,
+        latents_bytes,
+        read_picture,
+        run_image,
+    )
     from ddimcache.runtime.quality_notes import QualityNotes, read_notes
+    from ddimcache.runtime.sampler import steps_taken
     from ddimcache.runtime.tokenizer import Tokenizer
 
     folder = find_model(model)
@@ -212,7 +245,8 @@ def _run(
     else:
         from ddimcache.compiler.options import CompileOptions
 
-        options = CompileOptions(**given)  # refused before anything is connected to
+        # Refused before anything is connected to.
+        options = CompileOptions(**given, image_to_image=image is not None)
     device = choose_device(device_text, bundle.manifest.device_kind if bundle else None)
     try:
         if options is not None:
@@ -228,22 +262,32 @@ def _run(
                 where="--model",
                 remedy="compile it with --batch 1",
             )
+        begin = b""
+        if image is not None:
+            if not manifest.takes_images:
+                raise UsageError(
+                    f"{folder} has no image encoder",
+                    where="--image",
+                    remedy="compile the model with --image-to-image",
+                )
+            begin = read_picture(image, "--image", manifest.image_size)
         noise: int | bytes = seed if seed is not None else b""
         if latents is not None:
             noise = latents_bytes(latents, "--latents", manifest.latents)
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
         steps, cache_interval, guidance = numbers
-        # They are of DDIM's steps.
-        notes = read_notes(bundle) if sampler == "ddim" else QualityNotes()
-        used, cache_interval, warning = choose(cache_schedule, notes, steps, cache_interval)
+        # They are of all of DDIM's steps.
+        notes = read_notes(bundle) if sampler == "ddim" and not begin else QualityNotes()
+        taken = steps_taken(steps, strength) if begin else steps
+        used, cache_interval, warning = choose(cache_schedule, notes, taken, cache_interval)
         if warning is not None:
             say(warning)
         numbers = (steps, cache_interval, guidance)
-        full_steps = placed(used, bundle, steps, cache_interval)
+        full_steps = placed(used, bundle, taken, cache_interval)
         session = device.open(bundle, bars, memory)
         try:
-            request = ImageRequest(ids, negative_ids, noise, *numbers, full_steps, sampler)
+            request = ImageRequest(ids, negative_ids, noise, *numbers, full_steps, sampler, begin, strength)
             done = run_image(session, request, bars)
             peak_bytes = session.peak_bytes
         finally:
@@ -251,6 +295,8 @@ def _run(
         facts = picture_facts(prompt, negative_prompt, seed, sampler, numbers, manifest)
         if used != "uniform":
             facts["cache_schedule"] = used
+        if begin:
+            facts["strength"] = repr(strength)
         write_atomically(output, encode_png(done.drawn.pixels[0], facts))
         if save_latents is not None:
             write_atomically(save_latents, encode_npy(done.drawn.latents))
@@ -261,6 +307,7 @@ def _run(
                 "device": device.name,
                 "sampler": sampler,
                 "steps": steps,
+                "strength": strength if begin else None,
                 "cache_interval": cache_interval,
                 "cache_schedule": used,
                 "cut": manifest.cut,
