@@ -164,6 +164,50 @@ print("right")
 """
 
 
+RECORDS = """
+import dataclasses
+
+import numpy as np
+import tvm
+
+from ddimcache.compiler.target import profile
+from ddimcache.schedules import tuning_records as store
+from ddimcache.tuning import kernels
+from ddimcache.tuning.child import TOLERANCE
+
+LIMITS = {
+    "attention": (1, 150, 150, 2, 1 << 20),
+    "matmul": (70, 1 << 20, 64),
+    "geglu": (70, 1 << 20, 64),
+    "conv2d": (1, 12, 12, 1 << 20, 32, 3, 3, 2, 2),
+}
+base = profile("adreno-740")
+for record in store.read_log(store.shipped_folder("adreno-740"), base).records.values():
+    sizes = tuple(map(min, record.shape, LIMITS[record.op]))
+    workload = dataclasses.replace(record.workload, sizes=sizes)
+    device = dataclasses.replace(base, tuned={workload: record.decisions})
+    arrays = kernels.make_inputs(workload)
+    inputs = kernels.arguments(workload, device, arrays)
+    function = kernels.kernel_of(workload, device, inputs)
+    there = [tvm.runtime.tensor(array, tvm.device("opencl", 0)) for array in inputs]
+    blank = np.full(kernels.result_shape(function), np.nan, workload.dtype)
+    out = tvm.runtime.tensor(blank, tvm.device("opencl", 0))
+    kernels.build(function, device)["main"](*there, out)
+    right = kernels.expected(workload, arrays)
+    error = np.abs(out.numpy().astype("float64").reshape(right.shape) - right).max() / np.abs(right).max()
+    print(f"{workload.text} {record.decisions}: error {error:.2e}")
+    assert error <= TOLERANCE["float16"]
+print("right")
+"""
+
+
+def test_kernels_of_the_records_that_come_with_the_package() -> None:
+    """A modelled record was never run: its decisions are, on fewer pixels, tokens and channels."""
+    done = llvmpipe.run_python(RECORDS)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "right", done.stdout
+
+
 def test_attention_in_pixels() -> None:
     done = llvmpipe.run_python(ATTENTION)
     assert done.returncode == 0, done.stdout
