@@ -1,6 +1,6 @@
 """Removes what does nothing: neutral arithmetic, casts to the same dtype, chains of shape changes.
 
-What is transposed alike and then added or joined is added or joined first, so that a transpose meets the next.
+What is transposed alike and then added or joined is added or joined first: the transpose then meets the next.
 
 Before::
 
