@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,13 @@ def run_group_norm(rows: int, size: int, groups: int, offset: float, target: str
     sums = run_kernel(moments, [x], (2, group_norm.chunks(rows), 2, channels), target=target)
     statistics = group_norm.statistics(2, rows, group_norm.chunks(rows), channels, groups, 1e-5, work_group=4)
     statistic = run_kernel(statistics, [sums], (2, groups, 2), target=target)
+    for least in (1, 4):
+        if lanes := group_norm.slab_lanes(2, channels, groups, 16, least):
+            assert 2 * channels // math.lcm(lanes, size) >= least
+            whole = group_norm.whole_statistics(2, rows, channels, groups, 1e-5, "float32", lanes=lanes)
+            again = run_kernel(whole, [x], (2, groups, 2), target=target)
+            # Both lose offset**2 of the variance's digits, not the same ones.
+            np.testing.assert_allclose(again, statistic, rtol=2e-6 * (10 + offset**2), atol=1e-6)
     arrays = [x, statistic, weight, bias]
     out = run_kernel(te_function(group_norm.apply, arrays), arrays, x.shape, target=target)
     exact = plain_group_norm(x, weight, bias, groups, 1e-5)
@@ -56,6 +65,14 @@ def test_group_norm_of_any_shape(rows: int, size: int, groups: int, offset: floa
 @settings(max_examples=6, deadline=None)
 def test_layer_norm_of_any_shape(rows: int, channels: int, offset: float) -> None:
     run_layer_norm(rows, channels, offset)
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "least", "lanes"),
+    [(1, 640, 8, 16), (1, 320, 8, 8), (1, 1280, 1, 16), (2, 320, 8, 16), (1, 96, 1, 16), (1, 96, 40, 0)],
+)
+def test_work_groups_of_whole_statistics(batch: int, channels: int, least: int, lanes: int) -> None:
+    assert group_norm.slab_lanes(batch, channels, 32, 16, least) == lanes
 
 
 @pytest.mark.opencl

@@ -45,7 +45,7 @@ def test_no_operator_is_left_for_the_default_schedules() -> None:
     # Two attentions a transformer block, and two more in the block that a cached step at cut 0 keeps.
     attentions = 2 * sum(type(module).__name__ == "BasicTransformerBlock" for module in modules) + 2
     assert reports["lower attention"].note.startswith(f"{attentions} nn.attention -> {attentions} kernel")
-    assert "kernel group_norm_statistics" in reports["lower norms"].note
+    assert "kernel group_norm_whole_statistics" in reports["lower norms"].note
     left = pipeline.operators(compilation.module)
     assert not {name for name in left if name.startswith(("nn.", "matmul", "permute_dims"))}
 
