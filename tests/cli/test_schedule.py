@@ -51,6 +51,16 @@ def test_a_searched_schedule_is_used(run, own_bundle, prompts, tmp_path):
     assert found["full_steps"] != list(uniform(12, 3))
     assert (pictures["uniform"] != pictures["searched"]).any()
 
+    one = tmp_path / "one.txt"
+    one.write_text("abc\n")
+    several = ["batch", one, "-o", tmp_path / "several", "--seeds", 1_000_000, *options[:6], *options[8:]]
+    for name in ("auto", "uniform", "quadratic"):
+        drawn = run(*several, "--cache-schedule", name)
+        assert drawn.code == 0, drawn.err
+        [facts] = drawn.json["pictures"]
+        assert (tmp_path / "several" / facts["image"]).read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+    assert run(*several, "--cache-schedule", "none").code == 2
+
     again = run(*command[:4], "--cache-interval", "4", "--most-tried", 1, *command[6:])
     assert again.code == 0, again.err
     assert "uniform" in again.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,7 @@ import typer
 
 from ddimcache.commands import device_options, image_options
 from ddimcache.commands.device_options import device_sources
-from ddimcache.commands.generate import (
-    check_fits,
-    check_text,
-    picture_facts,
-)
+from ddimcache.commands.generate import check_fits, check_text, chosen_steps, picture_facts
 from ddimcache.commands.terminal import parse_size, print_json, progress, say
 from ddimcache.errors import DeviceError, UsageError
 
@@ -56,6 +53,7 @@ def batch(
     sampler: image_options.Sampler = "ddim",
     steps: image_options.Steps = 50,
     cache_interval: image_options.CacheIntervalOfSampler = None,
+    cache_schedule: image_options.CacheSchedule = "auto",
     guidance: image_options.Guidance = None,
     negative_prompt: image_options.NegativePrompt = "",
     device: device_options.Devices = None,
@@ -76,6 +74,8 @@ def batch(
     what is missing. Facts of every picture are in results.jsonl beside them.
     """
     from ddimcache.commands.choose import find_model
+    from ddimcache.quality.schedules import check_choice
+    from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.picture_files import is_kept
     from ddimcache.runtime.pool import Pool
     from ddimcache.runtime.result_log import ResultLog
@@ -85,6 +85,7 @@ def batch(
     numbers = (steps, cache_interval, guidance)
     check_sampling(*numbers, sampler)
     check_text(negative_prompt, "--negative-prompt")
+    check_choice(cache_schedule)
     if seconds_per_picture is not None and not seconds_per_picture > 0:
         raise UsageError(f"{seconds_per_picture:g} is no time", where="--seconds-per-picture")
     texts, numbers_of_noise = read_prompts(prompts), _parse_seeds(seeds)
@@ -93,13 +94,19 @@ def batch(
     width, height = parse_size(size)
     choices = {"weights": weights, "cut": cut, "width": width or None, "height": height or None}
     given = {name: value for name, value in choices.items() if value is not None}
-    sources = device_sources(device or [], tracker, device_key, key)
+    folder = find_model(model)
+    kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
+    sources = device_sources(device or [], tracker, device_key, key, kind=kind)
     output.mkdir(parents=True, exist_ok=True)
     log = ResultLog(output / RESULTS)
     try:
         bars = progress()
-        bundle = open_or_compile(find_model(model), given, sources, bars)
-        jobs = _jobs(bundle, texts, numbers_of_noise, negative_prompt, sampler, numbers, output)
+        bundle = open_or_compile(folder, given, sources, bars)
+        schedule, cache_interval, full_steps = chosen_steps(
+            bundle, cache_schedule, steps, cache_interval, measured=sampler == "ddim"
+        )
+        settings = Settings(sampler, (steps, cache_interval, guidance), schedule, full_steps)
+        jobs = _jobs(bundle, texts, numbers_of_noise, negative_prompt, settings, output)
         pool = Pool(sources, seconds_per_job=seconds_per_picture)
         report = pool.run(jobs, log, bars, lambda result: is_kept(result, output))
     finally:
@@ -187,13 +194,30 @@ def open_or_compile(
     return bundle
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How every picture is sampled: ``numbers`` are steps, cache interval and guidance.
+
+    ``full_steps`` are those that ``schedule`` chose to run the whole UNet; none: as the interval says.
+    """
+
+    sampler: str
+    numbers: tuple[int, int, float]
+    schedule: str
+    full_steps: tuple[int, ...]
+
+    def named(self) -> list[Any]:
+        """Return what makes the name of a picture; a uniform schedule follows from the numbers."""
+        chosen = [] if self.schedule == "uniform" else [self.schedule, list(self.full_steps)]
+        return [self.sampler, *self.numbers, *chosen]
+
+
 def _jobs(
     bundle: Bundle,
     prompts: list[str],
     seeds: list[int],
     negative_prompt: str,
-    sampler: str,
-    numbers: tuple[int, int, float],
+    settings: Settings,
     output: Path,
 ) -> list[Job]:
     from ddimcache.runtime.pool import Job
@@ -205,7 +229,7 @@ def _jobs(
     for number, prompt in enumerate(prompts, 1):
         ids = tokenizer.encode(prompt)
         for seed in seeds:
-            what = json.dumps([model, prompt, negative_prompt, seed, sampler, *numbers])
+            what = json.dumps([model, prompt, negative_prompt, seed, *settings.named()])
             identity = hashlib.sha256(what.encode()).hexdigest()[:16]
             picture = _Picture(
                 bundle,
@@ -214,8 +238,7 @@ def _jobs(
                 ids,
                 negative_ids,
                 seed,
-                sampler,
-                numbers,
+                settings,
                 output,
                 f"{number:05d}-{seed}-{identity[:6]}.png",
             )
@@ -234,8 +257,7 @@ class _Picture:
         ids: list[int],
         negative_ids: list[int],
         seed: int,
-        sampler: str,
-        numbers: tuple[int, int, float],
+        settings: Settings,
         output: Path,
         name: str,
     ) -> None:
@@ -243,8 +265,7 @@ class _Picture:
         self._prompts = prompt, negative_prompt
         self._ids = ids, negative_ids
         self._seed = seed
-        self._sampler = sampler
-        self._numbers = numbers
+        self._settings = settings
         self._path = output / name
 
     def draw(self, worker: Worker) -> dict[str, Any]:
@@ -254,9 +275,16 @@ class _Picture:
         from ddimcache.runtime.progress import SilentProgress
 
         session = worker.session(self._bundle)
-        request = ImageRequest(self._ids[0], self._ids[1], self._seed, *self._numbers, sampler=self._sampler)
+        chosen = self._settings
+        ids, negative_ids = self._ids
+        request = ImageRequest(
+            ids, negative_ids, self._seed, *chosen.numbers, chosen.full_steps, chosen.sampler
+        )
         done = run_image(session, request, SilentProgress())
-        facts = picture_facts(*self._prompts, self._seed, self._sampler, self._numbers, self._bundle.manifest)
+        manifest = self._bundle.manifest
+        facts = picture_facts(*self._prompts, self._seed, chosen.sampler, chosen.numbers, manifest)
+        if chosen.schedule != "uniform":
+            facts["cache_schedule"] = chosen.schedule
         content = encode_png(done.drawn.pixels[0], facts)
         return {
             **keep_picture(self._path.parent, self._path.name, content),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ddimcache.commands.choose import ChosenDevice
     from ddimcache.manifest import Manifest
+    from ddimcache.runtime.bundle import Bundle
     from ddimcache.runtime.image import MemoryChoice
 
 EXAMPLES = """
@@ -200,6 +201,23 @@ def _keep_programs(device: ChosenDevice) -> None:
             say(f"{waiting} compiled kernels are not kept: the next start compiles them again")
 
 
+def chosen_steps(
+    bundle: Bundle, cache_schedule: str, steps: int, cache_interval: int, *, measured: bool
+) -> tuple[str, int, tuple[int, ...]]:
+    """Return the schedule that is used, its interval, and the steps that run the whole UNet; says warnings.
+
+    ``measured``: what the bundle keeps of its quality holds for these steps.
+    """
+    from ddimcache.quality.schedules import choose, placed
+    from ddimcache.runtime.quality_notes import QualityNotes, read_notes
+
+    notes = read_notes(bundle) if measured else QualityNotes()
+    used, cache_interval, warning = choose(cache_schedule, notes, steps, cache_interval)
+    if warning is not None:
+        say(warning)
+    return used, cache_interval, placed(used, bundle, steps, cache_interval)
+
+
 def _run(
     *,
     prompt: str,
@@ -220,7 +238,6 @@ def _run(
     finished: Callable[[dict[str, Any]], None],
 ) -> None:
     from ddimcache.commands.choose import choose_device, compiled, find_model
-    from ddimcache.quality.schedules import choose, placed
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
     from ddimcache.runtime.image import (
@@ -231,7 +248,6 @@ def _run(
         read_picture,
         run_image,
     )
-    from ddimcache.runtime.quality_notes import QualityNotes, read_notes
     from ddimcache.runtime.sampler import steps_taken
     from ddimcache.runtime.tokenizer import Tokenizer
 
@@ -277,14 +293,13 @@ def _run(
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
         steps, cache_interval, guidance = numbers
-        # They are of all of DDIM's steps.
-        notes = read_notes(bundle) if sampler == "ddim" and not begin else QualityNotes()
         taken = steps_taken(steps, strength) if begin else steps
-        used, cache_interval, warning = choose(cache_schedule, notes, taken, cache_interval)
-        if warning is not None:
-            say(warning)
+        # What was measured is of all of DDIM's steps.
+        measured = sampler == "ddim" and not begin
+        used, cache_interval, full_steps = chosen_steps(
+            bundle, cache_schedule, taken, cache_interval, measured=measured
+        )
         numbers = (steps, cache_interval, guidance)
-        full_steps = placed(used, bundle, taken, cache_interval)
         session = device.open(bundle, bars, memory)
         try:
             request = ImageRequest(ids, negative_ids, noise, *numbers, full_steps, sampler, begin, strength)
