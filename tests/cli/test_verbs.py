@@ -74,6 +74,9 @@ class TestCompile:
             4,
         ]
         options += ["--host", "aarch64-linux-android", "--memory-budget", "1.5MiB", "--tune-log", tmp_path]
+        lora = tmp_path / "ink.safetensors"
+        lora.write_bytes(b"")
+        options += ["--lora", f"{lora}:0.5", "--image-to-image"]
         assert run("compile", model, "-o", tmp_path / "out", *options).code == 0
         expected = {
             "target": "adreno-740",
@@ -86,6 +89,8 @@ class TestCompile:
             "memory_budget": 3 << 19,
             "tune_log": str(tmp_path),
             "dump_ir": None,
+            "image_to_image": True,
+            "loras": (f"{lora}:0.5",),
         }
         assert dataclasses.asdict(compiler.calls[0][2]) == expected
 

@@ -149,7 +149,7 @@ def test_the_budget_is_what_the_bundle_keeps_to(tmp_path: Path) -> None:
     model = stand_in("tiny-bk")
     free = compile_to(model, tmp_path / "free", target="llvm").manifest
     decoder_bytes = free.components["vae_decoder"].activation_bytes
-    budget = free.activation_bytes - decoder_bytes // 40
+    budget = free.activation_bytes - decoder_bytes // 64
     tight = compile_to(model, tmp_path / "tight", target="llvm", memory_budget=budget).manifest
     assert tight.activation_bytes <= budget
     assert tight.components["unet"].activation_bytes == free.components["unet"].activation_bytes

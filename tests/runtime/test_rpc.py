@@ -325,8 +325,8 @@ INFO = ServerInfo(PROTOCOL, "9.9.9", "0.27", "opencl", "Adreno", "opencl", "aarc
         (greeting("server:ddimcache {}"), "what listens there is no `ddimcache serve`"),
         (struct.pack("<ii", 0xFF271, 1 << 30), "what listens there is no `ddimcache serve`"),
         (
-            greeting(replace(INFO, protocol=7).greeting()),
-            f"speaks protocol 7 (ddimcache 9.9.9), this one speaks {PROTOCOL}",
+            greeting(replace(INFO, protocol=PROTOCOL + 1).greeting()),
+            f"speaks protocol {PROTOCOL + 1} (ddimcache 9.9.9), this one speaks {PROTOCOL}",
         ),
         (b"\x71", "cannot be reached: connection reset"),
         (None, "did not answer in 0.5 s"),
