@@ -9,7 +9,7 @@ import pytest
 
 from ddimcache.runtime import peaks
 from ddimcache.runtime.peaks import METHOD, Peaks
-from tests.fakes.running_server import KEY, RunningServer
+from tests.fakes.running_server import KEY, RunningServer, RunningTracker
 from tests.kit.device_run import compile_to
 from tests.kit.family import stand_in
 from tests.profile.test_report import check_trace
@@ -48,9 +48,9 @@ def known_peaks(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         peaks.device_peaks(0)
 
 
-def check_facts(facts: dict) -> None:
+def check_facts(facts: dict, extra: set[str] = frozenset()) -> None:
     assert set(facts) == KEYS
-    assert all(set(kernel) == KERNEL_KEYS for kernel in facts["kernels"])
+    assert all(set(kernel) == KERNEL_KEYS | extra for kernel in facts["kernels"])
     assert sum(kernel["share"] for kernel in facts["kernels"]) == pytest.approx(1)
     assert sum(layer["seconds"] for layer in facts["layers"]) == pytest.approx(facts["seconds"]["kernels"])
     assert facts["seconds"]["total"] >= facts["seconds"]["kernels"]
@@ -130,6 +130,54 @@ def test_over_rpc(run, bundle, known_peaks, tmp_path):
     assert KEY not in done.out
 
 
+@pytest.mark.opencl
+class TestShared:
+    def test_runs_among_the_devices_of_a_tracker(self, run, bundle, known_peaks, tmp_path, monkeypatch):
+        monkeypatch.setenv("DDIMCACHE_KEY", KEY)
+        tracker = RunningTracker()
+        servers = [tracker.server(tmp_path / f"store{number}", device="opencl") for number in range(2)]
+        tracker.wait_for([True, True])
+        folder = tmp_path / "profiles"
+        command = ["profile", bundle, "--runs", 3, "-o", folder, "--steps", 2, "--guidance", 1, "--json"]
+        command += ["--tracker", tracker.place, "--device-key", "lab"]
+        done = run(*command)
+        assert done.code == 0, done.err
+        (facts,) = done.json["profiles"]
+        check_facts({name: facts[name] for name in KEYS}, extra={"seconds_of_runs"})
+        assert sum(done.json["by_device"].values()) == len(facts["runs"]) == 3
+        totals = sorted(each["seconds"] for each in facts["runs"])
+        assert facts["seconds"]["kernels"] == totals[1]
+        for kernel in facts["kernels"]:
+            spread = kernel["seconds_of_runs"]
+            assert spread["least"] <= spread["median"] <= spread["most"]
+        for each in facts["runs"]:
+            check_trace(json.loads((folder / each["trace"]).read_text()))
+        assert "tiny-sd21" in (folder / facts["page"]).read_text()
+
+        # What is there is taken over; a run whose trace is gone is measured again, where one server is left.
+        servers[0].kill()
+        (folder / facts["runs"][1]["trace"]).unlink()
+        again = run(*command)
+        assert again.code == 0, again.err
+        assert again.json["measured_before"] == 2
+        assert sum(again.json["by_device"].values()) == 1
+        assert servers[1].stop()[0] == 0
+        assert tracker.stop()[0] == 0
+
+    def test_bundles_beside_each_other(self, run, bundle, known_peaks, tmp_path):
+        import shutil
+
+        other = Path(shutil.copytree(bundle, tmp_path / "other"))
+        options = ["-o", tmp_path / "out", "--steps", 1, "--guidance", 1, "--top", 1]
+        done = run("profile", bundle, other, *options, "--device", "opencl")
+        assert done.code == 0, done.err
+        assert f"{bundle} on " in done.out
+        assert f"{other} on " in done.out
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {
+            *("results.jsonl", "bundle.html", "bundle-1.trace.json", "other.html", "other-1.trace.json")
+        }
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -142,6 +190,13 @@ class TestRefused:
             (["--html", "/no/such/page.html"], "--html: folder /no/such does not exist"),
             (["--trace", "/"], "--trace: / is a folder"),
             ([], "BUNDLE: "),
+            (["--runs", "0"], "--runs: 0 is outside 1 … 1000"),
+            (["--runs", "2"], "--output: is missing"),
+            (["--device", "opencl", "--device", "opencl:1"], "--output: is missing"),
+            (["--tracker", "127.0.0.1:1"], "--output: is missing"),
+            (["-o", "out", "--runs", "2", "--html", "a.html"], "--html: is for one image"),
+            (["-o", "out", "--tracker", "127.0.0.1:1"], "--device-key: is missing"),
+            (["--seconds-per-run", "-1"], "--seconds-per-run: -1 is no time"),
         ],
     )
     def test_wrong_usage(self, run, fake_bundle, options, message):

@@ -84,9 +84,9 @@ class RunningTracker(RunningVerb):
         self.address = TrackerAddress("127.0.0.1", self.port, KEY)
         self.place = f"127.0.0.1:{self.port}"
 
-    def server(self, store, name="lab"):
+    def server(self, store, name="lab", device="llvm"):
         """Start a server that registers here."""
-        return RunningServer(store, options=["--tracker", self.place, "--device-key", name])
+        return RunningServer(store, device, ["--tracker", self.place, "--device-key", name])
 
     def wait_for(self, states):
         """Wait until the devices listed are free (True) or busy (False), as many of each as given."""

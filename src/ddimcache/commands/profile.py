@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddimcache.commands import image_options
+from ddimcache.commands import device_options, image_options
+from ddimcache.commands.device_options import device_sources
 from ddimcache.commands.terminal import (
     bytes_text,
     print_json,
@@ -17,15 +19,14 @@ from ddimcache.commands.terminal import (
     say,
     seconds_text,
 )
-from ddimcache.errors import UsageError
+from ddimcache.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from ddimcache.commands.choose import ChosenDevice
-    from ddimcache.manifest import Manifest
-    from ddimcache.profile.match import Image
-    from ddimcache.runtime.bundle import Bundle
-    from ddimcache.runtime.image import ImageRequest
-    from ddimcache.runtime.peaks import Peaks
+    from ddimcache.profile.measure import Wish
+    from ddimcache.runtime.pool_devices import DeviceSource
+
+RESULTS = "results.jsonl"
+_MOST_RUNS = 1000
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -35,14 +36,19 @@ EXAMPLES = """
   ddimcache profile sd15.bundle --device rpc://127.0.0.1:9090/KEY --html profile.html --trace trace.json
 
   ddimcache profile sd15.bundle --steps 10 --guidance 1 --json | jq '.kernels[0]'
+
+  ddimcache profile before.bundle after.bundle --runs 5 -o compared --tracker 127.0.0.1:9190 --device-key s23
 """
 
 
 def profile(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles.", metavar="BUNDLE…")],
     device: Annotated[
-        str | None,
-        typer.Option(help="opencl, opencl:1 or rpc://host:port/key. Default: the first OpenCL device."),
+        list[str] | None,
+        typer.Option(
+            help="opencl, opencl:1 or rpc://host:port/key; several share the runs. "
+            "Default: the first OpenCL device."
+        ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a photograph of an astronaut",
     negative_prompt: image_options.NegativePrompt = "",
@@ -64,6 +70,25 @@ def profile(
         bool,
         typer.Option("--measure-again", help="Measure the device's limits anew; they are kept otherwise."),
     ] = False,
+    runs: Annotated[
+        int, typer.Option(help=f"Profiles of each bundle, 1 … {_MOST_RUNS}; the one of median time is shown.")
+    ] = 1,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for results, pages and traces where several bundles, runs or devices are named.",
+            metavar="DIR",
+        ),
+    ] = None,
+    tracker: device_options.Tracker = None,
+    device_key: device_options.DeviceKey = None,
+    key: device_options.TrackerKey = None,
+    seconds_per_run: Annotated[
+        float | None,
+        typer.Option(help="A device that takes longer is left, and the run measured elsewhere."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
@@ -73,8 +98,12 @@ def profile(
     Draws one image to warm up, then a second one on which every command is timed by the device.
 
     Few steps tell as much as many: steps of a kind take the same time. The table is of what was run.
+
+    Several bundles, runs or devices share the work: a device that dies loses no run, and a second call of the
+    same command with the same -o takes over what is there.
     """
-    from ddimcache.runtime.files import check_can_write, write_atomically
+    from ddimcache.profile.measure import Wish
+    from ddimcache.runtime.files import check_can_write
     from ddimcache.runtime.session import LARGEST_SEED, check_sampling
 
     check_sampling(steps, cache_interval, guidance)
@@ -82,134 +111,147 @@ def profile(
         raise UsageError(f"{seed} is outside 0 … 2⁶³ − 1", where="--seed")
     if top < 1:
         raise UsageError(f"{top} is below 1", where="--top")
+    if not 1 <= runs <= _MOST_RUNS:
+        raise UsageError(f"{runs} is outside 1 … {_MOST_RUNS}", where="--runs")
+    if seconds_per_run is not None and not seconds_per_run > 0:
+        raise UsageError(f"{seconds_per_run:g} is no time", where="--seconds-per-run")
     for path, option in ((html, "--html"), (trace, "--trace")):
         if path is not None:
             check_can_write(path, option)
-    numbers = (steps, cache_interval, guidance)
-    facts, image = _measure(bundle, device, (prompt, negative_prompt), seed, numbers, measure_again)
-    if html is not None:
-        from ddimcache.profile.page import page
-
-        write_atomically(html, page(facts).encode())
-        say(f"page: {html.absolute()}")
-    if trace is not None:
-        from ddimcache.profile.trace import chrome_trace
-
-        known = {name: facts[name] for name in ("model", "device", "device_name", "driver", "prompt")}
-        write_atomically(trace, json.dumps(chrome_trace(image, known)).encode())
-        say(f"trace: {trace.absolute()}, open it at ui.perfetto.dev")
-    if as_json:
-        print_json(facts)
-    else:
-        _report(facts, top)
-
-
-def _measure(
-    folder: Path,
-    device_text: str | None,
-    prompts: tuple[str, str],
-    seed: int,
-    numbers: tuple[int, int, float],
-    measure_again: bool,
-) -> tuple[dict[str, Any], Image]:
-    from ddimcache.commands.choose import choose_device
-    from ddimcache.runtime.bundle import open_bundle
-    from ddimcache.runtime.image import ImageRequest
-    from ddimcache.runtime.tokenizer import Tokenizer
-
-    opened = open_bundle(folder)
-    manifest = opened.manifest
-    if manifest.device_kind != "opencl":
+    wish = Wish(prompt, negative_prompt, seed, steps, cache_interval, guidance, measure_again)
+    written = _Output(html, trace, as_json, top)
+    devices = list(dict.fromkeys(device or []))
+    if len(bundles) == 1 and runs == 1 and len(devices) < 2 and tracker is None and output is None:
+        _profile_one(bundles[0], devices[0] if devices else None, wish, written)
+        return
+    if output is None:
         raise UsageError(
-            f"{folder} was compiled for {manifest.device_kind}, whose kernels nobody times",
-            where="BUNDLE",
-            remedy="compile the model with --target opencl",
+            "is missing", where="--output", remedy="name a folder that keeps what several runs measure"
         )
-    tokenizer = Tokenizer(opened.tokenizer)
-    ids, negative_ids = map(tokenizer.encode, prompts)
-    request = ImageRequest(ids, negative_ids, seed, *numbers)
+    for path, option in ((html, "--html"), (trace, "--trace")):
+        if path is not None:
+            remedy = f"pages and traces of several runs are written into {output}"
+            raise UsageError("is for one image", where=option, remedy=remedy)
+    sources = device_sources(devices, tracker, device_key, key, kind="opencl")
+    _profile_shared(list(dict.fromkeys(bundles)), sources, wish, runs, seconds_per_run, output, written)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where a profile of one image goes beside the terminal, and how many kernels the terminal shows."""
+
+    html: Path | None
+    trace: Path | None
+    as_json: bool
+    top: int
+
+
+def _profile_one(folder: Path, device_text: str | None, wish: Wish, output: _Output) -> None:
+    from ddimcache.commands.choose import choose_device
+    from ddimcache.profile.measure import measure, open_profiled
+    from ddimcache.runtime.files import write_atomically
+
+    opened = open_profiled(folder)
     device = choose_device(device_text, "opencl")
     try:
-        peaks, kept, memory, peak_bytes, image = _run(opened, device, request, measure_again)
+        measured, image = measure(opened, device, wish, progress(), say)
     finally:
         device.close()
-    facts = _facts(manifest, request, image, peaks)
-    return {
-        "bundle": str(folder),
-        "model": manifest.model,
-        "device": device.name,
-        "device_name": peaks.device,
-        "driver": peaks.driver,
-        "prompt": prompts[0],
-        "negative_prompt": prompts[1],
-        "seed": seed,
-        **facts,
-        "peaks": {
-            "gflops": peaks.gflops,
-            "gbytes": peaks.gbytes,
-            "measured": peaks.measured,
-            "kept": kept,
-        },
-        "memory": memory,
-        "peak_bytes": peak_bytes,
-    }, image
+    facts = {"bundle": str(folder), **measured}
+    if output.html is not None:
+        _write_page(output.html, facts)
+    if output.trace is not None:
+        from ddimcache.profile.trace import chrome_trace, trace_facts
+
+        write_atomically(output.trace, json.dumps(chrome_trace(image, trace_facts(facts))).encode())
+        say(f"trace: {output.trace.absolute()}, open it at ui.perfetto.dev")
+    if output.as_json:
+        print_json(facts)
+    else:
+        _report(facts, output.top)
+        say("\nnext: --html FILE shows it by layer, --trace FILE in time, --json all of it for scripts")
 
 
-def _run(
-    bundle: Bundle, device: ChosenDevice, request: ImageRequest, measure_again: bool
-) -> tuple[Peaks, bool, dict[str, Any], int, Image]:
-    import dataclasses
+def _profile_shared(
+    folders: list[Path],
+    sources: list[DeviceSource],
+    wish: Wish,
+    runs: int,
+    seconds_per_run: float | None,
+    folder: Path,
+    output: _Output,
+) -> None:
+    from ddimcache.profile.measure import open_profiled
+    from ddimcache.profile.shared import is_kept, jobs, merged, named
+    from ddimcache.runtime.pool import Pool
+    from ddimcache.runtime.result_log import ResultLog
 
-    from ddimcache.profile.match import expected_calls, match
-    from ddimcache.runtime.image import MemoryChoice, run_image
-
-    bars = progress()
-    profiler = device.profiler()
-    say("measuring the device's limits, unless they are kept")
-    peaks, kept = profiler.peaks(measure_again)
-    session = device.open(bundle, bars, MemoryChoice())
+    bundles = named([(path, open_profiled(path)) for path in folders])
+    folder.mkdir(parents=True, exist_ok=True)
+    log = ResultLog(folder / RESULTS)
     try:
-        # Never as many as are profiled: what is computed once a schedule would be there already.
-        steps = 3 if request.steps == 2 else 2
-        interval = 1 if request.cache_interval == 1 else 2
-        say(f"warming up: an image of {steps} steps")
-        run_image(session, dataclasses.replace(request, steps=steps, cache_interval=interval), bars)
-        say(f"profiling: an image of {request.steps} step{'s' * (request.steps > 1)}")
-        profiler.start()
-        try:
-            run_image(session, request, bars)
-        finally:
-            timeline = profiler.stop()
-        memory, peak_bytes = profiler.memory(), session.peak_bytes
+        wanted = jobs(bundles, wish, runs, folder)
+        pool = Pool(sources, seconds_per_job=seconds_per_run)
+        report = pool.run(wanted, log, progress(), lambda result: is_kept(result, folder))
     finally:
-        session.close()
-    once = bundle.manifest.components["unet"].functions
-    calls = expected_calls(request.steps, request.cache_interval, request.guidance > 1, once)
-    return peaks, kept, memory, peak_bytes, match(timeline, calls, bundle)
+        log.close()
+        for source in sources:
+            source.close()
+    results = [report.results[job.identity] for job in wanted if job.identity in report.results]
+    profiles = merged(results)
+    names = {str(each.folder): each.name for each in bundles}
+    for number, facts in enumerate(profiles):
+        of_bundle = [each for each in profiles[:number] if each["bundle"] == facts["bundle"]]
+        suffix = f"-{len(of_bundle) + 1}" if of_bundle else ""
+        facts["page"] = f"{names[facts['bundle']]}{suffix}.html"
+        _write_page(folder / facts["page"], facts)
+    if output.as_json:
+        print_json(
+            {
+                "folder": str(folder.absolute()),
+                "profiles": profiles,
+                "measured_before": report.taken_over,
+                "by_device": report.by_device,
+                "lost_devices": report.lost,
+                "failed": [{"problem": each.problem, "devices": each.devices} for each in report.failed],
+            }
+        )
+    else:
+        for line in report.lost:
+            say(f"lost {line}")
+        for facts in profiles:
+            _report(facts, output.top)
+            print()
+        print_comparison(profiles)
+    if report.failed:
+        first = report.failed[0]
+        raise DeviceError(
+            f"{len(report.failed)} runs failed, the first on {' and '.join(first.devices)}: {first.problem}",
+            where=str(folder / RESULTS),
+            remedy="run it again to try once more",
+        )
 
 
-def _facts(manifest: Manifest, request: ImageRequest, image: Image, peaks: Peaks) -> dict[str, Any]:
-    from ddimcache.profile import report
+def _write_page(path: Path, facts: dict[str, Any]) -> None:
+    from ddimcache.profile.page import page
+    from ddimcache.runtime.files import write_atomically
 
-    full = -(-request.steps // request.cache_interval)
-    dtype = manifest.context.dtype
-    return {
-        "weights": manifest.weights,
-        "size": list(manifest.image_size),
-        "batch": manifest.batch,
-        "cut": manifest.cut,
-        "dtype": dtype,
-        "steps": request.steps,
-        "cache_interval": request.cache_interval,
-        "guidance": request.guidance,
-        "full_steps": full,
-        "cached_steps": request.steps - full,
-        "unet_calls_a_step": 2 if request.guidance > 1 else 1,
-        "seconds": report.device_seconds(image),
-        "functions": report.functions(image),
-        "kernels": report.kernels(image, peaks, dtype),
-        "layers": report.layers(image),
-    }
+    write_atomically(path, page(facts).encode())
+    say(f"page: {path.absolute()}")
+
+
+def print_comparison(profiles: list[dict[str, Any]]) -> None:
+    """Print what a call of each function took, a column a profile; nothing for a single one of one run."""
+    if len(profiles) < 2:
+        return
+    calls: dict[tuple[str, str], list[str]] = {}
+    for number, facts in enumerate(profiles):
+        for entry in facts["functions"]:
+            row = calls.setdefault((entry["component"], entry["function"]), ["–"] * len(profiles))
+            row[number] = seconds_text(entry["seconds_call"])
+    heading = ("a call", *(f"{facts['bundle']} on {facts['device_name']}" for facts in profiles))
+    rows = [(f"{component}.{function}", *row) for (component, function), row in calls.items()]
+    print_table(rows, heading, right=tuple(range(1, len(heading))))
 
 
 def _report(facts: dict[str, Any], top: int) -> None:
@@ -263,7 +305,6 @@ def _report(facts: dict[str, Any], top: int) -> None:
     if others:
         share = sum(kernel["share"] for kernel in others)
         say(f"\nand {len(others)} kernels more, {share:.1%} of the time: --top {len(facts['kernels'])}")
-    say("\nnext: --html FILE shows it by layer, --trace FILE in time, --json all of it for scripts")
 
 
 def _kernel_row(kernel: dict[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,12 @@ from ddimcache.profile.report import by_call
 
 _PROCESS = 1
 _TRACKS = {1: "calls", 2: "kernels", 3: "copies"}
+_KEPT = ("model", "device", "device_name", "driver", "prompt")
+
+
+def trace_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a profile's facts a trace keeps beside its events."""
+    return {name: facts[name] for name in _KEPT}
 
 
 def chrome_trace(image: Image, facts: dict[str, Any]) -> dict[str, Any]:
