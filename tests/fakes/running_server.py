@@ -1,5 +1,6 @@
 """``ddimcache serve`` and ``tracker`` in processes of their own, on free ports of loopback."""
 
+import ctypes
 import json
 import os
 import signal
@@ -14,9 +15,17 @@ from ddimcache.runtime.tracker import TrackerAddress, list_devices
 KEY = "a-key.of~tests"
 
 
-def restore_interrupt():
-    """Let Ctrl-C end this process whatever the one that started it does about it."""
+_C_LIBRARY = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def begin_child():
+    """Let Ctrl-C end this process whatever the one that started it does about it, and never outlive that one.
+
+    A test that fails has no chance to stop what it started.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _C_LIBRARY.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 class RunningVerb:
@@ -30,7 +39,7 @@ class RunningVerb:
             text=True,
             env={**os.environ, "DDIMCACHE_KEY": KEY},
             # A shell starts what is behind an & with SIGINT ignored, and that is inherited.
-            preexec_fn=restore_interrupt,
+            preexec_fn=begin_child,
         )
         self.log = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
