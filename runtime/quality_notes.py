@@ -21,10 +21,12 @@ Decibels = float | None
 
 @dataclass(frozen=True)
 class SearchedSchedule:
-    """The best full steps found for a number of steps and of full ones.
+    """The best full steps found for a number of steps and a budget.
 
     ``psnr`` is that of calibration pictures to those without a cache, ``psnr_uniform`` that of as many full
-    steps at even distances.
+    steps at even distances. ``budget`` is how many full steps cost as much as these where the cache cuts the
+    UNet outermost, and its cached steps are the cheapest; 0 where no other cut was looked at, and the budget
+    is the number of full steps.
     """
 
     steps: Size
@@ -32,6 +34,12 @@ class SearchedSchedule:
     guidance: Annotated[float, Limits(minimum=0)]
     psnr: Decibels
     psnr_uniform: Decibels
+    budget: Annotated[int, Limits(minimum=0)] = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What it is asked for by: steps, and the full steps that it stands for."""
+        return self.steps, self.budget or len(self.full_steps)
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,10 @@ class QualityNotes:
     measured: tuple[MeasuredSetting, ...] = ()
     least_psnr: float | None = None
 
-    def searched(self, steps: int, count: int) -> tuple[int, ...] | None:
-        """Return the searched schedule of so many steps and full steps, or None."""
+    def searched(self, steps: int, budget: int) -> tuple[int, ...] | None:
+        """Return the searched schedule of so many steps at the cost of ``budget`` full ones, or None."""
         for found in self.schedules:
-            if (found.steps, len(found.full_steps)) == (steps, count):
+            if found.key == (steps, budget):
                 return found.full_steps
         return None
 
@@ -84,6 +92,10 @@ def read_notes(bundle: Bundle) -> QualityNotes:
             steps = found.full_steps
             if not steps or steps[0] != 0 or list(steps) != sorted(set(steps)) or steps[-1] >= found.steps:
                 raise RecordProblem("schedules", f"{list(steps)} are no full steps of {found.steps}")
+            if found.budget > found.steps:
+                raise RecordProblem(
+                    "schedules", f"a budget of {found.budget} is more than {found.steps} steps"
+                )
     except (OSError, RecordProblem) as error:
         remedy = "search again with `ddimcache schedule`, or compile the bundle again"
         raise BundleError(str(error), where=path, remedy=remedy) from error

@@ -111,7 +111,7 @@ def test_a_grid_of_settings(run, uncompressed_one, prompts, tmp_path):
 def test_the_uncompressed_model_is_compiled(
     run, fake_bundle, model, prompts, tmp_path, compiler, cache, monkeypatch
 ):
-    monkeypatch.setattr("ddimcache.commands.quality._fingerprint", lambda *_: "0" * 64)
+    monkeypatch.setattr("ddimcache.commands.variants.fingerprint", lambda *_: "0" * 64)
     out, lora = tmp_path / "out", tmp_path / "ink.safetensors"
     lora.write_bytes(b"ink")
     done = run(
@@ -150,7 +150,7 @@ def test_the_model_must_be_known(run, fake_bundle, prompts, tmp_path):
 
 
 def test_another_model_is_refused(run, fake_bundle, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddimcache.commands.quality._fingerprint", lambda *_: "1" * 64)
+    monkeypatch.setattr("ddimcache.commands.variants.fingerprint", lambda *_: "1" * 64)
     done = run("quality", fake_bundle, "--model", model, "-o", tmp_path / "out")
     assert done.code == 2
     assert f"--model: {model} is not the model that {fake_bundle} was compiled from" in done.err

@@ -1,13 +1,16 @@
 """``ddimcache schedule``: a schedule that is searched for, kept in the bundle, and used by generate."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ddimcache.compiler.bundle import write_bundle
+from ddimcache.quality.notes import keep_notes
 from ddimcache.runtime.bundle import open_bundle
-from ddimcache.runtime.quality_notes import read_notes
+from ddimcache.runtime.quality_notes import MeasuredSetting, QualityNotes, read_notes
 from ddimcache.runtime.refresh import uniform
 
 
@@ -68,6 +71,85 @@ def test_a_searched_schedule_is_used(run, own_bundle, prompts, tmp_path):
     assert counts == [2, 3]  # the one of 3 was searched for anew
 
 
+@pytest.fixture
+def at_cuts(compiler, monkeypatch):
+    """A compiler whose cached steps cost more with the cut, and a bundle that is known to be of the model."""
+    made = compiler.compile_pipeline
+
+    def compile_pipeline(model_dir, out_dir, options, progress):
+        report = made(model_dir, out_dir, options, progress)
+        bundle = open_bundle(out_dir)
+        files = {name: bundle.path(name) for name in bundle.manifest.files}
+        macs = bundle.manifest.macs_full * (1 + options.cut) // 10
+        write_bundle(out_dir, replace(bundle.manifest, macs_cached=macs), files)
+        return report
+
+    compiler.compile_pipeline = compile_pipeline
+    monkeypatch.setattr("ddimcache.commands.variants.fingerprint", lambda *_: "0" * 64)
+    return compiler
+
+
+def test_the_cut_is_searched_too(run, own_bundle, prompts, model, at_cuts, cache, tmp_path, monkeypatch):
+    def make(cut):
+        bundle = open_bundle(own_bundle)
+        macs = bundle.manifest.macs_full * (1 + cut) // 10
+        files = {name: bundle.path(name) for name in bundle.manifest.files}
+        write_bundle(own_bundle, replace(bundle.manifest, cut=cut, macs_cached=macs), files)
+
+    make(0)
+    keep_notes(open_bundle(own_bundle), QualityNotes((), (MeasuredSetting(12, 4, "uniform", 9.0),), 7.5))
+    command = ["schedule", own_bundle, "--model", model, "--steps", 12, "--cache-interval", "2,4"]
+    command += ["--prompts", prompts, "--pictures", 2, "--most-tried", 6, "--guidance", 3, "--device", "llvm"]
+    # Another cut of the stand-in draws the same pictures, so the errors decide as they are told to here.
+    monkeypatch.setattr("ddimcache.quality.cuts.best_cut", lambda found: max(found))
+    done = run(*command, "--cuts", "1,0", "--json")
+    assert done.code == 0, done.err
+    assert done.json["cut"] == 1
+    # n = 2: 6 full and 6 cached steps are 6.6 full ones; of those 12 × 0.2 go to what every step has.
+    assert [
+        (row["cut"], row["cache_interval"], len(row["full_steps"])) for row in done.json["schedules"]
+    ] == [
+        (0, 2, 6),
+        (0, 4, 3),
+        (1, 2, 5),
+        (1, 4, 1),
+    ]
+    placed = open_bundle(own_bundle)  # sums and all
+    assert placed.manifest.cut == 1
+    notes = read_notes(placed)
+    assert [each.key for each in notes.schedules] == [(12, 6), (12, 3)]
+    assert (notes.least_psnr, notes.measured) == (
+        7.5,
+        (),
+    )  # the gate goes on, what was of another cut does not
+
+    drawn = run(
+        *("generate", "abc", "--model", own_bundle, "--steps", 12, "--cache-interval", 2, "--seed", 1),
+        *("-o", tmp_path / "out.png", "--json"),
+    )
+    assert (drawn.json["cut"], drawn.json["cache_schedule"]) == (1, "searched")
+    assert drawn.json["full_steps"] == 5
+
+    monkeypatch.setattr("ddimcache.quality.cuts.best_cut", lambda found: min(found))
+    again = run(*command, "--cuts", "1")  # its own cut wins: the bundle stays what it is
+    assert again.code == 0, again.err
+    assert f"kept in {own_bundle}" in again.err
+    assert [options.cut for *_, options in at_cuts.calls] == [1, 0]
+
+    refused = run(*command[:4], "--steps", 12, "--cache-interval", 12, *command[8:], "--cuts", 1)
+    assert refused.code == 2
+    assert "cut 1: one full step and 11 cached ones cost more" in refused.err
+    assert "--cuts: no cut fits the budget; add cut 0" in refused.err
+
+
+def test_a_folder_is_told_which_cut(run, model, prompts, at_cuts, cache, monkeypatch):
+    monkeypatch.setattr("ddimcache.quality.cuts.best_cut", lambda found: max(found))
+    command = ["schedule", model, "--steps", 6, "--cache-interval", 2, "--prompts", prompts, "--cuts", "0,2"]
+    done = run(*command, "--pictures", 1, "--most-tried", 3, "--device", "llvm")
+    assert done.code == 0, done.err
+    assert "the best is cut 2: `generate --cut 2` uses these" in done.err
+
+
 def test_the_gate_turns_the_cache_off(run, own_bundle, tmp_path):
     from ddimcache.compiler.bundle import with_file
 
@@ -93,6 +175,8 @@ def test_the_gate_turns_the_cache_off(run, own_bundle, tmp_path):
         (["--steps", 2000], "--steps: 2000 is outside"),
         (["--pictures", 0], "--pictures: 0 is outside 1 … 1000"),
         (["--most-tried", 0], "--most-tried: 0 is outside 1 … 100000"),
+        (["--cuts", "0,99"], "--cuts: '99' is no whole number from 0 to"),
+        (["--cuts", ""], "--cuts: '' is no whole number from 0 to"),
     ],
 )
 def test_wrong_usage(run, own_bundle, options, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddimcache.errors import BundleError, UsageError
-from ddimcache.quality.schedules import choose, placed
+from ddimcache.quality.schedules import choose, few_full_steps, placed
 from ddimcache.quality.search import Calibration, search
 from ddimcache.runtime.image import ImageRequest
 from ddimcache.runtime.progress import SilentProgress
@@ -99,6 +99,24 @@ def test_the_gate_decides_what_auto_takes(name, interval, least, expected):
     assert said is None or expected[2] in said
 
 
+@pytest.mark.parametrize(
+    ("steps", "interval", "schedule", "warned"),
+    [
+        (10, 5, "uniform", True),
+        (10, 3, "uniform", False),  # four full steps
+        (100, 50, "quadratic", True),
+        (3, 1, "uniform", False),  # no cache
+        (50, 30, "searched", False),
+        (50, 20, "uniform", False),  # measured
+    ],
+)
+def test_a_cache_that_leaves_hardly_a_full_step_is_told(steps, interval, schedule, warned):
+    notes = QualityNotes((), (MeasuredSetting(50, 20, "uniform", 30.0),), None)
+    said = few_full_steps(notes, steps, interval, schedule)
+    assert (said is not None) == warned
+    assert said is None or f"leaves {-(-steps // interval)} of {steps} steps whole" in said
+
+
 def test_a_name_that_is_none():
     with pytest.raises(UsageError, match="--cache-schedule: 'random' is none of: auto, uniform"):
         choose("random", QualityNotes(), 50, 5)
@@ -125,6 +143,16 @@ def test_notes_that_are_none(own_bundle, content):
         read_notes(bundle)
 
 
+def test_a_schedule_is_asked_for_by_its_budget():
+    deeper = replace(SEARCHED, full_steps=(0, 20, 35), budget=5)
+    plain = replace(SEARCHED, full_steps=(0, 15, 30))
+    notes = QualityNotes((deeper, plain))
+    assert notes.searched(50, 5) == (0, 20, 35)
+    assert notes.searched(50, 3) == (0, 15, 30)
+    assert notes.searched(50, 4) is None
+    assert choose("auto", notes, 50, 10)[:2] == ("searched", 10)
+
+
 def test_steps_that_no_loop_takes_are_refused(own_bundle):
     import json
 
@@ -138,3 +166,17 @@ def test_steps_that_no_loop_takes_are_refused(own_bundle):
         bundle = with_file(open_bundle(own_bundle), NOTES_NAME, json.dumps(to_json(notes)).encode())
         with pytest.raises(BundleError, match="are no full steps of 50"):
             read_notes(bundle)
+
+
+def test_a_budget_beyond_all_steps_is_refused(own_bundle):
+    import json
+
+    from ddimcache.compiler.bundle import with_file
+    from ddimcache.records import to_json
+    from ddimcache.runtime.bundle import open_bundle
+    from ddimcache.runtime.quality_notes import NOTES_NAME, read_notes
+
+    notes = QualityNotes((replace(SEARCHED, budget=51),))
+    bundle = with_file(open_bundle(own_bundle), NOTES_NAME, json.dumps(to_json(notes)).encode())
+    with pytest.raises(BundleError, match="a budget of 51 is more than 50 steps"):
+        read_notes(bundle)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ddimcache.commands import image_options
 from ddimcache.commands.device_options import device_sources
-from ddimcache.commands.quality import is_embedded, quality_prompts
+from ddimcache.commands.quality import quality_prompts
 from ddimcache.commands.terminal import progress, say
+from ddimcache.commands.variants import is_embedded
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:

@@ -208,11 +208,13 @@ def chosen_steps(
 
     ``measured``: what the bundle keeps of its quality holds for these steps.
     """
-    from ddimcache.quality.schedules import choose, placed
+    from ddimcache.quality.schedules import choose, few_full_steps, placed
     from ddimcache.runtime.quality_notes import QualityNotes, read_notes
 
     notes = read_notes(bundle) if measured else QualityNotes()
     used, cache_interval, warning = choose(cache_schedule, notes, steps, cache_interval)
+    if warning is None:
+        warning = few_full_steps(notes, steps, cache_interval, used)
     if warning is not None:
         say(warning)
     return used, cache_interval, placed(used, bundle, steps, cache_interval)

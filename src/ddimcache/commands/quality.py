@@ -15,7 +15,7 @@ from ddimcache.commands.terminal import print_json, print_table, progress, say
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from ddimcache.compiler.options import CompileOptions
+    from ddimcache.commands.variants import Variants
     from ddimcache.quality.pictures import Setting
     from ddimcache.runtime.bundle import Bundle
 
@@ -108,7 +108,9 @@ def quality(
     Uncompressed is float32 weights without a cache. Pictures of the embedded model are also judged: what they
     show, and how far they are from real drawings. A run that was killed goes on where it stopped.
     """
+    from ddimcache.commands.batch import open_or_compile
     from ddimcache.commands.choose import find_model
+    from ddimcache.commands.variants import Variants, is_embedded
     from ddimcache.quality.page import page
     from ddimcache.quality.pictures import Commission, draw_sets
     from ddimcache.quality.report import HEADING, Measured, table_row
@@ -137,7 +139,10 @@ def quality(
     kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
     sources = device_sources(device or [], tracker, device_key, key, workers, kind)
     try:
-        variants = Variants(folder, model, sources, bars, tuple(lora or ()))
+        loras = tuple(lora or ())
+        given = {"loras": loras} if loras and not is_bundle(folder) else {}
+        own = open_or_compile(folder, given, sources, bars)
+        variants = Variants(own, folder, model, bars, loras)
         wanted = _wanted(variants, all_steps, intervals, weights, cuts, _schedules(schedules))
         sets = draw_sets(wanted, commission, output, sources, bars)
     finally:
@@ -188,13 +193,14 @@ def quality(
 def report_blocks(folder: Path, model: Path | None, kind: str, guidance: float, as_json: bool) -> None:
     """Print the errors that rounding the weights of one block after another makes, the worst first."""
     from ddimcache.commands.choose import DEFAULT_MODEL
+    from ddimcache.commands.variants import bundle_fingerprint, fingerprint
     from ddimcache.quality.sensitivity import ROUNDINGS, load_pipeline, sensitivity
     from ddimcache.runtime.bundle import is_bundle
 
     if kind not in ROUNDINGS:
         raise UsageError(f"{kind!r} is none of: {', '.join(ROUNDINGS)}", where="--quant-report")
     source = model if model is not None else DEFAULT_MODEL if is_bundle(folder) else folder
-    if is_bundle(folder) and _fingerprint(source) != open_fingerprint(folder):
+    if is_bundle(folder) and fingerprint(source) != bundle_fingerprint(folder):
         remedy = "name the folder that was given to `ddimcache compile`"
         raise UsageError(
             f"{source} is not the model that {folder} was compiled from", where="--model", remedy=remedy
@@ -221,13 +227,6 @@ def report_blocks(folder: Path, model: Path | None, kind: str, guidance: float, 
     )
 
 
-def open_fingerprint(bundle: Path) -> str:
-    """Return the fingerprint of the model that a bundle was made of."""
-    from ddimcache.runtime.bundle import open_bundle
-
-    return open_bundle(bundle, sums=False).manifest.model_fingerprint
-
-
 def keep_gate(bundle: Bundle, rows: list[dict[str, Any]], least_psnr: float) -> None:
     """Write what was measured of a bundle's own settings, and the gate, into its notes."""
     from ddimcache.quality.notes import keep_notes
@@ -245,77 +244,6 @@ def keep_gate(bundle: Bundle, rows: list[dict[str, Any]], least_psnr: float) -> 
     kept = [each for each in notes.measured if (each.steps, each.cache_interval, each.schedule) not in fresh]
     measured = (*kept, *fresh.values())
     keep_notes(bundle, dataclasses.replace(notes, measured=measured, least_psnr=least_psnr))
-
-
-class Variants:
-    """The bundle at hand, and others of its model with other weights or another cut, compiled when needed."""
-
-    def __init__(
-        self, path: Path, model: Path | None, sources: Any, bars: Any, loras: tuple[str, ...] = ()
-    ) -> None:
-        from ddimcache.commands.batch import open_or_compile
-        from ddimcache.commands.choose import DEFAULT_MODEL
-        from ddimcache.commands.generate import loras_text
-        from ddimcache.runtime.bundle import is_bundle
-
-        self._bars, self._loras = bars, loras
-        given = {"loras": loras} if loras and not is_bundle(path) else {}
-        self.own: Bundle = open_or_compile(path, given, sources, bars)
-        self._model = model if model is not None else None if is_bundle(path) else path
-        if self._model is None and self.own.manifest.model_fingerprint == _fingerprint(DEFAULT_MODEL, loras):
-            self._model = DEFAULT_MODEL
-        if self._model is not None and self.own.manifest.model_fingerprint != _fingerprint(
-            self._model, loras
-        ):
-            merged = f", with {loras_text(self.own.manifest)}" if self.own.manifest.loras else ""
-            raise UsageError(
-                f"{self._model} is not the model that {path} was compiled from{merged}",
-                where="--model",
-                remedy="name the folder and every --lora that were given to `ddimcache compile`",
-            )
-
-    def get(self, weights: str, cut: int) -> Bundle:
-        """Return the bundle with these weights and this cut; raises :class:`UsageError` without the model."""
-        from ddimcache.commands.choose import compiled
-
-        manifest = self.own.manifest
-        if (weights, cut) == (manifest.weights, manifest.cut):
-            return self.own
-        if self._model is None:
-            raise UsageError(
-                f"{weights} weights at cut {cut} have to be compiled from the model",
-                where="--model",
-                remedy="name the folder that the bundle was compiled from",
-            )
-        return compiled(
-            self._model, dataclasses.replace(self._options(), weights=weights, cut=cut), self._bars
-        )
-
-    def _options(self) -> CompileOptions:
-        from ddimcache.compiler.options import CompileOptions
-
-        manifest = self.own.manifest
-        width, height = manifest.image_size
-        return CompileOptions(
-            target=manifest.target, width=width, height=height, host=manifest.host, loras=self._loras
-        )
-
-
-def is_embedded(path: Path) -> bool:
-    """Whether a bundle, or a diffusers folder, is of the model that ships with the package."""
-    from ddimcache.commands.choose import DEFAULT_MODEL
-    from ddimcache.runtime.bundle import is_bundle
-
-    if is_bundle(path):
-        return open_fingerprint(path) == _fingerprint(DEFAULT_MODEL)
-    return path.resolve() == DEFAULT_MODEL.resolve()
-
-
-def _fingerprint(folder: Path, loras: tuple[str, ...] = ()) -> str:
-    from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
-    from ddimcache.compiler.options import LoraChoice
-
-    return load_pipeline_folder(folder, [LoraChoice.parse(text) for text in loras]).fingerprint()
 
 
 def _wanted(

@@ -11,6 +11,8 @@ from ddimcache.runtime.refresh import every, full_count, quadratic
 
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 CHOICES = ("auto", *SCHEDULES)
+FEWEST_FULL_STEPS = 4
+"""With fewer, a cache that nobody measured is worth a warning."""
 
 
 def placed(name: str, bundle: Bundle, steps: int, interval: int) -> tuple[int, ...]:
@@ -62,6 +64,25 @@ def choose(name: str, notes: QualityNotes, steps: int, interval: int) -> tuple[s
             return schedule, smaller, said
     said = None if interval == 1 else f"{_warning(notes, steps, interval)}: the cache is off"
     return "uniform", 1, said
+
+
+def few_full_steps(notes: QualityNotes, steps: int, interval: int, schedule: str) -> str | None:
+    """Return what to say of a cache that leaves hardly a full step and that nobody measured, or None.
+
+    With two or three full steps the embedded model's pictures are others than without a cache, whatever the
+    number of steps; with four they are near (``docs/quality.md``). A searched schedule was measured.
+    """
+    count = full_count(steps, interval)
+    measured = any(
+        (each.steps, each.cache_interval, each.schedule) == (steps, interval, schedule)
+        for each in notes.measured
+    )
+    if schedule == "searched" or measured or count == steps or count >= FEWEST_FULL_STEPS:
+        return None
+    return (
+        f"a cache interval of {interval} leaves {count} of {steps} steps whole, and pictures may suffer: "
+        "take a smaller --cache-interval, or measure with `ddimcache quality`"
+    )
 
 
 def _warning(notes: QualityNotes, steps: int, interval: int) -> str:
