@@ -12,23 +12,26 @@ import hashlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ddimcache.compiler.frontend import family
 from ddimcache.compiler.frontend.component_config import ConfigReader
 from ddimcache.compiler.frontend.lora import LoraFile, layer_shapes, read_lora
 from ddimcache.compiler.frontend.tokenizer import TokenizerConstants, load_tokenizer, tokenizer_files
-from ddimcache.compiler.frontend.weights import ComponentWeights, read_component, read_json_object
+from ddimcache.compiler.frontend.weights import (
+    ComponentWeights,
+    checked_weights,
+    load_module,
+    read_json_object,
+)
 from ddimcache.compiler.options import LoraChoice
 from ddimcache.errors import FrontendError
 
@@ -110,12 +113,12 @@ class PipelineFolder:
         ------
         FrontendError : its weights cannot be read, or hold a NaN or an infinity.
         """
-        network = _load(lambda: _make_text_encoder(self.text_encoder_config), self.text_encoder_weights)
+        network = load_module(lambda: _make_text_encoder(self.text_encoder_config), self.text_encoder_weights)
         return self._with_loras(network, "text_encoder")
 
     def load_unet(self) -> UNet2DConditionModel:
         """Return the UNet in float32 and evaluation mode, LoRAs merged; raises as the text encoder."""
-        network = _load(lambda: UNet2DConditionModel(**self.unet_config), self.unet_weights)
+        network = load_module(lambda: UNet2DConditionModel(**self.unet_config), self.unet_weights)
         return self._with_loras(network, "unet")
 
     def _with_loras(self, network: Any, component: str) -> Any:
@@ -125,7 +128,7 @@ class PipelineFolder:
 
     def load_vae(self) -> AutoencoderKL:
         """Return the VAE, encoder and decoder, in float32 and evaluation mode; raises as the others."""
-        return _load(lambda: AutoencoderKL(**self.vae_config), self.vae_weights)
+        return load_module(lambda: AutoencoderKL(**self.vae_config), self.vae_weights)
 
     def files(self) -> tuple[Path, ...]:
         """List the files that decide what the pipeline computes."""
@@ -206,13 +209,13 @@ def load_pipeline_folder(path: str | os.PathLike[str], loras: Sequence[LoraChoic
         tokenizer_config=read_json_object(tokenizer_file) if tokenizer_file.is_file() else {},
         tokenizer=tokenizer,
         tokenizer_constants=constants,
-        text_encoder_weights=_checked_weights(
+        text_encoder_weights=checked_weights(
             text_file, "model", lambda: _make_text_encoder(text), _text_name
         ),
-        unet_weights=_checked_weights(
+        unet_weights=checked_weights(
             unet_file, "diffusion_pytorch_model", lambda: UNet2DConditionModel(**unet), lambda name: name
         ),
-        vae_weights=_checked_weights(
+        vae_weights=checked_weights(
             vae_file, "diffusion_pytorch_model", lambda: AutoencoderKL(**vae), _vae_name
         ),
     )
@@ -315,40 +318,6 @@ def _check_together(
             where=vae_file,
             remedy="take VAE and UNet from the same pipeline; inpainting and editing are not supported",
         )
-
-
-def _checked_weights(
-    config_file: Path, stem: str, make: Callable[[], nn.Module], rename: Callable[[str], str]
-) -> ComponentWeights:
-    weights = read_component(config_file.parent, stem, rename)
-    try:
-        with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
-    # What was not looked at before, the libraries' constructors refuse in errors of every kind.
-    except Exception as error:
-        raise FrontendError(f"no network can be built from this: {error}", where=config_file) from error
-    weights.check(expected, _is_position_ids, config_file)
-    return weights
-
-
-def _load(make: Callable[[], nn.Module], weights: ComponentWeights) -> Any:
-    """Build the module on the meta device, so that nothing is initialised in vain, and put the weights in."""
-    with torch.device("meta"):
-        module = make()
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    module.load_state_dict(weights.load(expected), strict=True, assign=True)
-    for parent in module.modules():
-        for name, buffer in parent.named_buffers(recurse=False):
-            if buffer.is_meta:
-                # The only buffer of the family that no file holds: CLIP's position ids, 0 … length − 1.
-                assert name == "position_ids", f"unknown buffer {name} in {type(parent).__name__}"
-                parent.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
-    return module.eval().requires_grad_(False)
-
-
-def _is_position_ids(name: str) -> bool:
-    """Tell the buffer that transformers before 4.31 saved, and that holds 0 … length − 1 in every file."""
-    return name == "embeddings.position_ids"
 
 
 def _text_name(stored: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from ddimcache.errors import FrontendError
 
@@ -154,6 +155,45 @@ def read_component(folder: Path, stem: str, rename: Callable[[str], str]) -> Com
                 )
             tensors[name] = stored
     return ComponentWeights(files, tensors)
+
+
+def checked_weights(
+    config_file: Path, stem: str, make: Callable[[], nn.Module], rename: Callable[[str], str]
+) -> ComponentWeights:
+    """Find the weights beside a configuration file and compare them with the network that ``make`` builds.
+
+    ``stem`` and ``rename`` are those of :func:`read_component`. Nothing large is read or allocated. Raises
+    :class:`FrontendError` as that and :meth:`ComponentWeights.check` do, and where no network can be built.
+    """
+    weights = read_component(config_file.parent, stem, rename)
+    try:
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    # What was not looked at before, the libraries' constructors refuse in errors of every kind.
+    except Exception as error:
+        raise FrontendError(f"no network can be built from this: {error}", where=config_file) from error
+    weights.check(expected, _is_position_ids, config_file)
+    return weights
+
+
+def load_module(make: Callable[[], nn.Module], weights: ComponentWeights) -> Any:
+    """Build the module on the meta device, so that nothing is initialised in vain, and put the weights in."""
+    with torch.device("meta"):
+        module = make()
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    module.load_state_dict(weights.load(expected), strict=True, assign=True)
+    for parent in module.modules():
+        for name, buffer in parent.named_buffers(recurse=False):
+            if buffer.is_meta:
+                # The only buffer of the family that no file holds: CLIP's position ids, 0 … length − 1.
+                assert name == "position_ids", f"unknown buffer {name} in {type(parent).__name__}"
+                parent.register_buffer(name, torch.arange(buffer.shape[-1])[None], persistent=False)
+    return module.eval().requires_grad_(False)
+
+
+def _is_position_ids(name: str) -> bool:
+    """Tell the buffer that transformers before 4.31 saved, and that holds 0 … length − 1 in every file."""
+    return name.endswith("embeddings.position_ids")
 
 
 def read_header(file: Path) -> list[StoredTensor]:

@@ -108,6 +108,44 @@ def test_a_grid_of_settings(run, uncompressed_one, prompts, tmp_path):
     assert (out / "quality.html").read_text().split("<h2>")[1] == page.split("<h2>")[1]
 
 
+def test_real_models_that_the_user_names(run, uncompressed, prompts, tmp_path, monkeypatch):
+    import torch
+
+    from tests.kit.real_models import inception_state, write_clip
+
+    monkeypatch.setattr("ddimcache.quality.inception.FEATURES", 8)  # of 2048 eigenvalues take seconds
+    monkeypatch.setattr(
+        "ddimcache.quality.inception.InceptionFeatures.of",
+        lambda _, pictures: np.stack([np.resize(each, 8).astype(float) for each in pictures]),
+    )
+    torch.save(inception_state(1000), tmp_path / "inception.pth")
+    (tmp_path / "real").mkdir()
+    for number in range(3):
+        Image.new("RGB", (9, 9), (90 * number, 5, 7)).save(tmp_path / "real" / f"{number}.png")
+    out = tmp_path / "out"
+    command = ["quality", uncompressed, "-o", out, "--pictures", 2, "--prompts", prompts, "--device", "llvm"]
+    command += ["--steps", 2, "--cache-interval", 2, "--clip", write_clip(tmp_path / "clip")]
+    command += ["--inception", tmp_path / "inception.pth"]
+    done = run(*command, "--real", tmp_path / "real", "--json")
+    assert done.code == 0, done.err
+    assert done.json["clip"] == str(tmp_path / "clip")
+    assert done.json["inception"]["is_fid"] is False
+    for row in done.json["settings"]:
+        assert 0 <= row["clip_score"] <= 100
+        assert row["inception_fid"] > 0
+    page = (out / "quality.html").read_text()
+    assert "<th>CLIP</th><th>FID</th>" in page.replace("\n", "")
+    assert "not those of 1008 classes" in page
+
+    again = run(*command, "--real", out / "real-statistics.npz")
+    assert again.code == 0, again.err
+    assert f"{done.json['settings'][0]['inception_fid']:.2f}" in again.out
+    assert "CLIP" in again.out
+
+    refused = run(*command)
+    assert (refused.code, "--inception: a distance is taken to real pictures" in refused.err) == (2, True)
+
+
 def test_the_uncompressed_model_is_compiled(
     run, fake_bundle, model, prompts, tmp_path, compiler, cache, monkeypatch
 ):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ddimcache.runtime.bundle import Bundle
 
 PAGE = "quality.html"
+STATISTICS = "real-statistics.npz"
 _GRID_STEPS = "10,20,50,100,1000"
 _GRID_INTERVALS = "1,2,3,5,6,10"
 _REFERENCE = "fp32"
@@ -87,6 +88,28 @@ def quality(
             metavar="KIND",
         ),
     ] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a CLIPModel, for the CLIP score of pictures and prompts: config.json, "
+            "model.safetensors, tokenizer.",
+            metavar="DIR",
+        ),
+    ] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inception V3's weights, for the FID to --real: a state dict in safetensors or .pth.",
+            metavar="DIR|FILE",
+        ),
+    ] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real pictures that the FID is taken to: a folder, or their mu and sigma in .npz.",
+            metavar="DIR|NPZ",
+        ),
+    ] = None,
     min_psnr: Annotated[
         float | None,
         typer.Option(
@@ -113,7 +136,8 @@ def quality(
     from ddimcache.commands.variants import Variants, is_embedded
     from ddimcache.quality.page import page
     from ddimcache.quality.pictures import Commission, draw_sets
-    from ddimcache.quality.report import HEADING, Measured, table_row
+    from ddimcache.quality.real_models import RealModels
+    from ddimcache.quality.report import Measured, heading, table_row
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
     from ddimcache.runtime.session import check_sampling
@@ -136,6 +160,7 @@ def quality(
     commission = Commission(quality_prompts(prompts, pictures), seed, guidance)
     bars = progress()
     folder = find_model(bundle)
+    models = RealModels(clip, inception, real, bars)
     kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
     sources = device_sources(device or [], tracker, device_key, key, workers, kind)
     try:
@@ -152,7 +177,7 @@ def quality(
     with bars.stage("measure", len(sets)) as stage:
         rows = []
         for pictures_of in sets:
-            rows.append(measured.row(pictures_of))
+            rows.append({**measured.row(pictures_of), **models.row(pictures_of, commission)})
             stage.advance()
     if min_psnr is not None:
         keep_gate(variants.own, rows, min_psnr)
@@ -167,7 +192,12 @@ def quality(
             f"{about['frechet_distance_of_real']:.2f}. Of real drawings the reader, who tells the accuracy, "
             f"gets {about['judge']['reader']:.1%} right, the classifier {about['judge']['classifier']:.1%}."
         )
+    if models.about["inception"] is not None and not models.about["inception"]["is_fid"]:
+        facts.append("Inception's weights are not those of 1008 classes that FID is defined by.")
     title = f"Quality of {manifest.model}"
+    if real is not None and (statistics := models.statistics()) is not None:
+        write_atomically(output / STATISTICS, statistics)
+        facts.append(f"Statistics of the real pictures: {STATISTICS}, which --real takes as well.")
     write_atomically(output / PAGE, page(title, facts, sets, rows, commission, shown).encode())
     if as_json:
         print_json(
@@ -178,13 +208,14 @@ def quality(
                 "guidance": guidance,
                 "page": str((output / PAGE).absolute()),
                 **about,
+                **models.about,
                 "settings": rows,
             }
         )
         return
-    right = tuple(range(1, len(HEADING)))
+    names = heading(rows)
     cells = [table_row(each.setting, row) for each, row in zip(sets, rows, strict=True)]
-    print_table(cells, HEADING, right=right)
+    print_table(cells, names, right=tuple(range(1, len(names))))
     for fact in facts:
         say(fact)
     say(f"\npictures side by side: {output / PAGE}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,18 +56,38 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values
 
 
+@dataclass(frozen=True)
+class Moments:
+    """The normal distribution that features (N, D) are taken for: their mean (D) and covariance (D, D)."""
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, features: NDArray[np.float64]) -> Moments:
+        """Return those of features (N, D); raises ValueError for fewer than two vectors."""
+        if len(features) < 2:
+            raise ValueError("a covariance needs two vectors or more")
+        return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
+
+    def distance(self, other: Moments) -> float:
+        """Return the Fréchet distance |m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½).
+
+        Heusel et al. (NeurIPS 2017) have it so for Inception's features.
+        """
+        shift = self.mean - other.mean
+        # The eigenvalues of C₁ C₂ are those of the symmetric R C₂ R with R = C₁^½; rounding makes some
+        # negative.
+        values, vectors = np.linalg.eigh(self.covariance)
+        root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+        shared = np.sqrt(np.clip(np.linalg.eigvalsh(root @ other.covariance @ root), 0, None)).sum()
+        traces = np.trace(self.covariance) + np.trace(other.covariance)
+        return float(max(0.0, shift @ shift + traces - 2 * shared))
+
+
 def frechet_distance(features: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """Return the Fréchet distance of two sets of features (N, D), each taken as one normal distribution.
 
-    |m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½), as Heusel et al. (NeurIPS 2017) have it for Inception's features.
     Raises ValueError for fewer than two vectors.
     """
-    if min(len(features), len(others)) < 2:
-        raise ValueError("a covariance needs two vectors or more")
-    shift = features.mean(0) - others.mean(0)
-    one, other = np.cov(features, rowvar=False), np.cov(others, rowvar=False)
-    # The eigenvalues of C₁ C₂ are those of the symmetric R C₂ R with R = C₁^½; rounding makes some negative.
-    values, vectors = np.linalg.eigh(one)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    shared = np.sqrt(np.clip(np.linalg.eigvalsh(root @ other @ root), 0, None)).sum()
-    return float(max(0.0, shift @ shift + np.trace(one) + np.trace(other) - 2 * shared))
+    return Moments.of(features).distance(Moments.of(others))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ddimcache.quality.pictures import Commission, PictureSet
-from ddimcache.quality.report import HEADING, table_row
+from ddimcache.quality.report import heading, table_row
 
 _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
@@ -37,7 +37,7 @@ def page(
         f"<h1>{html.escape(title)}</h1>",
         *(f"<p>{html.escape(fact)}</p>" for fact in facts),
         "<table><thead><tr>",
-        *(f"<th>{html.escape(name)}</th>" for name in HEADING),
+        *(f"<th>{html.escape(name)}</th>" for name in heading(rows)),
         "</tr></thead><tbody>",
     ]
     for pictures, row in zip(sets, rows, strict=True):

@@ -143,8 +143,16 @@ HEADING = (
 )
 
 
+_REAL_MODELS = {"clip_score": ("CLIP", "{:.2f}"), "inception_fid": ("FID", "{:.2f}")}
+
+
+def heading(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the names of a table's columns; those of CLIP and Inception where they were measured."""
+    return (*HEADING, *(name for key, (name, _) in _REAL_MODELS.items() if _is_measured(key, rows)))
+
+
 def table_row(setting: Setting, row: dict[str, Any]) -> list[str]:
-    """Return a row's cells under `HEADING`; a set that equals what it is held against has a PSNR of ∞."""
+    """Return a row's cells under `heading`; a set that equals what it is held against has a PSNR of ∞."""
     return [
         setting.title,
         _number(row["frechet_distance"], "{:.2f}"),
@@ -156,7 +164,12 @@ def table_row(setting: Setting, row: dict[str, Any]) -> list[str]:
         _number(row["seconds"], "{:.3f}"),
         _number(row["speedup"], "{:.2f}"),
         _number(row["efficiency"], "{:.2f}"),
+        *(_number(row[key], form) for key, (_, form) in _REAL_MODELS.items() if _is_measured(key, [row])),
     ]
+
+
+def _is_measured(key: str, rows: Sequence[dict[str, Any]]) -> bool:
+    return any(row.get(key) is not None for row in rows)
 
 
 def _decibels(row: dict[str, Any], name: str) -> str:
