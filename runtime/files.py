@@ -28,6 +28,23 @@ def check_can_write(path: Path, option: str) -> None:
         raise UsageError(f"folder {parent} is not writable", where=option, remedy="choose another")
 
 
+def make_folder(path: Path, option: str) -> None:
+    """Make a folder with those above it, if it is not there.
+
+    Raises :class:`UsageError` naming the option where that cannot be, or nothing could be written in it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{path} is no folder, or below a file", where=option, remedy="name another"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be made: {error.strerror}", where=option) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"folder {path} is not writable", where=option, remedy="choose another")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside its name, force it to the disk, and rename it.
 

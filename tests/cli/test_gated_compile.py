@@ -32,6 +32,14 @@ def test_a_bundle_passes_or_is_refused(run, model, compiler, cache, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["bundle"]
 
 
+def test_pictures_that_nobody_judges_are_not_drawn(run, model, compiler, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddimcache.quality.gate.draw_sets", None)
+    done = run("compile", model, "-o", tmp_path / "bundle", "--target", "llvm", "--min-accuracy", 90)
+    assert done.code == 2
+    assert "--min-accuracy: pictures of this model cannot be judged; ask for --min-psnr" in done.err
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -172,6 +172,42 @@ def test_the_uncompressed_model_is_compiled(
     assert done.json["settings"][1]["ssim_to_uncompressed"] == pytest.approx(1)
 
 
+def test_a_folder_of_strangers(run, uncompressed, tmp_path):
+    """Prompts of every script, and a folder that holds what is not ours."""
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    text = "\ufeffein Fuchs, übermütig\n\n  \n狐 🦊 👩‍👩‍👧\n" + "sehr " * 300 + "lang\n\u202eright to left\n"
+    prompts.write_text(text, "utf-8")
+    command = ["quality", uncompressed, "-o", out, "--prompts", prompts, "--pictures", 5, "--device", "llvm"]
+    command += ["--steps", 2, "--cache-interval", 2]
+    (out / "pictures").mkdir(parents=True)
+    (out / "pictures" / "holiday.png").write_bytes(b"mine")
+    done = run(*command)
+    assert done.code == 0, done.err
+    page = (out / "quality.html").read_text("utf-8")
+    assert "<th>ein Fuchs, übermütig, seed 0</th>" in page  # no byte order mark
+    assert "狐 🦊" in page
+    assert (out / "pictures" / "holiday.png").read_bytes() == b"mine"
+
+    log = out / "results.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line, seconds in zip(lines, ("soon", None, -1), strict=False):
+        line["result"]["seconds"] = seconds
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(*command).code == 0
+    assert len(log.read_text().splitlines()) == len(lines) + 3  # those are drawn again
+
+    log.write_text("no result\n")
+    refused = run(*command)
+    assert (refused.code, "results.jsonl: line 1 is no result" in refused.err) == (2, True)
+    (tmp_path / "file").write_text("a file")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        refused = run(*command[:2], "-o", folder, *command[4:])
+        assert (refused.code, "--output: " in refused.err, "below a file" in refused.err) == (2, True, True)
+    prompts.write_text("\n  \n")
+    refused = run(*command)
+    assert (refused.code, "prompts.txt holds no prompt; write one a line" in refused.err) == (2, True)
+
+
 def test_the_errors_of_blocks(run):
     with contextmanager(single_thread)():
         done = run("quality", stand_in("tiny-sd15"), "--quant-report", "fp16", "--json")
@@ -199,6 +235,11 @@ def test_another_model_is_refused(run, fake_bundle, model, tmp_path, monkeypatch
     [
         (["--pictures", 1], "--pictures: 1 is outside 2 … 10000"),
         (["--workers", 0], "--workers: 0 is outside 1 … 64"),
+        (["--seed", -1], "--seed: -1 leaves no seeds for 256 pictures"),
+        (["--seed", 2**63 - 9], f"--seed: {2**63 - 9} leaves no seeds for 256 pictures"),
+        (["--shown", -1], "--shown: -1 is negative"),
+        (["--min-psnr", "nan"], "--min-psnr: nan is outside 0 … 100 dB"),
+        (["--guidance", "inf"], "--guidance: inf is no finite number from 0 up"),
         (["--steps", 0], "--steps: 0 is outside"),
         (["--cache-interval", 0], "--cache-interval: 0 is below 1"),
         (["--grid", "--grid-steps", "10,many"], "--grid-steps: 'many' is no whole number from 1 to 1000"),

@@ -63,6 +63,10 @@ def test_a_searched_schedule_is_used(run, own_bundle, prompts, tmp_path):
         [facts] = drawn.json["pictures"]
         assert (tmp_path / "several" / facts["image"]).read_bytes() == (tmp_path / f"{name}.png").read_bytes()
     assert run(*several, "--cache-schedule", "none").code == 2
+    # What was searched is of DDIM's steps.
+    other = run("generate", "abc", *options, "--sampler", "euler", "--cache-schedule", "searched", "-o", out)
+    assert other.code == 2
+    assert "--cache-schedule: schedules are searched for all steps of ddim" in other.err
 
     again = run(*command[:4], "--cache-interval", "4", "--most-tried", 1, *command[6:])
     assert again.code == 0, again.err
@@ -148,6 +152,41 @@ def test_a_folder_is_told_which_cut(run, model, prompts, at_cuts, cache, monkeyp
     done = run(*command, "--pictures", 1, "--most-tried", 3, "--device", "llvm")
     assert done.code == 0, done.err
     assert "the best is cut 2: `generate --cut 2` uses these" in done.err
+
+
+def test_a_search_that_is_interrupted_leaves_the_bundle(run, own_bundle, prompts, monkeypatch):
+    from ddimcache.quality.search import Calibration
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    before = {path: path.read_bytes() for path in own_bundle.rglob("*") if path.is_file()}
+    monkeypatch.setattr(Calibration, "error", interrupted)
+    done = run("schedule", own_bundle, "--steps", 4, "--prompts", prompts, "--cache-interval", 2)
+    assert done.code == 130
+    assert {path: path.read_bytes() for path in own_bundle.rglob("*") if path.is_file()} == before
+    assert [path.name for path in own_bundle.parent.iterdir()].count(own_bundle.name) == 1
+    assert not [path for path in own_bundle.parent.iterdir() if path.suffix == ".part"]
+
+
+def test_notes_that_somebody_broke_are_told(run, own_bundle, prompts):
+    from ddimcache.compiler.bundle import with_file
+
+    with_file(open_bundle(own_bundle), "quality.json", b'{"schedules": "none"}')
+    for verb in (["schedule", own_bundle, "--prompts", prompts], ["generate", "abc", "--model", own_bundle]):
+        done = run(*verb, "--steps", 4, "--cache-interval", 2)
+        assert done.code == 1
+        assert "quality.json: schedules: expected a list, found a text; search again" in done.err
+
+
+def test_a_schedule_of_one_picture_and_all_budgets(run, own_bundle, prompts):
+    """The least there can be: one picture, two steps, one of them full."""
+    done = run(
+        *("schedule", own_bundle, "--steps", 2, "--cache-interval", "2", "--prompts", prompts),
+        *("--pictures", 1, "--most-tried", 1, "--json"),
+    )
+    assert done.code == 0, done.err
+    assert done.json["schedules"][0]["full_steps"] == [0]
 
 
 def test_the_gate_turns_the_cache_off(run, own_bundle, tmp_path):

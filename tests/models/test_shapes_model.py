@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from PIL import Image
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
+from ddimcache.models.shapes import train_unet
 from ddimcache.models.shapes.drawing import drawings_with_cells
 from ddimcache.models.shapes.evaluate import paint
 from ddimcache.models.shapes.export import WEIGHTS
@@ -20,10 +23,16 @@ from ddimcache.models.shapes.tokenizer import vocabulary, write_tokenizer
 from ddimcache.models.shapes.train_autoencoder import measure
 from ddimcache.models.shapes.train_unet import TrainingAttention
 from ddimcache.quality.sensitivity import load_pipeline
+from tests.kit.family import single_thread
 
 pytestmark = pytest.mark.host
 
 LARGEST_FOLDER = 12_000_000  # bytes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    yield from single_thread()
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +174,51 @@ def test_checkpoints_come_back_and_time_is_counted(tmp_path):
     assert 0.4 < budget.rate() < 0.6
     budget.spent = 60.0
     assert budget.rate() == pytest.approx(0.01)
+
+
+def test_training_of_the_unet_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_unet, "_PREVIEW_STEPS", 1)
+    monkeypatch.setattr(train_unet, "_BATCH", 2)
+    torch.manual_seed(0)
+    # Wide enough for what is asked here, which is not what it learns.
+    small = {**new_unet().config, "block_out_channels": (32, 32), "layers_per_block": 1}
+    small.update(down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"))
+    small.update(up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    monkeypatch.setattr(train_unet, "new_unet", lambda: UNet2DConditionModel.from_config(small))
+    data = {
+        "latents": torch.randn(6, 4, 16, 16) * SCALING_FACTOR,
+        "deviation": SCALING_FACTOR,
+        "caption": torch.tensor([0, 1, 2, 0, 1, 2]),
+        "states": torch.randn(4, 77, 64),  # the last of the empty caption
+    }
+    folder = RunFolder(tmp_path / "run")
+    grid = folder.path / "unet.png"
+    weights = []
+    for stopped in (1, 2):
+        spent = 0.0 if stopped == 1 else folder.load("unet")["spent"]
+        minutes = (spent + 1e-3) / 60  # for one step, whatever it takes
+        train_unet.train(folder, data, minutes, seed=3)
+        state = folder.load("unet")
+        assert state["step"] == stopped
+        assert state["spent"] > spent
+        weights.append(state["model"])
+        assert Image.open(grid).size == (8 * (16 * 4 + 2), 1 * (16 * 4 + 2))
+        grid.unlink()
+        train_unet.train(folder, data, minutes, seed=3)  # its time is spent: nothing happens
+        assert folder.load("unet")["step"] == stopped
+        assert not grid.exists()
+    assert any((weights[0][name] != tensor).any() for name, tensor in weights[1].items())
+    lines = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all({"seconds", "low_noise", "high_noise", "rate"} <= set(line) for line in lines)
+    assert isinstance(train_unet.averaged(folder), torch.nn.Module)
+
+
+def test_the_log_of_the_shipped_weights_is_kept():
+    text = (WEIGHTS.parent / "training-log.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert "Settings:" in lines[0]["text"]
+    for stage in ("text", "autoencoder", "unet"):
+        steps = [line for line in lines if line["stage"] == stage]
+        assert len(steps) > 5
+        assert all(line["seconds"] > 0 for line in steps)

@@ -1,9 +1,11 @@
 """What the gate says of figures."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ddimcache.errors import DdimcacheError, UsageError
-from ddimcache.quality.gate import Costs, Gate, check
+from ddimcache.quality.gate import Costs, Gate, check, check_can_judge
 
 pytestmark = pytest.mark.host
 
@@ -42,6 +44,10 @@ def test_what_costs_how_much():
 
 
 def test_what_cannot_be_judged_is_told():
-    costs = Costs(*[row(30.0, 30.0, None)] * 3)
-    with pytest.raises(UsageError, match=r"--min-accuracy: pictures of this model .* cannot be judged"):
-        check(costs, Gate(None, 0.5, 50, 5), "int8")
+    def bundle(size):
+        return SimpleNamespace(manifest=SimpleNamespace(image_size=size))
+
+    with pytest.raises(UsageError, match="--min-accuracy: pictures of this model cannot be judged"):
+        check_can_judge(Gate(None, 0.5, 50, 5), bundle((512, 512)))
+    check_can_judge(Gate(20.0, None, 50, 5), bundle((512, 512)))
+    check_can_judge(Gate(None, 0.5, 50, 5), bundle((128, 128)))

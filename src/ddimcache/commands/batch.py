@@ -76,6 +76,7 @@ def batch(
     from ddimcache.commands.choose import find_model
     from ddimcache.quality.schedules import check_choice
     from ddimcache.runtime.bundle import is_bundle, open_bundle
+    from ddimcache.runtime.files import make_folder
     from ddimcache.runtime.picture_files import is_kept
     from ddimcache.runtime.pool import Pool
     from ddimcache.runtime.result_log import ResultLog
@@ -97,7 +98,7 @@ def batch(
     folder = find_model(model)
     kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
     sources = device_sources(device or [], tracker, device_key, key, kind=kind)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output, "--output")
     log = ResultLog(output / RESULTS)
     try:
         bars = progress()
@@ -143,7 +144,7 @@ def batch(
 def read_prompts(path: Path) -> list[str]:
     """Return the lines of a text file that hold something, each once; raises :class:`UsageError`."""
     try:
-        texts = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        texts = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", where="FILE") from error
     except UnicodeDecodeError as error:

@@ -45,7 +45,7 @@ def compile_gated(
     """
     from ddimcache.commands.choose import compiled, load_compiler
     from ddimcache.compiler.bundle import put_in_place
-    from ddimcache.quality.gate import check, measure
+    from ddimcache.quality.gate import check, check_can_judge, measure
     from ddimcache.quality.notes import keep_notes
     from ddimcache.quality.pictures import Commission
     from ddimcache.runtime.bundle import open_bundle
@@ -65,6 +65,7 @@ def compile_gated(
         path = Path(scratch) / "bundle"
         load_compiler()(model, path, options, bars)
         candidate = open_bundle(path)
+        check_can_judge(gate, candidate)
         uncompressed = dataclasses.replace(options, weights="fp32", dump_ir=None)
         reference = candidate if options.weights == "fp32" else compiled(model, uncompressed, bars)
         named = [] if device is None else [device]

@@ -206,11 +206,18 @@ def chosen_steps(
 ) -> tuple[str, int, tuple[int, ...]]:
     """Return the schedule that is used, its interval, and the steps that run the whole UNet; says warnings.
 
-    ``measured``: what the bundle keeps of its quality holds for these steps.
+    ``measured``: what the bundle keeps of its quality holds for these steps. Raises :class:`UsageError` for a
+    schedule that was searched for others, or for none.
     """
     from ddimcache.quality.schedules import choose, few_full_steps, placed
     from ddimcache.runtime.quality_notes import QualityNotes, read_notes
 
+    if cache_schedule == "searched" and not measured:
+        raise UsageError(
+            "schedules are searched for all steps of ddim, and hold for no others",
+            where="--cache-schedule",
+            remedy="take auto, uniform or quadratic here",
+        )
     notes = read_notes(bundle) if measured else QualityNotes()
     used, cache_interval, warning = choose(cache_schedule, notes, steps, cache_interval)
     if warning is None:

@@ -139,11 +139,18 @@ def quality(
     from ddimcache.quality.real_models import RealModels
     from ddimcache.quality.report import Measured, heading, table_row
     from ddimcache.runtime.bundle import is_bundle, open_bundle
-    from ddimcache.runtime.files import write_atomically
+    from ddimcache.runtime.files import make_folder, write_atomically
+    from ddimcache.runtime.noise import LARGEST_SEED
     from ddimcache.runtime.session import check_sampling
 
     if not 2 <= pictures <= 10_000:
         raise UsageError(f"{pictures} is outside 2 … 10000", where="--pictures")
+    if not 0 <= seed <= LARGEST_SEED - pictures:
+        raise UsageError(f"{seed} leaves no seeds for {pictures} pictures", where="--seed")
+    if shown < 0:
+        raise UsageError(f"{shown} is negative", where="--shown")
+    if min_psnr is not None and not 0 <= min_psnr <= 100:
+        raise UsageError(f"{min_psnr:g} is outside 0 … 100 dB", where="--min-psnr")
     if not 1 <= workers <= 64:
         raise UsageError(f"{workers} is outside 1 … 64", where="--workers")
     if guidance is None:
@@ -169,6 +176,7 @@ def quality(
         own = open_or_compile(folder, given, sources, bars)
         variants = Variants(own, folder, model, bars, loras)
         wanted = _wanted(variants, all_steps, intervals, weights, cuts, _schedules(schedules))
+        make_folder(output, "--output")
         sets = draw_sets(wanted, commission, output, sources, bars)
     finally:
         for source in sources:

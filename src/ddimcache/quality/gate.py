@@ -63,6 +63,18 @@ def measure(
     return Costs(*map(measured.row, sets))
 
 
+def check_can_judge(gate: Gate, candidate: Bundle) -> None:
+    """Raise :class:`UsageError` where accuracy is asked of pictures that nobody here can judge."""
+    from ddimcache.models.shapes.drawing import PICTURE_SIZE
+
+    if gate.least_accuracy is not None and candidate.manifest.image_size != (PICTURE_SIZE, PICTURE_SIZE):
+        raise UsageError(
+            "pictures of this model cannot be judged",
+            where="--min-accuracy",
+            remedy="ask for --min-psnr; accuracy is told of captions and pictures of the embedded model",
+        )
+
+
 def check(costs: Costs, gate: Gate, weights: str) -> None:
     """Raise :class:`DdimcacheError` where the pictures are worse than asked, saying what costs how much."""
     psnr = costs.cached["psnr_to_uncompressed"]
@@ -78,12 +90,7 @@ def check(costs: Costs, gate: Gate, weights: str) -> None:
     accuracy = costs.cached["accuracy"]
     if gate.least_accuracy is None:
         return
-    if accuracy is None:
-        raise UsageError(
-            "pictures of this model or of these prompts cannot be judged",
-            where="--min-accuracy",
-            remedy="ask for --min-psnr; accuracy is told of captions and pictures of the embedded model",
-        )
+    assert accuracy is not None, "the bundle was not looked at before its pictures were drawn"
     if accuracy < gate.least_accuracy:
         before, without = costs.uncompressed["accuracy"], costs.uncached["accuracy"]
         raise DdimcacheError(

@@ -116,7 +116,7 @@ def draw_sets(
         ]
         jobs = {job.identity: job for *_, job in sorted(numbered, key=lambda entry: entry[:2])}
         pool = Pool(sources)
-        report = pool.run(jobs.values(), log, progress, lambda result: is_kept(result, folder / PICTURES))
+        report = pool.run(jobs.values(), log, progress, lambda result: _is_whole(result, folder / PICTURES))
     finally:
         log.close()
     if report.failed:
@@ -183,6 +183,12 @@ def contents(bundle: Bundle) -> str:
         if "/" in name or name.endswith((".so", ".safetensors"))
     )
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+
+
+def _is_whole(result: Any, folder: Path) -> bool:
+    """Whether a result of an earlier run has its picture and its time."""
+    seconds = result.get("seconds") if isinstance(result, dict) else None
+    return isinstance(seconds, int | float) and seconds > 0 and is_kept(result, folder)
 
 
 def _loaded(setting: Setting, results: Iterable[Any], folder: Path) -> PictureSet:
