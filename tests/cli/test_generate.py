@@ -300,7 +300,7 @@ def test_interrupt_from_the_keyboard(fake_bundle, out):
     )
     command[1:4] = ["-c", slow]
     process = subprocess.Popen(
-        [*command, "--device", "llvm", "-o", str(out)],
+        [*command, "--device", "llvm", "--steps", "1000", "-o", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
