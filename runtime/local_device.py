@@ -68,6 +68,14 @@ def device_name(spec: DeviceSpec) -> str:
     return devices.list_devices()[spec.index].name
 
 
+def device_driver(spec: DeviceSpec) -> str:
+    """Return the platform and version of the driver of a local device that is there; LLVM's for ``llvm``."""
+    if spec.kind == "llvm":
+        return "LLVM"
+    info = devices.list_devices()[spec.index]
+    return f"{info.platform}, {info.driver_version}"
+
+
 def is_cpu(spec: DeviceSpec) -> bool:
     """Whether a local device that is there runs on this machine's processor."""
     return spec.kind == "llvm" or devices.list_devices()[spec.index].type == "cpu"

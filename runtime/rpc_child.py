@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ddimcache.errors import DdimcacheError, DeviceError
 from ddimcache.runtime.devices import DeviceSpec
-from ddimcache.runtime.local_device import device_name, open_device
+from ddimcache.runtime.local_device import device_driver, device_name, open_device
 from ddimcache.runtime.rpc_protocol import set_keepalive
 from ddimcache.runtime.rpc_session_calls import SessionCalls
 
@@ -179,8 +179,8 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def try_device(device: DeviceSpec) -> str:
-    """Open the device in a child and return its name: what a driver starts survives no fork.
+def try_device(device: DeviceSpec) -> tuple[str, str]:
+    """Open the device in a child and return its name and its driver's: what a driver starts survives no fork.
 
     Raises :class:`DeviceError` when it does not open.
     """
@@ -191,7 +191,7 @@ def try_device(device: DeviceSpec) -> str:
     def work() -> None:
         try:
             open_device(device, device.kind)
-            answer = ("name", device_name(device), "")
+            answer = ("name", device_name(device), device_driver(device))
         except DdimcacheError as error:
             answer = ("error", error.what, error.remedy or "")
         os.write(write_end, json.dumps(answer).encode())
@@ -204,7 +204,7 @@ def try_device(device: DeviceSpec) -> str:
     os.waitpid(child, 0)
     if not answer:
         raise DeviceError("opening it crashed", where=f"device {device}", remedy="see `ddimcache doctor`")
-    kind, text, remedy = json.loads(answer)
+    kind, text, more = json.loads(answer)
     if kind == "error":
-        raise DeviceError(text, where=f"device {device}", remedy=remedy or None)
-    return str(text)
+        raise DeviceError(text, where=f"device {device}", remedy=more or None)
+    return str(text), str(more)

@@ -160,7 +160,7 @@ class Server:
         try:
             self._store = Store(store, store_bytes)
             self._store.claim()
-            self._device_name = try_device(device)
+            self._device_name, self._driver = try_device(device)
         except BaseException:
             self._listener.close()
             raise
@@ -282,8 +282,8 @@ class Server:
     def _begin(self, handshake: Handshake) -> None:
         # The child closes what is the parent's: otherwise those who leave would not be seen to have left.
         others = [handle for handle in self._handlers if handle != handshake.connection.fileno()]
-        calls = SessionCalls(self._store, self._device, self._memory_budget)
         work = self._store.work_folder()
+        calls = SessionCalls(self._store, self._device, self._memory_budget, self._driver, work)
         client = Client.start(handshake.connection, handshake.address, calls, work, others)
         self._client = client
         logger.info("%s: connected, process %d", client.address, client.process)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from ddimcache.errors import DdimcacheError, DeviceError, RemoteError, UsageError
@@ -17,6 +18,7 @@ from ddimcache.runtime.local_device import keep_programs
 from ddimcache.runtime.profiler import LocalProfiler
 from ddimcache.runtime.rpc_protocol import PREFIX, error_reply, pack, unpack
 from ddimcache.runtime.rpc_store import Store
+from ddimcache.runtime.rpc_trials import TrialFiles, TrialRequest, Trials
 from ddimcache.runtime.session import Session, check_request
 
 logger = logging.getLogger(__name__)
@@ -72,13 +74,24 @@ class SessionCalls:
     """One client's calls. A method takes a checked record and raw bytes, and returns (result, raw bytes).
 
     ``memory_budget`` in bytes bounds what a session has on the device, whatever the client asks for.
+    ``driver`` says what the device is driven by, ``work`` is a folder that goes when the client leaves.
     """
 
-    def __init__(self, store: Store, device: DeviceSpec, memory_budget: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        device: DeviceSpec,
+        memory_budget: int | None = None,
+        driver: str = "",
+        work: Path | None = None,
+    ) -> None:
         self._store = store
         self._device = device
         self._memory_budget = memory_budget
+        self._driver = driver
         self._session: Session | None = None
+        self._trials = Trials(store, device, memory_budget, work)
+        self._is_opened = False
         self._methods: dict[str, tuple[type, Callable[[Any, bytes], tuple[Any, bytes]]]] = {
             "missing": (_Nothing, self._missing),
             "write": (_Piece, self._write),
@@ -91,9 +104,13 @@ class SessionCalls:
             "profile_start": (_Nothing, self._profile_start),
             "profile_stop": (_Nothing, self._profile_stop),
             "peaks": (_Peaks, self._peaks),
-            "keep_programs": (_Most, lambda most, _: (keep_programs(self._device, most.most), b"")),
-            "memory": (_Nothing, lambda _, __: (LocalProfiler(self._device).memory(), b"")),
+            "keep_programs": (_Most, self._keep_programs),
+            "memory": (_Nothing, self._memory),
             "close": (_Nothing, self._close),
+            "describe": (_Nothing, lambda _, __: ({"driver": self._driver}, b"")),
+            "trial_files": (TrialFiles, lambda files, _: (self._trials.announce(files), b"")),
+            "trial_write": (_Piece, self._trial_write),
+            "trial": (TrialRequest, self._trial),
         }
 
     def register(self, around: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
@@ -149,6 +166,7 @@ class SessionCalls:
         self._close(_Nothing(), b"")
         limits = [limit for limit in (memory.budget, self._memory_budget) if limit is not None]
         memory = MemoryChoice(memory.mode, min(limits, default=None))
+        self._is_opened = True
         self._session = Session(self._store.bundle(manifest), self._device, memory)
         return None, b""
 
@@ -163,16 +181,36 @@ class SessionCalls:
         check_request(request)
         return self._opened().answer("draw", to_json(draw), body)
 
+    def _profiler(self) -> LocalProfiler:
+        self._is_opened = True
+        return LocalProfiler(self._device)
+
+    def _keep_programs(self, most: _Most, _: bytes) -> tuple[Any, bytes]:
+        self._is_opened = True
+        return keep_programs(self._device, most.most), b""
+
+    def _memory(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
+        return self._profiler().memory(), b""
+
+    def _trial_write(self, piece: _Piece, content: bytes) -> tuple[Any, bytes]:
+        return self._trials.write(piece.sha256, piece.offset, content), b""
+
+    def _trial(self, request: TrialRequest, _: bytes) -> tuple[Any, bytes]:
+        if self._is_opened:
+            # What a driver starts survives no fork.
+            raise UsageError("needs a connection that has not used the device", where="trial")
+        return to_json(self._trials.run(request)), b""
+
     def _profile_start(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
-        LocalProfiler(self._device).start()
+        self._profiler().start()
         return None, b""
 
     def _profile_stop(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:
-        timeline = LocalProfiler(self._device).stop()
+        timeline = self._profiler().stop()
         return timeline.names, timeline.to_bytes()
 
     def _peaks(self, peaks: _Peaks, _: bytes) -> tuple[Any, bytes]:
-        found, kept = LocalProfiler(self._device).peaks(peaks.again)
+        found, kept = self._profiler().peaks(peaks.again)
         return {"peaks": to_json(found), "kept": kept}, b""
 
     def _close(self, _: _Nothing, __: bytes) -> tuple[Any, bytes]:

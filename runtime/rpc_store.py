@@ -186,6 +186,11 @@ class Store:
         """Let the bundle that :meth:`bundle` returned go when room is needed."""
         self._in_use = set()
 
+    def make_room(self, needed: int) -> None:
+        """Make room for ``needed`` bytes in a client's :meth:`work_folder`; raises :class:`DeviceError`."""
+        with self._failures_told():
+            self._make_room(needed, 0, set(), "")
+
     def used_bytes(self) -> int:
         """Return how much is kept, a file that has several names counted once."""
         return sum({(found.st_dev, found.st_ino): found.st_size for _, found in _files(self.folder)}.values())

@@ -1,15 +1,17 @@
 """Tuning records: what was decided for single workloads on a device, kept as lines of JSON.
 
-A folder of ``tune_logs/`` holds ``manifest.json``, which says for which device profile and how its records
-came about, and ``records.jsonl``, a :class:`TuningRecord` a line. A later line replaces an earlier one of the
-same workload. Both come from outside and are trusted with nothing: sizes and types are checked, decisions
-must be in the family's space (``schedules/spaces.py``), and what is not understood is skipped and told.
+A folder of ``tune_logs/`` holds ``manifest.json``, which says for which device profile its records are and
+on which devices they came about, and ``records.jsonl``, a :class:`TuningRecord` a line. A later line replaces
+an earlier one of the same workload, but a modelled one never one that was measured. Both come from outside
+and are trusted with nothing: sizes and types are checked, decisions must be in the family's space
+(``schedules/spaces.py``), and what is not understood is skipped and told.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -25,7 +27,7 @@ from ddimcache.manifest import Count, Size
 from ddimcache.records import Limits, RecordProblem, from_json, loads, to_json
 from ddimcache.schedules.spaces import VERSIONS, problem
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, RECORDS = "manifest.json", "records.jsonl"
 
 LARGEST_FILE = 64 << 20
@@ -45,7 +47,8 @@ class TuningRecord:
     ``op``, ``shape``, ``dtype`` and ``weights`` are those of a :class:`Workload`; ``seconds`` is the median
     of a launch, ``default_seconds`` that of the defaults in turns with it, ``error`` the largest difference
     to the reference as a share of its largest number (``None`` for a model, which runs nothing). ``version``
-    is the family's (:data:`VERSIONS`), ``tool`` what found it.
+    is the family's (:data:`VERSIONS`), ``tool`` what found it, ``origin`` what the manifest calls the device
+    that ran it. Without any ``decisions`` it says that the defaults are best, whatever a model thinks.
     """
 
     op: _Word
@@ -60,6 +63,7 @@ class TuningRecord:
     method: Method
     version: Count
     tool: _Word
+    origin: Annotated[str, Limits(maximum=40)] = ""
 
     @property
     def workload(self) -> Workload:
@@ -73,11 +77,9 @@ class TuningRecord:
 
 
 @dataclass(frozen=True)
-class TuningManifest:
-    """How the records of a folder came about: ``profile`` is the one that reads them."""
+class Origin:
+    """A device on which records came about: its own name and its driver's, or what was modelled, and how."""
 
-    format: int
-    profile: _Word
     method: Method
     device: _Text
     driver: _Text
@@ -85,6 +87,28 @@ class TuningManifest:
     date: _Text
     command: _Text
     note: _Text = ""
+
+    @property
+    def key(self) -> str:
+        """What records call it: the same for the same device, driver and method."""
+        text = json.dumps([self.method, self.device, self.driver])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class TuningManifest:
+    """Where the records of a folder came about: ``profile`` is the one that reads them."""
+
+    format: int
+    profile: _Word
+    origins: Annotated[dict[str, Origin], Limits(maximum=256)] = field(default_factory=dict)
+
+    def having(self, origin: Origin) -> TuningManifest:
+        """This manifest with ``origin`` as it is now; a note of before stays."""
+        before = self.origins.get(origin.key)
+        if before is not None and not origin.note:
+            origin = dataclasses.replace(origin, note=before.note)
+        return dataclasses.replace(self, origins={**self.origins, origin.key: origin})
 
 
 @dataclass(frozen=True)
@@ -140,16 +164,30 @@ def read_manifest(folder: Path) -> TuningManifest:
             remedy="`ddimcache tune` makes one",
         )
     try:
-        manifest = from_json(TuningManifest, loads(_content(path)))
+        content = loads(_content(path))
+        if isinstance(content, dict) and content.get("format") == 1:
+            return _of_one_origin(content)
+        manifest = from_json(TuningManifest, content)
     except (RecordProblem, UnicodeDecodeError) as error:
         raise BundleError(f"cannot be read: {error}", where=path) from error
     if manifest.format != FORMAT:
-        raise BundleError(f"format is {manifest.format}, this version reads {FORMAT}", where=path)
+        raise BundleError(f"format is {manifest.format}, this version reads 1 to {FORMAT}", where=path)
     return manifest
 
 
-def read_log(folder: Path, device: DeviceProfile) -> TuningLog:
-    """The records of ``folder`` for ``device``; errors as of :func:`tuned_profile`."""
+def _of_one_origin(content: dict[str, Any]) -> TuningManifest:
+    """A manifest of format 1, which knew one device and whose records name none."""
+    facts = {key: value for key, value in content.items() if key not in ("format", "profile")}
+    origin = from_json(Origin, facts)
+    profile_name = content.get("profile")
+    return from_json(
+        TuningManifest, {"format": FORMAT, "profile": profile_name, "origins": {origin.key: to_json(origin)}}
+    )
+
+
+def read_log(folder: Path, device: DeviceProfile, method: Method | None = None) -> TuningLog:
+    """The records of ``folder`` for ``device``, of one ``method`` or the best of both: what was measured goes
+    before what was modelled. Errors as of :func:`tuned_profile`."""
     manifest = read_manifest(folder)
     if manifest.profile != device.name:
         raise UsageError(
@@ -168,8 +206,12 @@ def read_log(folder: Path, device: DeviceProfile) -> TuningLog:
         except (RecordProblem, UnicodeDecodeError) as error:
             skipped.append(f"{path}, line {number} is skipped: {error}"[:400])
             continue
-        # What comes later was measured against what was there.
-        records[record.workload] = record
+        if method is not None and record.method != method:
+            continue
+        before = records.get(record.workload)
+        if before is None or (before.method, record.method) != ("measured", "modelled"):
+            # What comes later was compared with what was there.
+            records[record.workload] = record
     return TuningLog(records, tuple(skipped))
 
 

@@ -9,6 +9,7 @@ import pytest
 from ddimcache.compiler.target import profile
 from ddimcache.kernels.workload import parse
 from ddimcache.schedules import tuning_records as store
+from tests.fakes.running_server import KEY, RunningServer
 from tests.kit.tuning import record, write_folder
 
 SMALL = "matmul 32x32x32 float32 int8"
@@ -27,7 +28,8 @@ def test_tunes_keeps_and_goes_on(run, tmp_path):
     [workload] = first["workloads"]
     assert (workload["workload"], workload["trials"]) == (SMALL, 1)
     manifest = store.read_manifest(folder)
-    assert (manifest.profile, manifest.method) == ("llvm", "measured")
+    [origin] = manifest.origins.values()
+    assert (manifest.profile, origin.method, origin.driver) == ("llvm", "measured", "LLVM")
     trials = folder / "trials.jsonl"
     assert len(candidates(trials)) == 1
     again = run("tune", *options, "--trials", 2).json["workloads"][0]
@@ -46,8 +48,10 @@ def test_tunes_keeps_and_goes_on(run, tmp_path):
         (["--workload", "matmul 3x3 float32 int8"], "--workload: 'matmul 3x3 float32 int8' is no workload"),
         (["--workload", "fft 3x3x3 float32 int8"], "--workload: family 'fft' is none of"),
         (["--target", "vulkan"], "target 'vulkan' is not known"),
-        (["--device", "rpc://127.0.0.1:9/k"], "--device: trials run in processes of this machine"),
-        (["--device", "lab", "--target", "llvm"], "--device lab: is of an Adreno 740"),
+        (["--host", "x86_64-linux-gnu"], "--host: is for devices behind RPC"),
+        (["--device", "lab"], "--device lab: is no device that others can share work with"),
+        (["--tracker", "127.0.0.1:1"], "--device-key: is missing"),
+        (["--device", "rpc://127.0.0.1:9"], "--device: no key in"),
         (["--trial-memory", "much"], "--trial-memory: 'much' is no number of bytes"),
         (["--family", "attention", "--workload", SMALL], "--family: nothing of the model"),
     ],
@@ -59,12 +63,50 @@ def test_wrong_usage(run, tmp_path, options, message):
     assert not (tmp_path / "log").exists()
 
 
+def test_the_lab_is_of_one_target(run, tmp_path):
+    done = run("tune", "--device", "lab", "--target", "llvm", "-o", tmp_path / "log")
+    assert done.code == 2
+    assert "--device lab: is of an Adreno 740" in done.err
+
+
+@pytest.mark.opencl
+def test_tunes_behind_rpc_and_keeps_no_key(run, tmp_path):
+    server = RunningServer(tmp_path / "store", "opencl")
+    folder = tmp_path / "log"
+    options = ["--workload", SMALL, "-o", folder, "--json"]
+    first = run("tune", "--device", server.address, *options, "--trials", 1).json
+    assert first["method"] == "measured"
+    [workload] = first["workloads"]
+    assert workload["statuses"] == {"good": 1}
+    manifest = store.read_manifest(folder)
+    [key] = manifest.origins
+    assert manifest.profile == "opencl"
+    assert KEY not in (folder / store.MANIFEST).read_text()
+    assert {line["outcome"]["origin"] for line in candidates(folder / "trials.jsonl")} == {key}
+    wrong = run("tune", "--device", server.address, "--target", "llvm", *options)
+    assert wrong.code == 2
+    assert "llvm runs on llvm, this is opencl" in wrong.err
+    code, log = server.stop()
+    assert (code, "Traceback" in log) == (0, False)
+    # The same device without a server goes on where that was.
+    again = run("tune", "--device", "opencl", *options, "--trials", 2).json["workloads"][0]
+    assert again["trials"] == 2
+    assert set(store.read_manifest(folder).origins) == {key}
+
+
+def test_no_device_behind_rpc_is_told(run, tmp_path):
+    done = run("tune", "--device", "rpc://127.0.0.1:9/k", "--workload", SMALL, "-o", tmp_path / "log")
+    assert done.code == 1
+    assert "nobody listens" in done.err
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_folder_of_another_device_is_left_alone(run, tmp_path):
     folder = write_folder(tmp_path / "log", "adreno-740", [])
     before = (folder / store.MANIFEST).read_text()
     done = run("tune", "--device", "llvm", "--workload", SMALL, "-o", folder)
     assert done.code == 2
-    assert "holds records measured for adreno-740, not measured for llvm" in done.err
+    assert "holds records for adreno-740, not for llvm" in done.err
     assert (folder / store.MANIFEST).read_text() == before
 
 

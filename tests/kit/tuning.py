@@ -36,8 +36,8 @@ def record(workload: Workload, decisions: Mapping[str, int], device: str, **othe
 def write_folder(folder: Path, profile: str, records: list[store.TuningRecord]) -> Path:
     """A folder for ``profile`` with ``records``."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = store.TuningManifest(store.FORMAT, profile, "measured", "a device", "1", {}, "2026", "test")
-    store.write_manifest(folder, manifest)
+    origin = store.Origin("measured", "a device", "1", {}, "2026", "test")
+    store.write_manifest(folder, store.TuningManifest(store.FORMAT, profile).having(origin))
     for entry in records:
         store.append(folder / store.RECORDS, entry)
     return folder

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ddimcache.kernels.workload import parse
+from ddimcache.runtime.trial import Outcome
 from ddimcache.tuning.lab import model_trial
-from ddimcache.tuning.outcome import Outcome, Request
+from ddimcache.tuning.outcome import Request
 
 pytestmark = pytest.mark.lab
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -150,6 +151,48 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"manifest.json: cannot be read"):
         store.tuned_profile("opencl", str(tmp_path))
     assert store.tuned_profile("opencl", "none")[0].tuned == {}
+
+
+def test_a_manifest_of_the_format_before_is_read(tmp_path: Path) -> None:
+    facts = {
+        "method": "modelled",
+        "device": "a device",
+        "driver": "1",
+        "versions": {},
+        "date": "",
+        "command": "",
+    }
+    (tmp_path / store.MANIFEST).write_text(json.dumps({"format": 1, "profile": "opencl", **facts}))
+    manifest = store.read_manifest(tmp_path)
+    [(key, origin)] = manifest.origins.items()
+    assert (manifest.profile, origin.method, origin.device, key) == (
+        "opencl",
+        "modelled",
+        "a device",
+        origin.key,
+    )
+    (tmp_path / store.MANIFEST).write_text(json.dumps({"format": 1, "profile": "opencl", **facts, "more": 1}))
+    with pytest.raises(BundleError, match="unknown key 'more'"):
+        store.read_manifest(tmp_path)
+
+
+def test_what_was_measured_goes_before_what_was_modelled(tmp_path: Path) -> None:
+    measured = record(PRODUCT, {"blocks.rows": 64}, "opencl")
+    model = record(PRODUCT, {"blocks.rows": 32}, "opencl", method="modelled", error=None)
+    for entries in ([measured, model], [model, measured]):
+        folder = write_folder(tmp_path / entries[0].method, "opencl", entries)
+        assert store.read_log(folder, profile("opencl")).records == {PRODUCT: measured}
+        assert store.read_log(folder, profile("opencl"), "modelled").records == {PRODUCT: model}
+
+
+def test_a_device_in_a_manifest_keeps_its_note() -> None:
+    first = store.Origin("measured", "a phone", "E031.41", {}, "2026-01-01", "tune a", "cold")
+    again = dataclasses.replace(first, date="2026-02-02", command="tune b", note="")
+    other = dataclasses.replace(first, driver="E031.50")
+    manifest = store.TuningManifest(store.FORMAT, "adreno-740").having(first).having(again).having(other)
+    assert len(manifest.origins) == 2
+    kept = manifest.origins[first.key]
+    assert (kept.date, kept.note) == ("2026-02-02", "cold")
 
 
 def test_a_fifo_in_place_of_records_is_refused(tmp_path: Path) -> None:

@@ -8,19 +8,22 @@ import math
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ddimcache.compiler.target import Decisions, profile
+from ddimcache.errors import RemoteError
 from ddimcache.kernels.workload import Workload, parse
 from ddimcache.runtime.progress import SilentProgress
+from ddimcache.runtime.trial import Outcome
 from ddimcache.schedules import tuning_records as store
 from ddimcache.schedules.spaces import defaults, problem, space_of
 from ddimcache.tuning.cost_model import LEAST_SAMPLES, CostModel
 from ddimcache.tuning.explorer import Explorer, key_of
-from ddimcache.tuning.outcome import Outcome
 from ddimcache.tuning.tuner import TRIALS, Result, Task, Tuner
 from tests.kit.tuning import record, write_folder
 
@@ -40,6 +43,8 @@ def seconds(workload: Workload, decisions: Decisions) -> float:
 class Device:
     """Runs trials without a device; ``outcomes`` replaces what the first ones come to."""
 
+    width = 1
+
     def __init__(self, outcomes: list[Outcome] | None = None) -> None:
         self.asked: list[tuple[dict[str, int], dict[str, int], int]] = []
         self.outcomes = outcomes or []
@@ -49,6 +54,9 @@ class Device:
         if self.outcomes:
             return self.outcomes.pop(0)
         return Outcome("good", seconds(workload, decisions), seconds(workload, rival), 1e-6)
+
+    def abort(self) -> None:
+        """Nothing runs."""
 
 
 def tune(folder: Path, device: Device, trials: int, **options: float) -> Result:
@@ -169,6 +177,83 @@ def test_the_longest_work_comes_first(folder: Path) -> None:
     tasks = [Task(small, 2), Task(PRODUCT, 1), Task(often, 100)]
     results = tuner.tune(tasks, 1, SilentProgress())
     assert [result.workload for result in results] == [often, PRODUCT, small]
+
+
+class Several(Device):
+    """Three devices, on which a trial takes a moment; the twentieth may break."""
+
+    width = 3
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        super().__init__()
+        self.error, self.at_once, self.most, self.is_aborted = error, 0, 0, False
+        self.lock = threading.Lock()
+
+    def run(self, workload: Workload, decisions: Decisions, rival: Decisions, repeats: int = 5) -> Outcome:
+        with self.lock:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+        time.sleep(0.005)
+        with self.lock:
+            self.at_once -= 1
+            if self.error is not None and len(self.asked) == 20:
+                raise self.error
+            return super().run(workload, decisions, rival, repeats)
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_several_devices_share_a_search(folder: Path) -> None:
+    device = Several()
+    result = tune(folder, device, 60)
+    assert (result.trials, device.most) == (60, 3)
+    assert result.ratio <= 1 / seconds(PRODUCT, {}) * 2
+    tried = [key_of(decisions) for decisions, _, repeats in device.asked if repeats == 5]
+    assert len(set(tried)) == len(tried) == 60
+
+
+@pytest.mark.parametrize("error", [RemoteError("no device is left"), KeyboardInterrupt()])
+def test_an_error_of_one_ends_all_and_keeps_what_was_tried(folder: Path, error: BaseException) -> None:
+    device = Several(error)
+    with pytest.raises(type(error)):
+        tune(folder, device, 60)
+    assert device.is_aborted
+    assert 15 <= len((folder / TRIALS).read_text().splitlines()) <= 22
+    assert tune(folder, Several(), 60).trials == 60
+
+
+def modelled(folder: Path) -> None:
+    entry = record(PRODUCT, BEST, "opencl", method="modelled", error=None, seconds=0.1, default_seconds=1.0)
+    store.append(folder / store.RECORDS, entry)
+
+
+def kept(folder: Path) -> store.TuningRecord:
+    return store.read_log(folder, profile("opencl")).records[PRODUCT]
+
+
+def test_what_a_model_found_is_measured_first(folder: Path) -> None:
+    modelled(folder)
+    assert kept(folder).method == "modelled"
+    device = Device()
+    result = tune(folder, device, 8)
+    assert device.asked[0][:2] == (BEST, {})
+    assert (result.best, kept(folder).method, kept(folder).decisions) == (BEST, "measured", BEST)
+    # A model that thinks otherwise later does not replace it.
+    modelled(folder)
+    assert kept(folder).method == "measured"
+
+
+@pytest.mark.parametrize("outcome", [Outcome("good", 1.0, 1.0, 1e-6), Outcome("crashed")])
+def test_what_a_model_found_and_no_measurement_confirms_is_not_used(folder: Path, outcome: Outcome) -> None:
+    modelled(folder)
+    device = Device([outcome, *[Outcome("failed")] * 7, Outcome("good", 2.0, 2.0, 1e-6, origin="there")])
+    assert not tune(folder, device, 8).kept
+    found = kept(folder)
+    assert (found.method, found.decisions, found.seconds, found.origin) == ("measured", {}, 2.0, "there")
+    device = Device()
+    assert tune(folder, device, 8).trials == 8
+    assert device.asked == []
 
 
 @pytest.mark.parametrize("text", ["matmul 1x8x4 float32 int8", "attention 1x4096x4096x8x40 float32 none"])

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import fcntl
 import math
 import os
-import shlex
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ddimcache.commands import device_options
 from ddimcache.commands.terminal import (
     parse_bytes,
     print_json,
@@ -27,11 +26,10 @@ from ddimcache.commands.terminal import (
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from ddimcache.runtime.devices import DeviceSpec
+    from ddimcache.commands.tune_places import Place
     from ddimcache.tuning.tuner import Result, Task, Tuner
 
 FAMILIES = ("matmul", "geglu", "conv2d", "attention")
-LAB = "lab"
 _LOCK = ".lock"
 
 EXAMPLES = """
@@ -44,6 +42,10 @@ EXAMPLES = """
   ddimcache tune --workload "matmul 4096x320x320 float32 int8" --device opencl
 
   ddimcache tune sd15-adreno.bundle --target adreno-740   # in the lab, by the model of its time
+
+  ddimcache tune sd15-adreno.bundle --device rpc://127.0.0.1:9090/KEY   # on a phone
+
+  ddimcache tune sd15-adreno.bundle --tracker 127.0.0.1:9190 --device-key adreno-740   # on several
 
   ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --tune-log my-records
 """
@@ -58,8 +60,18 @@ def tune(
         str | None, typer.Option(help="adreno-740, opencl or llvm. Default: what --device is.")
     ] = None,
     device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="opencl, opencl:1, llvm or rpc://host:port/key, several if they are alike; lab for "
+            "adreno-740, where nothing is run but modelled."
+        ),
+    ] = None,
+    tracker: device_options.Tracker = None,
+    device_key: device_options.DeviceKey = None,
+    key: device_options.TrackerKey = None,
+    host: Annotated[
         str | None,
-        typer.Option(help="opencl, opencl:1 or llvm; lab for adreno-740, where nothing is run but modelled."),
+        typer.Option(help="Machine that devices behind RPC run host code on; default: what they say."),
     ] = None,
     weights: Annotated[str, typer.Option(help="Of a diffusers folder: int8, fp16 or fp32.")] = "int8",
     family: Annotated[
@@ -103,9 +115,9 @@ def tune(
     turns with the best so far. What wins is kept where `compile --tune-log` finds it. May be stopped and
     started again at any time: trials that were made count.
     """
+    from ddimcache.commands.tune_places import FarPlace, LocalPlace, is_far, note_origin
     from ddimcache.compiler.target import profile
     from ddimcache.tuning.cost_model import check_installed
-    from ddimcache.tuning.runner import Runner
     from ddimcache.tuning.tuner import Tuner
 
     families = _families(family)
@@ -115,52 +127,57 @@ def tune(
         if seconds is not None and not 0 < seconds < math.inf:
             raise UsageError(f"{seconds:g} is no time", where=option)
     memory = parse_bytes(trial_memory, "--trial-memory") or 0
-    target, spec = _place(target, device)
-    folder = tune_log or Path("tune_logs") / target
-    if export_metaschedule is not None or import_metaschedule is not None:
-        _exchange(folder, target, spec, export_metaschedule, import_metaschedule, as_json)
-        return
-    check_installed()
-    tasks = _tasks(model, target, weights, workload or [], families)
-    method = "modelled" if spec is None else "measured"
-    with _locked(folder):
-        _describe(folder, target, spec, method)
-        place = LAB if spec is None else str(spec)
-        with Runner(target, place, seconds=trial_seconds, memory=memory) as runner:
-            tuner = Tuner(folder, profile(target), runner, method=method, seed=seed)  # type: ignore[arg-type]
-            for line in tuner.skipped[:5]:
-                say(line)
-            say(f"tuning {len(tasks)} workloads on {place}, {method}; records are kept in {folder}")
-            results, stopped = _run(tuner, tasks, trials, time_limit)
-    _report(folder, method, results, stopped, tuner.skipped, as_json)
+    if is_far(device or [], tracker):
+        if export_metaschedule is not None or import_metaschedule is not None:
+            raise UsageError("needs no device behind RPC", where="--device", remedy="take --target")
+        sources = device_options.device_sources(device or [], tracker, device_key, key)
+        place: Place = FarPlace(sources, target, host)
+    else:
+        if host is not None:
+            raise UsageError("is for devices behind RPC", where="--host")
+        place = LocalPlace(target, device[0] if device else None)
+    with place:
+        folder = tune_log or Path("tune_logs") / place.target
+        if export_metaschedule is not None or import_metaschedule is not None:
+            _exchange(folder, place, export_metaschedule, import_metaschedule, as_json)
+            return
+        check_installed()
+        tasks = _tasks(model, place.target, place.host, weights, workload or [], families)
+        with _locked(folder):
+            note = partial(note_origin, folder, place.target)
+            with place.runner(trial_seconds, memory, note) as runner:
+                tuner = Tuner(folder, profile(place.target), runner, method=place.method, seed=seed)
+                for line in tuner.skipped[:5]:
+                    say(line)
+                say(
+                    f"tuning {len(tasks)} workloads on {place.name}, {place.method}; "
+                    f"records are kept in {folder}"
+                )
+                results, stopped = _run(tuner, tasks, trials, time_limit)
+    _report(folder, place.method, results, stopped, tuner.skipped, as_json)
 
 
-def _exchange(
-    folder: Path,
-    target: str,
-    spec: DeviceSpec | None,
-    out: Path | None,
-    source: Path | None,
-    as_json: bool,
-) -> None:
+def _exchange(folder: Path, place: Place, out: Path | None, source: Path | None, as_json: bool) -> None:
     """Reads and writes databases of MetaSchedule; what is taken wins more than what was kept before."""
+    from ddimcache.commands.tune_places import note_origin
     from ddimcache.compiler.target import profile
     from ddimcache.schedules import tuning_records as store
     from ddimcache.tuning import metaschedule
 
-    device, method = profile(target), "modelled" if spec is None else "measured"
+    device, method = profile(place.target), place.method
     facts: dict[str, Any] = {"tune_log": str(folder.absolute()), "imported": 0, "exported": 0, "skipped": []}
     if source is not None:
         found = metaschedule.import_records(source, device)
         facts["skipped"] = list(found.skipped)
         with _locked(folder):
-            _describe(folder, target, spec, method)
-            known = store.read_log(folder, device).records
+            place.note(partial(note_origin, folder, place.target))
+            known = store.read_log(folder, device, method).records
             for workload, record in found.records.items():
                 if record.method != method:
                     facts["skipped"].append(f"{source}: {workload.text} is {record.method}, not {method}")
                 elif workload not in known or record.ratio < known[workload].ratio:
-                    store.append(folder / store.RECORDS, record)
+                    # Where it ran is in a manifest that is not here.
+                    store.append(folder / store.RECORDS, dataclasses.replace(record, origin=""))
                     facts["imported"] += 1
     if out is not None:
         facts["exported"] = metaschedule.export_records(store.read_log(folder, device), device, out)
@@ -194,44 +211,14 @@ def _families(text: str | None) -> tuple[str, ...]:
     return found
 
 
-def _place(target: str | None, device: str | None) -> tuple[str, DeviceSpec | None]:
-    """The target, and the local device that runs trials; none in the lab."""
-    from ddimcache.commands.choose import default_device, local_device, target_of
-    from ddimcache.compiler.target import profile
-    from ddimcache.runtime.local_device import device_name, open_device
-
-    if target is not None:
-        profile(target)
-    if device == LAB or (device is None and target == "adreno-740"):
-        if target not in (None, "adreno-740"):
-            raise UsageError("is of an Adreno 740", where="--device lab", remedy="take --target adreno-740")
-        from ddimcache.adreno.lab import require
-
-        require()
-        return "adreno-740", None
-    if device is not None and device.startswith("rpc:"):
-        raise UsageError(
-            "trials run in processes of this machine, not behind RPC",
-            where="--device",
-            remedy="run tune where the device is, or take --device lab for the Adreno 740",
-        )
-    kind = None if target is None else profile(target).kind
-    spec = local_device(device) if device is not None else default_device(kind)
-    open_device(spec, spec.kind)
-    own = target_of(spec.kind, device_name(spec))
-    if target is not None and profile(target).kind != spec.kind:
-        raise UsageError(f"runs on {profile(target).kind}, not on {spec}", where="--target")
-    return target or own, spec
-
-
 def _tasks(
-    model: Path | None, target: str, weights: str, texts: list[str], families: tuple[str, ...]
+    model: Path | None, target: str, host: str, weights: str, texts: list[str], families: tuple[str, ...]
 ) -> list[Task]:
     from ddimcache.tuning.tuner import tasks_of
 
     named = [(text, 1) for text in texts]
     if model is not None or not texts:
-        named += _workloads(model, target, weights)
+        named += _workloads(model, target, host, weights)
     try:
         tasks = tasks_of(named, families)
     except ValueError as error:
@@ -241,12 +228,11 @@ def _tasks(
     return tasks
 
 
-def _workloads(model: Path | None, target: str, weights: str) -> list[tuple[str, int]]:
+def _workloads(model: Path | None, target: str, host: str, weights: str) -> list[tuple[str, int]]:
     """The workloads of a bundle, or of what a model compiles to, with their launches."""
     from ddimcache.commands.choose import compiled, find_model
     from ddimcache.compiler.options import CompileOptions
     from ddimcache.runtime.bundle import is_bundle, open_bundle
-    from ddimcache.runtime.local_device import host_triple
 
     found = find_model(model)
     if is_bundle(found):
@@ -258,7 +244,7 @@ def _workloads(model: Path | None, target: str, weights: str) -> list[tuple[str,
                 remedy=f"take --target {bundle.manifest.target}, or the model's folder",
             )
     else:
-        options = CompileOptions(target=target, weights=weights, host=host_triple())
+        options = CompileOptions(target=target, weights=weights, host=host)
         bundle = compiled(found, options, progress())
     named = []
     for component in bundle.manifest.components:
@@ -287,43 +273,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _describe(folder: Path, target: str, spec: DeviceSpec | None, method: str) -> None:
-    """Writes the folder's manifest; raises :class:`UsageError` for one of another device or method."""
-    from ddimcache.compiler.fingerprint import versions
-    from ddimcache.runtime import devices
-    from ddimcache.runtime.local_device import device_name
-    from ddimcache.schedules import tuning_records as store
-
-    if (folder / store.MANIFEST).exists():
-        known = store.read_manifest(folder)
-        if (known.profile, known.method) != (target, method):
-            raise UsageError(
-                f"{folder} holds records {known.method} for {known.profile}, not {method} for {target}",
-                where="--tune-log",
-                remedy="name another folder",
-            )
-    name, driver = "Adreno 740, by Mesa's compiler and a model of time; no phone was measured", "Mesa"
-    if spec is not None:
-        name, driver = device_name(spec), "LLVM"
-        if spec.kind == "opencl":
-            info = devices.list_devices()[spec.index]
-            name, driver = f"{info.name} ({info.platform})", info.driver_version
-    kept = {key: value for key, value in versions().items() if key in ("ddimcache", "apache-tvm")}
-    store.write_manifest(
-        folder,
-        store.TuningManifest(
-            store.FORMAT,
-            target,
-            method,  # type: ignore[arg-type]
-            name[:500],
-            driver[:500],
-            kept,
-            datetime.date.today().isoformat(),
-            shlex.join(["ddimcache", *sys.argv[1:]])[:500],
-        ),
-    )
 
 
 def _report(

@@ -39,6 +39,13 @@ class Explorer:
         self._tried: set[Key] = {key_of(self.default)}
         self._scores: dict[Key, float] = {key_of(self.default): 1.0}
 
+    def knows(self, decisions: Decisions) -> bool:
+        """Whether they were tried, or are no candidate."""
+        return (
+            key_of({**self.default, **decisions}) in self._tried
+            or problem(self.tiles, self.workload, decisions) is not None
+        )
+
     def told(self, decisions: Decisions, ratio: float | None) -> None:
         """Takes note of a trial: its time over the default's, ``None`` for one that failed."""
         key = key_of({**self.default, **decisions})

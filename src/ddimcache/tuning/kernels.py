@@ -176,12 +176,12 @@ def _computation(workload: Workload, device: DeviceProfile, given: list[te.Tenso
     return matmul.matmul(x, weight, scale, workload.sizes[2], dtype, pixel_sum)
 
 
-def build(function: tirx.PrimFunc, device: DeviceProfile) -> Any:
-    """``function`` compiled and loaded, to be called as ``["main"]``."""
+def build(function: tirx.PrimFunc, device: DeviceProfile, host: str = "x86_64-linux-gnu") -> Any:
+    """``function`` compiled for ``host``, to be called there as ``["main"]``."""
     module = tvm.IRModule({"main": function})
     if device.kind == "opencl":  # a CPU loads what a GPU reads as images
         module = ReadPixels()(module)  # type: ignore[operator]
-    return tvm.compile(module, target=device.tvm_target())
+    return tvm.compile(module, target=device.tvm_target(host))
 
 
 def result_shape(function: tirx.PrimFunc) -> tuple[int, ...]:

@@ -21,8 +21,9 @@ from ddimcache.adreno.report import statistics_of, with_work_sizes
 from ddimcache.compiler.passes.list_launches import work_sizes
 from ddimcache.compiler.target import DeviceProfile, profile
 from ddimcache.kernels.workload import Workload, parse
+from ddimcache.runtime.trial import Outcome
 from ddimcache.tuning import kernels
-from ddimcache.tuning.outcome import Outcome, Request
+from ddimcache.tuning.outcome import Request
 
 
 @dataclass(frozen=True)

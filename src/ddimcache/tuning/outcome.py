@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from ddimcache.kernels.workload import Workload
 from ddimcache.manifest import Count, Size
 from ddimcache.records import Limits
+from ddimcache.runtime.trial import Outcome
 from ddimcache.schedules.tuning_records import Method
 
-Status = Literal["good", "wrong", "refused", "failed", "crashed", "hung", "memory"]
-"""``good``: right and timed; ``wrong``: its answer is not the reference's; ``refused``: the schedule, the
-compiler or the device's limits do not take it; ``failed``: an error of the device or the driver; ``crashed``,
-``hung``, ``memory``: the process ended by itself, was ended after its time, or asked for too much memory."""
-
 Word = Annotated[str, Limits(minimum=1, maximum=100)]
-Seconds = Annotated[float, Limits(minimum=0, maximum=1e6)]
-Message = Annotated[str, Limits(maximum=1000)]
 Choices = Annotated[dict[str, int], Limits(maximum=32)]
 
 
@@ -26,7 +20,8 @@ class Request:
     """A trial: ``decisions`` about a workload, in turns with those of ``rival``.
 
     ``inputs`` names an ``.npz`` file with the operands and ``expected``; ``place`` is a local device
-    (``opencl:0``) or ``lab``; ``repeats`` are rounds of turns, ``memory`` bytes of address space, 0 for any.
+    (``opencl:0``), ``lab``, or ``build``; ``repeats`` are rounds of turns, ``memory`` bytes of address space,
+    0 for any. What is only built, for ``host``, goes into the folder ``out``, and no rival is looked at.
     """
 
     workload: Word
@@ -37,24 +32,8 @@ class Request:
     inputs: str
     repeats: Size
     memory: Count
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a trial. Times are medians of a launch; ``error`` is a share of the largest number."""
-
-    status: Status
-    seconds: Seconds | None = None
-    rival_seconds: Seconds | None = None
-    error: Annotated[float, Limits(minimum=0)] | None = None
-    message: Message = ""
-
-    @property
-    def ratio(self) -> float | None:
-        """Its time over the rival's."""
-        if self.status != "good" or self.seconds is None or not self.rival_seconds:
-            return None
-        return self.seconds / self.rival_seconds
+    host: str = ""
+    out: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,12 @@ the best so far, and in a longer run against the defaults.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +22,12 @@ from ddimcache.compiler.target import Decisions, DeviceProfile
 from ddimcache.kernels.workload import Workload
 from ddimcache.records import RecordProblem, from_json
 from ddimcache.runtime.progress import Progress
+from ddimcache.runtime.trial import Outcome
 from ddimcache.schedules import tuning_records as store
 from ddimcache.schedules.spaces import VERSIONS, problem
 from ddimcache.tuning.cost_model import CostModel
 from ddimcache.tuning.explorer import Explorer, key_of
-from ddimcache.tuning.outcome import Outcome, Trial
+from ddimcache.tuning.outcome import Trial
 
 TRIALS = "trials.jsonl"
 BATCH = 8
@@ -37,7 +41,17 @@ TOOL = f"ddimcache {__version__}"
 
 
 class Runs(Protocol):
-    """What runs a trial (:class:`ddimcache.tuning.runner.Runner`)."""
+    """What runs trials (``runner.py`` here, ``far_runner.py`` behind RPC).
+
+    Where its ``width`` is above 1, :meth:`run` is called from as many threads.
+    """
+
+    @property
+    def width(self) -> int:
+        """How many trials may be at work at once."""
+
+    def abort(self) -> None:
+        """Ends the trials that run, whatever they come to."""
 
     def run(self, workload: Workload, decisions: Decisions, rival: Decisions, repeats: int = 5) -> Outcome:
         """The outcome of ``decisions`` in turns with those of ``rival``."""
@@ -87,12 +101,15 @@ class Tuner:
     ) -> None:
         self.folder, self.device, self.runner = folder, device, runner
         self.method, self.seed, self.clock = method, seed, clock
-        self._models: dict[str, CostModel] = {}
+        self.models: dict[str, CostModel] = {}
+        self.is_stopped = False
         self.skipped: list[str] = []
-        self._trials = self._read_trials()
-        log = store.read_log(folder, device)
+        self.trials = self._read_trials()
+        log = store.read_log(folder, device, method)
         self.skipped += log.skipped
-        self._records = log.records
+        self.records = log.records
+        others = {} if method == "modelled" else store.read_log(folder, device, "modelled").records
+        self.modelled = {workload: record.decisions for workload, record in others.items()}
 
     def tune(
         self,
@@ -122,66 +139,41 @@ class Tuner:
     def _tune_one(
         self, workload: Workload, trials: int, end: float, advance: Callable[[int, str], object]
     ) -> Result:
-        explorer = Explorer(self.device.tiles, workload, self.seed)
-        model = self._models.setdefault(workload.family, CostModel(workload.family))
-        result = Result(workload)
-        ratios = {key_of(explorer.default): 1.0}
-        best: dict[str, int] = {}
-        if (record := self._records.get(workload)) is not None and record.method == self.method:
-            best = dict(record.decisions)
-            ratios[key_of({**explorer.default, **best})] = record.ratio
-            result.best, result.seconds, result.kept = best, record.seconds, True
-            result.ratio = record.ratio
-
-        def learn(
-            decisions: Decisions, rival: Decisions, outcome: Outcome, confirms: bool = False
-        ) -> float | None:
-            """What a trial says of the time over the default's, through the rival's."""
-            whole = {**explorer.default, **decisions}
-            ratio = outcome.ratio
-            if ratio is not None:
-                ratio *= ratios.get(key_of({**explorer.default, **rival}), 1.0)
-                ratios[key_of(whole)] = ratio
-            explorer.told(decisions, ratio)
-            model.add(workload, whole, ratio)
-            if not confirms:
-                result.statuses[outcome.status] = result.statuses.get(outcome.status, 0) + 1
-            return ratio
-
-        for trial in self._trials.get(workload, ()):
-            learn(trial.decisions, trial.rival, trial.outcome, trial.confirms)
+        search = _Search(self, workload)
+        result = search.result
         while result.trials < trials and self.clock() < end:
-            rank = (lambda found: model.predict(workload, found)) if model.ready else None
-            batch = explorer.propose(min(BATCH, trials - result.trials), rank)
+            size = max(BATCH, 2 * self.runner.width)
+            batch = search.propose(min(size, trials - result.trials))
             if not batch:
                 break
-            for decisions in batch:
-                if self.clock() >= end:
-                    break
-                outcome = self.runner.run(workload, decisions, best)
-                self._keep_trial(workload, decisions, best, outcome)
-                ratio = learn(decisions, best, outcome)
-                if ratio is not None and ratio < min(result.ratio, 1.0):
-                    outcome = self.runner.run(workload, decisions, {}, CONFIRMING_REPEATS)
-                    self._keep_trial(workload, decisions, {}, outcome, confirms=True)
-                    learn(decisions, {}, outcome, confirms=True)
-                    if self._is_win(result, decisions, outcome):
-                        best = result.best
-                advance(1, f"{workload.text}: {result.ratio:.3f} of the default's time")
+            self._run_all([partial(search.attempt, decisions, end, advance) for decisions in batch])
+        search.settle()
         return result
 
-    def _made(self, workload: Workload) -> int:
-        return sum(not trial.confirms for trial in self._trials.get(workload, ()))
+    def _run_all(self, attempts: Sequence[Callable[[], None]]) -> None:
+        """Runs every attempt, as many at once as the runner takes; the first error ends them all."""
+        if self.runner.width == 1:
+            for attempt in attempts:
+                attempt()
+            return
+        with ThreadPoolExecutor(self.runner.width) as threads:
+            running = [threads.submit(attempt) for attempt in attempts]
+            try:
+                for future in as_completed(running):
+                    future.result()
+            except BaseException:
+                self.is_stopped = True
+                threads.shutdown(wait=False, cancel_futures=True)
+                self.runner.abort()
+                raise
 
-    def _is_win(self, result: Result, decisions: Decisions, outcome: Outcome) -> bool:
-        """Whether ``decisions`` beat the defaults, and by more than what was found before; then a record."""
-        ratio = outcome.ratio
-        if ratio is None or ratio > GAIN or ratio >= result.ratio:
-            return False
-        assert outcome.seconds is not None
-        assert outcome.rival_seconds is not None
-        result.best, result.ratio, result.seconds, result.kept = dict(decisions), ratio, outcome.seconds, True
-        workload = result.workload
+    def _made(self, workload: Workload) -> int:
+        return sum(not trial.confirms for trial in self.trials.get(workload, ()))
+
+    def keep_record(
+        self, workload: Workload, decisions: Decisions, outcome: Outcome, seconds: tuple[float, float]
+    ) -> None:
+        """Keeps ``decisions``, which ran as ``outcome`` says: ``seconds`` are theirs and the defaults'."""
         record = store.TuningRecord(
             workload.family,
             workload.sizes,
@@ -189,18 +181,17 @@ class Tuner:
             workload.weights,
             self.device.name,
             dict(decisions),
-            outcome.seconds,
-            outcome.rival_seconds,
+            *seconds,
             outcome.error,
             self.method,
             VERSIONS[workload.family],
             TOOL,
+            outcome.origin,
         )
         store.append(self.folder / store.RECORDS, record)
-        self._records[workload] = record
-        return True
+        self.records[workload] = record
 
-    def _keep_trial(
+    def keep_trial(
         self,
         workload: Workload,
         decisions: Decisions,
@@ -209,6 +200,7 @@ class Tuner:
         *,
         confirms: bool = False,
     ) -> None:
+        """Keeps that ``decisions`` came to ``outcome`` in turns with those of ``rival``."""
         trial = Trial(
             workload.family,
             workload.sizes,
@@ -232,6 +224,8 @@ class Tuner:
         for number, line in enumerate(store.lines_of(path), 1):
             try:
                 trial = from_json(Trial, store.read_line(line))
+                if trial.device == self.device.name and trial.method != self.method:
+                    continue
                 if (reason := self._stale(trial)) is not None:
                     raise RecordProblem("", reason)
             except (RecordProblem, UnicodeDecodeError) as error:
@@ -241,8 +235,8 @@ class Tuner:
         return found
 
     def _stale(self, trial: Trial) -> str | None:
-        if (trial.device, trial.method) != (self.device.name, self.method):
-            return f"{trial.method} on {trial.device}, not {self.method} on {self.device.name}"
+        if trial.device != self.device.name:
+            return f"on {trial.device}, not on {self.device.name}"
         if (reason := trial.workload.problem()) is not None:
             return reason
         if trial.version != VERSIONS[trial.op]:
@@ -251,6 +245,99 @@ class Tuner:
             if (reason := problem(self.device.tiles, trial.workload, decisions)) is not None:
                 return f"stale: {reason}"
         return None
+
+
+class _Search:
+    """The search for one workload of ``tuner``; :meth:`attempt` may be called from several threads."""
+
+    def __init__(self, tuner: Tuner, workload: Workload) -> None:
+        self._tuner, self._workload = tuner, workload
+        self._explorer = Explorer(tuner.device.tiles, workload, tuner.seed)
+        self._model = tuner.models.setdefault(workload.family, CostModel(workload.family))
+        self._lock = threading.Lock()
+        self.result = Result(workload)
+        self._ratios = {key_of(self._explorer.default): 1.0}
+        record = tuner.records.get(workload)
+        if record is not None and record.decisions:
+            self._ratios[key_of(self._whole(record.decisions))] = record.ratio
+            result = self.result
+            result.best, result.seconds, result.kept = dict(record.decisions), record.seconds, True
+            result.ratio = record.ratio
+        for trial in tuner.trials.get(workload, ()):
+            self._learn(trial.decisions, trial.rival, trial.outcome, trial.confirms)
+
+    def propose(self, count: int) -> list[dict[str, int]]:
+        """At most ``count`` new candidates; what a model found for the device comes first."""
+        modelled = self._tuner.modelled.get(self._workload)
+        is_open = (
+            modelled and self._workload not in self._tuner.records and not self._explorer.knows(modelled)
+        )
+        first = [dict(modelled)] if modelled and is_open else []
+        model = self._model
+        rank = (lambda found: model.predict(self._workload, found)) if model.ready else None
+        rest = self._explorer.propose(count, rank)
+        return [*first, *(made for made in rest if made not in first)][:count]
+
+    def attempt(self, decisions: Decisions, end: float, advance: Callable[[int, str], object]) -> None:
+        """Tries a candidate, and once more for longer where it is the best so far; nothing after ``end``."""
+        tuner, workload, result = self._tuner, self._workload, self.result
+        if tuner.is_stopped or tuner.clock() >= end:
+            return
+        rival = result.best
+        outcome = tuner.runner.run(workload, decisions, rival)
+        if tuner.is_stopped:
+            return
+        with self._lock:
+            tuner.keep_trial(workload, decisions, rival, outcome)
+            ratio = self._learn(decisions, rival, outcome)
+            is_better = ratio is not None and ratio < min(result.ratio, 1.0)
+        if is_better:
+            outcome = tuner.runner.run(workload, decisions, {}, CONFIRMING_REPEATS)
+            if tuner.is_stopped:
+                return
+            with self._lock:
+                tuner.keep_trial(workload, decisions, {}, outcome, confirms=True)
+                self._learn(decisions, {}, outcome, confirms=True)
+                self._take(decisions, outcome)
+        with self._lock:
+            advance(1, f"{workload.text}: {result.ratio:.3f} of the default's time")
+
+    def settle(self) -> None:
+        """Keeps that the defaults are best, where a model thinks of others that did not win when measured."""
+        modelled = self._tuner.modelled.get(self._workload)
+        if not modelled or self._workload in self._tuner.records or not self._explorer.knows(modelled):
+            return
+        outcome = self._tuner.runner.run(self._workload, {}, {})
+        if outcome.rival_seconds is not None:
+            self._tuner.keep_record(self._workload, {}, outcome, (outcome.rival_seconds,) * 2)
+
+    def _whole(self, decisions: Decisions) -> dict[str, int]:
+        return {**self._explorer.default, **decisions}
+
+    def _learn(
+        self, decisions: Decisions, rival: Decisions, outcome: Outcome, confirms: bool = False
+    ) -> float | None:
+        """What a trial says of the time over the default's, through the rival's."""
+        whole, ratio = self._whole(decisions), outcome.ratio
+        if ratio is not None:
+            ratio *= self._ratios.get(key_of(self._whole(rival)), 1.0)
+            self._ratios[key_of(whole)] = ratio
+        self._explorer.told(decisions, ratio)
+        self._model.add(self._workload, whole, ratio)
+        if not confirms:
+            statuses = self.result.statuses
+            statuses[outcome.status] = statuses.get(outcome.status, 0) + 1
+        return ratio
+
+    def _take(self, decisions: Decisions, outcome: Outcome) -> None:
+        """Makes ``decisions`` the best where they beat the defaults, by more than what was found before."""
+        ratio, result = outcome.ratio, self.result
+        if ratio is None or ratio > GAIN or ratio >= result.ratio:
+            return
+        assert outcome.seconds is not None
+        assert outcome.rival_seconds is not None
+        result.best, result.ratio, result.seconds, result.kept = dict(decisions), ratio, outcome.seconds, True
+        self._tuner.keep_record(self._workload, decisions, outcome, (outcome.seconds, outcome.rival_seconds))
 
 
 def tasks_of(workloads: Sequence[tuple[str, int]], families: Sequence[str]) -> list[Task]:
