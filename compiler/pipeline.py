@@ -24,6 +24,7 @@ from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.count_work import count_work
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
+from ddimcache.compiler.passes.fuse_group_norm import FuseGroupNorm
 from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
 from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_norms import LowerNorms
@@ -50,7 +51,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps."""
 
-PHASE_COUNT = 28
+PHASE_COUNT = 29
 """Phases of a component; the UNet has two more."""
 
 
@@ -133,6 +134,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "fuse geglu", FuseGeglu(store, profile, request.weights, inputs, products.lowered)
     yield "lower products", products
     compilation.packed_weights = products.lowered
+    yield "fuse group norm", FuseGroupNorm(profile)
     bundle = BundleWeights(store, inputs)
     yield "bundle weights", bundle
     compilation.weight_names = bundle.names

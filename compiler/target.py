@@ -112,6 +112,18 @@ class WinogradTable:
 
 
 @dataclass(frozen=True)
+class NormTable:
+    """How GroupNorm is shared out per device; see ``kernels/group_norm``."""
+
+    pixels: int
+    """Pixels up to which all of it is one launch."""
+    threads: int
+    """Work-items of a work-group of that launch, at most; 1 where each has caches of its own."""
+    bands: int
+    """Bands of rows of a larger picture, at most, whose sums each work-group adds up again; 0 for none."""
+
+
+@dataclass(frozen=True)
 class TileTable:
     """Numbers that the schedules take per device; tuned ones replace them shape by shape."""
 
@@ -139,8 +151,8 @@ class TileTable:
     """For 3x3 convolutions of stride 1; without it they are computed directly."""
     pixels: PixelTable | None = None
     """Set where products read their operands as pixels."""
-    norm_rows: int = 0
-    """Rows (pixels) up to which the statistics of GroupNorm are one launch and not two."""
+    norms: NormTable | None = None
+    """For GroupNorm; without it statistics are launches of their own, and what uses them is another."""
 
 
 Decisions = Mapping[str, int]
@@ -222,8 +234,7 @@ _CPU_TILES = TileTable(
     attention=AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10),
     blocks=BlockTable(rows=128, columns=320, depth=320, strip=8, groups=8),
     winograd=WinogradTable(tiles=32, columns=160, depth=64, rows=8, groups=8),
-    # At 256 rows one launch takes 0.76 to 0.93 of the time of two, at 1024 up to 1.4 times as long.
-    norm_rows=256,
+    norms=NormTable(pixels=1024, threads=1, bands=16),
 )
 
 PROFILES = {
@@ -261,6 +272,7 @@ PROFILES = {
             injective_vectors=1,
             attention_queries=4,
             attention_keys=8,
+            norms=NormTable(pixels=1024, threads=256, bands=0),
             pixels=PixelTable(
                 longest_half=320,
                 chunk=64,

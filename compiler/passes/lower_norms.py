@@ -1,8 +1,8 @@
 """Lowers GroupNorm and LayerNorm to kernels over channels-last tensors.
 
-Before: ``R.nn.group_norm(x, weight, bias)``; after: two kernels that compute the statistics, one of small
-pictures (``TileTable.norm_rows``), and an element-wise kernel that applies them, which is then fused with
-SiLU and padding. ``R.nn.layer_norm`` becomes one kernel.
+Before: ``R.nn.group_norm(x, weight, bias)``; after: two kernels that compute the statistics and an
+element-wise kernel that applies them, which is then fused with SiLU and padding. One that ``FuseGroupNorm``
+has a kernel for stays, with its channels last. ``R.nn.layer_norm`` becomes one kernel.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from ddimcache.compiler.passes.fuse_group_norm import is_fused
 from ddimcache.compiler.passes.lower_products import call_kernel, dtype_name
 from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile, TileTable
@@ -59,26 +60,6 @@ def statistics(
     return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_statistics"), [sums], out))
 
 
-def whole_statistics(builder: relax.BlockBuilder, call: relax.Call, tiles: TileTable) -> relax.Expr | None:
-    """Emits what ``statistics`` does by one kernel, or ``None`` where two are as good."""
-    x = call.args[0]
-    shape = static_shape(x) or []
-    batch, channels, rows, groups = shape[0], shape[-1], math.prod(shape[1:-1]), int(call.attrs.num_groups)
-    if rows > tiles.norm_rows:
-        return None
-    least = 1 if tiles.blocks is None else tiles.blocks.groups
-    lanes = group_norm.slab_lanes(batch, channels, groups, tiles.vector, least)
-    if not lanes:
-        return None
-    kernel = group_norm.whole_statistics(
-        batch, rows, channels, groups, float(call.attrs.epsilon), dtype_name(x), lanes=lanes
-    )
-    flat = builder.emit(relax.op.reshape(x, [batch, rows, channels]))
-    out = relax.TensorType([batch, groups, 2], "float32")
-    variable = builder.add_func(kernel, "group_norm_whole_statistics")
-    return builder.emit(relax.call_tir(variable, [flat], out))
-
-
 def apply_statistics(
     builder: relax.BlockBuilder,
     x: relax.Expr,
@@ -110,10 +91,10 @@ class _NormLowerer(PyExprMutator):
         shape = static_shape(x)
         if shape is None or int(call.attrs.channel_axis) % len(shape) != len(shape) - 1:
             return self._channels_first(call)
-        statistic = whole_statistics(self.builder_, call, self.tiles)
-        if statistic is None:
-            sums = moments(self.builder_, x, self.tiles)
-            statistic = statistics(self.builder_, sums, call, self.tiles)
+        if is_fused(call, self.tiles):
+            return call
+        sums = moments(self.builder_, x, self.tiles)
+        statistic = statistics(self.builder_, sums, call, self.tiles)
         return apply_statistics(self.builder_, x, statistic, weight, bias)
 
     def _channels_first(self, call: relax.Call) -> relax.Expr:

@@ -1,17 +1,12 @@
-"""GroupNorm over channels-last tensors.
+"""GroupNorm over channels-last tensors in three launches, for many work-items and for bands of a picture.
 
-Three steps, so that the memory-bound ones stay vectorised and the last one fuses with what follows:
-``moments`` sums every channel over a chunk of rows, ``statistics`` reduces them to mean and reciprocal
-deviation a group, ``apply`` is element-wise and is fused with SiLU and padding by the compiler.
-Statistics are float32.
-
-Where a work-item may as well read all rows of some groups, because the device has few of them and each has
-caches, ``whole_statistics`` does the first two in one launch.
+The memory-bound ones stay vectorised and the last one fuses with what follows: ``moments`` sums every
+channel over a chunk of rows, ``statistics`` reduces them to mean and reciprocal deviation a group, ``apply``
+is element-wise and is fused with SiLU and padding by the compiler. Statistics are float32.
 """
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 from tvm import te, tirx
@@ -119,90 +114,6 @@ def statistics(
                         T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0))
                         + T.float32(epsilon)
                     )
-    # fmt: on
-    return kernel
-
-
-def slab_lanes(batch: int, channels: int, groups: int, vector: int, least: int) -> int:
-    """Lanes of ``whole_statistics`` that leave ``least`` work-groups, as many as can be; 0 where none do.
-
-    A work-group has the fewest channels that are whole groups and whole vectors.
-    """
-    lanes = vector_lanes(channels, vector)
-    while lanes > 1 and batch * channels // math.lcm(lanes, channels // groups) < least:
-        lanes //= 2
-    return lanes if lanes > 1 else 0
-
-
-@cache
-def whole_statistics(
-    batch: int, rows: int, channels: int, groups: int, epsilon: float, dtype: str, *, lanes: int
-) -> tirx.PrimFunc:
-    """Mean and reciprocal deviation of every group of ``x`` [B, R, C]: [B, G, 2] float32, in one launch.
-
-    ``lanes`` divides C. Rows are summed in the chunks of ``moments`` first, so that no sum grows long.
-    """
-    size = channels // groups
-    slab = math.lcm(lanes, size)
-    slabs, parts = channels // slab, chunks(rows)
-    depth = rows // parts
-    count = float(rows * size)
-
-    # fmt: off
-    @T.prim_func(private=True, s_tir=True, check_well_formed=False)
-    def kernel(
-        x: T.Buffer((batch, rows, channels), dtype), out: T.Buffer((batch, groups, 2), "float32")
-    ):
-        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
-        with T.sblock("root"):
-            T.reads()
-            T.writes()
-            for block in T.thread_binding(batch * slabs, thread="blockIdx.x"):
-                for _item in T.thread_binding(1, thread="threadIdx.x"):
-                    sums = T.alloc_buffer((slab,), "float32", scope="local")
-                    squares = T.alloc_buffer((slab,), "float32", scope="local")
-                    total = T.alloc_buffer((lanes,), "float32", scope="local")
-                    square = T.alloc_buffer((lanes,), "float32", scope="local")
-                    moment = T.alloc_buffer((2,), "float32", scope="local")
-                    b: T.let[T.int32] = block // slabs
-                    first: T.let[T.int32] = block % slabs * slab
-                    for c in range(slab):
-                        sums[c] = T.float32(0)
-                        squares[c] = T.float32(0)
-                    for part in range(parts):
-                        for v in range(slab // lanes):
-                            for lane in T.vectorized(lanes):
-                                total[lane] = T.float32(0)
-                            for lane in T.vectorized(lanes):
-                                square[lane] = T.float32(0)
-                            for row in range(depth):
-                                for lane in T.vectorized(lanes):
-                                    total[lane] = total[lane] + T.Cast(
-                                        "float32", x[b, part * depth + row, first + v * lanes + lane]
-                                    )
-                                for lane in T.vectorized(lanes):
-                                    square[lane] = square[lane] + T.Cast(
-                                        "float32", x[b, part * depth + row, first + v * lanes + lane]
-                                    ) * T.Cast(
-                                        "float32", x[b, part * depth + row, first + v * lanes + lane]
-                                    )
-                            for lane in T.vectorized(lanes):
-                                sums[v * lanes + lane] = sums[v * lanes + lane] + total[lane]
-                            for lane in T.vectorized(lanes):
-                                squares[v * lanes + lane] = squares[v * lanes + lane] + square[lane]
-                    for g in range(slab // size):
-                        moment[0] = T.float32(0)
-                        moment[1] = T.float32(0)
-                        for c in range(size):
-                            moment[0] = moment[0] + sums[g * size + c]
-                            moment[1] = moment[1] + squares[g * size + c]
-                        moment[0] = moment[0] / T.float32(count)
-                        out[b, first // size + g, 0] = moment[0]
-                        # Rounding can make the difference of two near numbers negative.
-                        out[b, first // size + g, 1] = T.float32(1) / T.sqrt(
-                            T.max(moment[1] / T.float32(count) - moment[0] * moment[0], T.float32(0))
-                            + T.float32(epsilon)
-                        )
     # fmt: on
     return kernel
 

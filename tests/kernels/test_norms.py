@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddimcache.kernels.group_norm import kernel as group_norm
+from ddimcache.kernels.group_norm.fused import NormBlocking, blocking_of, fused_group_norm, vectors_of
+from ddimcache.kernels.group_norm.normalisation import Normalisation
 from ddimcache.kernels.group_norm.reference import group_norm as plain_group_norm
+from ddimcache.kernels.group_norm.rows import apply_rows, bands, row_moments
 from ddimcache.kernels.layer_norm.kernel import layer_norm
 from ddimcache.kernels.layer_norm.reference import layer_norm as plain_layer_norm
 from tests.kit.kernel_run import run_kernel, te_function
@@ -25,13 +26,6 @@ def run_group_norm(rows: int, size: int, groups: int, offset: float, target: str
     sums = run_kernel(moments, [x], (2, group_norm.chunks(rows), 2, channels), target=target)
     statistics = group_norm.statistics(2, rows, group_norm.chunks(rows), channels, groups, 1e-5, work_group=4)
     statistic = run_kernel(statistics, [sums], (2, groups, 2), target=target)
-    for least in (1, 4):
-        if lanes := group_norm.slab_lanes(2, channels, groups, 16, least):
-            assert 2 * channels // math.lcm(lanes, size) >= least
-            whole = group_norm.whole_statistics(2, rows, channels, groups, 1e-5, "float32", lanes=lanes)
-            again = run_kernel(whole, [x], (2, groups, 2), target=target)
-            # Both lose offset**2 of the variance's digits, not the same ones.
-            np.testing.assert_allclose(again, statistic, rtol=2e-6 * (10 + offset**2), atol=1e-6)
     arrays = [x, statistic, weight, bias]
     out = run_kernel(te_function(group_norm.apply, arrays), arrays, x.shape, target=target)
     exact = plain_group_norm(x, weight, bias, groups, 1e-5)
@@ -67,12 +61,119 @@ def test_layer_norm_of_any_shape(rows: int, channels: int, offset: float) -> Non
     run_layer_norm(rows, channels, offset)
 
 
-@pytest.mark.parametrize(
-    ("batch", "channels", "least", "lanes"),
-    [(1, 640, 8, 16), (1, 320, 8, 8), (1, 1280, 1, 16), (2, 320, 8, 16), (1, 96, 1, 16), (1, 96, 40, 0)],
+def check_whole(norm: Normalisation, out: np.ndarray, x: np.ndarray, parameters: list[np.ndarray]) -> None:
+    """Holds ``out`` against numpy; its border is zero."""
+    exact = plain_group_norm(x, *parameters, norm.groups, norm.epsilon)
+    if norm.silu:
+        exact = exact / (1 + np.exp(-exact))
+    top, left, bottom, right = norm.padding
+    exact = exact.reshape(norm.batch, norm.height, norm.width, norm.channels)
+    exact = np.pad(exact, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    # Squares of numbers around an offset lose its square of the variance's digits.
+    assert np.abs(out - exact).max() <= 2e-6 * (10 + x.mean() ** 2) * max(1.0, np.abs(exact).max())
+
+
+def random_input(norm: Normalisation, offset: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    random = np.random.default_rng(norm.channels)
+    x = (random.standard_normal(norm.flat) + offset).astype("float32")
+    return x, [random.standard_normal(norm.channels).astype("float32") for _ in range(2)]
+
+
+def run_one_launch(norm: Normalisation, offset: float, threads: int, vector: int, target: str) -> None:
+    blocking = blocking_of(norm, vector, threads)
+    assert blocking is not None
+    x, parameters = random_input(norm, offset)
+    out = run_kernel(fused_group_norm(norm, blocking), [x, *parameters], norm.shape, target=target)
+    check_whole(norm, out, x, parameters)
+
+
+def run_bands(norm: Normalisation, offset: float, most: int, target: str) -> None:
+    x, parameters = random_input(norm, offset)
+    shape = (norm.batch, bands(norm, most), norm.groups, 2)
+    sums = run_kernel(row_moments(norm, most, 16), [x], shape, target=target)
+    out = run_kernel(apply_rows(norm, most, 16), [x, sums, *parameters], norm.shape, target=target)
+    check_whole(norm, out, x, parameters)
+
+
+normalisations = st.builds(
+    lambda batch, height, width, size, groups, silu, padding: Normalisation(
+        batch, height, width, size * groups, groups, 1e-5, "float32", silu, padding
+    ),
+    st.integers(1, 2),
+    st.integers(2, 13),
+    st.integers(1, 12),
+    st.integers(1, 20),
+    st.sampled_from([1, 2, 3, 8]),
+    st.booleans(),
+    st.sampled_from([(0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 1, 1), (2, 0, 1, 3)]),
 )
-def test_work_groups_of_whole_statistics(batch: int, channels: int, least: int, lanes: int) -> None:
-    assert group_norm.slab_lanes(batch, channels, 32, 16, least) == lanes
+
+
+@given(norm=normalisations, offset=st.sampled_from([0.0, 5.0]), most=st.integers(1, 7))
+@settings(max_examples=6, deadline=None)
+def test_whole_group_norms_of_any_shape(norm: Normalisation, offset: float, most: int) -> None:
+    run_one_launch(norm, offset, 1, 16, "llvm")
+    run_bands(norm, offset, most, "llvm")
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "vector", "threads", "expected"),
+    [
+        # Whole groups and whole vectors, two work-groups where they can be.
+        (320, 32, 16, 1, NormBlocking(80, 16, 1)),
+        (960, 32, 16, 1, NormBlocking(240, 16, 1)),
+        (32, 2, 16, 1, NormBlocking(16, 16, 1)),
+        (21, 3, 16, 1, NormBlocking(21, 16, 1)),
+        # 20 channels are 5 vectors, so that 51 pixels are read by 255 work-items at a time.
+        (320, 32, 4, 256, NormBlocking(20, 4, 255)),
+        (2560, 32, 4, 256, NormBlocking(80, 4, 240)),
+        (6, 2, 4, 256, None),
+        (8192, 1, 4, 256, None),
+    ],
+)
+def test_how_work_groups_share_a_group_norm(
+    channels: int, groups: int, vector: int, threads: int, expected: NormBlocking | None
+) -> None:
+    norm = Normalisation(1, 16, 16, channels, groups, 1e-5, "float32")
+    assert blocking_of(norm, vector, threads) == expected
+
+
+def test_vectors_of_a_slab_become_narrower() -> None:
+    assert vectors_of(21, 16) == [(0, 16), (16, 4), (20, 1)]
+
+
+def test_what_is_missing_stays_in_its_group() -> None:
+    """An infinite or missing number makes its group missing, in either kernel, and no other."""
+    norm = Normalisation(1, 4, 4, 32, 2, 1e-5, "float32", True, (1, 1, 1, 1))
+    x, parameters = random_input(norm, 0.0)
+    x[0, 5, 3], x[0, 6, 4] = np.inf, np.nan
+    blocking = blocking_of(norm, 16, 1)
+    assert blocking is not None
+    sums = run_kernel(row_moments(norm, 2, 16), [x], (1, 2, 2, 2))
+    outs = [
+        run_kernel(fused_group_norm(norm, blocking), [x, *parameters], norm.shape),
+        run_kernel(apply_rows(norm, 2, 16), [x, sums, *parameters], norm.shape),
+    ]
+    for out in outs:
+        assert np.isnan(out[0, 1:-1, 1:-1, :16]).all()
+        assert np.isfinite(out[..., 16:]).all()
+        assert not out[0, 0].any()
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize(
+    ("norm", "threads", "vector"),
+    [
+        (Normalisation(2, 7, 5, 40, 4, 1e-5, "float32", True, (1, 1, 1, 1)), 1, 16),
+        # Work-items that share a picture through local memory, more of them than pixels and fewer.
+        (Normalisation(2, 7, 5, 40, 4, 1e-5, "float32", True, (1, 1, 1, 1)), 64, 4),
+        (Normalisation(1, 3, 1, 24, 3, 1e-5, "float32"), 64, 4),
+        (Normalisation(1, 32, 32, 320, 32, 1e-5, "float32", True, (0, 1, 2, 0)), 256, 4),
+    ],
+)
+def test_whole_group_norms_on_opencl(norm: Normalisation, threads: int, vector: int) -> None:
+    run_one_launch(norm, 1.0, threads, vector, "opencl")
+    run_bands(norm, 1.0, 5, "opencl")
 
 
 @pytest.mark.opencl

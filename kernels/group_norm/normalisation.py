@@ -1,0 +1,62 @@
+"""What kernels of a whole GroupNorm compute, and the arithmetic that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """GroupNorm of [B, H, W, C], then SiLU where asked for, then zeros around it.
+
+    ``padding`` is of the top, left, bottom and right.
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    groups: int
+    epsilon: float
+    dtype: str
+    silu: bool = False
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def size(self) -> int:
+        """Channels of a group."""
+        return self.channels // self.groups
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a picture."""
+        return self.height * self.width
+
+    @property
+    def flat(self) -> tuple[int, int, int]:
+        """The shape in which kernels take their input."""
+        return (self.batch, self.pixels, self.channels)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The result's shape, with its border."""
+        top, left, bottom, right = self.padding
+        return (self.batch, self.height + top + bottom, self.width + left + right, self.channels)
+
+
+def store_statistic(norm: Normalisation, total: Any, square: Any, statistic: Any, g: Any) -> None:
+    """Stores mean and reciprocal deviation at ``statistic[g]`` from sums of a group and of its squares."""
+    count = T.float32(norm.size * norm.pixels)
+    mean = T.bind(total / count)
+    # Rounding can make the difference of two near numbers negative.
+    variance = T.max(square / count - mean * mean, T.float32(0))
+    T.buffer_store(statistic, mean, [g, 0])
+    T.buffer_store(statistic, T.float32(1) / T.sqrt(variance + T.float32(norm.epsilon)), [g, 1])
+
+
+def silu(value: Any) -> Any:
+    """``value`` times its logistic function."""
+    return value / (T.float32(1) + T.exp(T.float32(0) - value))
