@@ -27,6 +27,7 @@ from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
 from ddimcache.compiler.passes.fuse_group_norm import FuseGroupNorm
 from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
 from ddimcache.compiler.passes.lower_attention import LowerAttention
+from ddimcache.compiler.passes.lower_joins import LowerJoins
 from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
@@ -51,7 +52,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps."""
 
-PHASE_COUNT = 29
+PHASE_COUNT = 30
 """Phases of a component; the UNet has two more."""
 
 
@@ -128,6 +129,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "tile rows", TileRows(request.tiling, profile)
     yield "lower norms", LowerNorms(profile)
     yield "lower row adds", LowerRowAdds()
+    yield "lower joins", LowerJoins(profile)
     yield "simplify lowered", Simplify()
     yield "add before reshape", AddBeforeReshape()
     products = LowerProducts(store, profile, request.weights, inputs)

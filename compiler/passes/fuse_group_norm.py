@@ -32,6 +32,7 @@ from ddimcache.compiler.target import DeviceProfile, TileTable
 from ddimcache.kernels.group_norm.fused import NormBlocking, blocking_of, fused_group_norm
 from ddimcache.kernels.group_norm.normalisation import Normalisation
 from ddimcache.kernels.group_norm.rows import apply_rows, bands, row_moments
+from ddimcache.kernels.tiling import largest_divisor
 
 GROUP_NORM, SILU, PAD = "relax.nn.group_norm", "relax.nn.silu", "relax.nn.pad"
 
@@ -122,10 +123,19 @@ def _with(norm: Normalisation, call: relax.Expr) -> Normalisation | None:
     return dataclasses.replace(norm, padding=(top, left, bottom, right))
 
 
+def _in_rows(norm: Normalisation) -> Normalisation:
+    """``norm`` in rows that can be shared out: without a border it does not matter where they end."""
+    if any(norm.padding):
+        return norm
+    width = largest_divisor(norm.pixels, 64)
+    return dataclasses.replace(norm, height=norm.pixels // width, width=width)
+
+
 def _emit(
     builder: relax.BlockBuilder, norm: Normalisation, arguments: list[relax.Expr], tiles: TileTable
 ) -> relax.Expr:
-    """Emits the kernels of ``norm`` over x, weight and bias; returns the result [B, H, W, C]."""
+    """Emits the kernels of ``norm`` over x, weight and bias; returns the result in four axes."""
+    norm = _in_rows(norm)
     x, *parameters = arguments
     flat = builder.emit(relax.op.reshape(x, norm.flat))
     out = relax.TensorType(norm.shape, norm.dtype)
@@ -196,7 +206,7 @@ class FuseGroupNorm:
                         arguments = [substitute(argument, replaced) for argument in chain.call.args]
                         result = _emit(builder, chain.norm, arguments, self.tiles)
                         shape = static_shape(binding.var) or []
-                        value = result if shape == list(chain.norm.shape) else relax.op.reshape(result, shape)
+                        value = result if static_shape(result) == shape else relax.op.reshape(result, shape)
                     replaced[binding.var] = builder.emit(value)
                 output = builder.emit_output(substitute(function.body.body, replaced))
             builder.emit_func_output(output)

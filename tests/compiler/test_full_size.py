@@ -63,8 +63,9 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
     pipe = TorchPipeline.load(model)
     launches = check_launches(bundle, pipe)
     print("launches", json.dumps(launches))
-    assert launches["full"] <= 447
-    assert launches["cached"] <= 33
+    # At 96x96 and 48x48 norms are two launches, at 64x64 only; both models have 61 of them.
+    assert launches["full"] <= {"sd15": 371, "sd21": 386}[preset]
+    assert launches["cached"] <= 29
     assert launches["project_context"] == 1
     fake_quantise(pipe.unet)
     fake_quantise(pipe.text_encoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,22 @@ def test_no_operator_is_left_for_the_default_schedules() -> None:
     assert reports["fuse group norm"].note.startswith(f"{norms + 4} nn.group_norm, ")
     left = pipeline.operators(compilation.module)
     assert not {name for name in left if name.startswith(("nn.", "matmul", "permute_dims"))}
+
+
+@pytest.mark.parametrize("target", ["opencl", "adreno-740"])
+def test_a_norm_and_a_join_are_one_launch_each(target: str) -> None:
+    compilation = pipeline.run(request("unet", target))
+    unet = load_pipeline_folder(stand_in("tiny-sd15")).load_unet()
+    norms = sum(type(module).__name__ == "GroupNorm" for module in unet.modules())
+    joins = sum(len(block.resnets) for block in unet.up_blocks)
+    kernels = Counter(
+        re.split(r"[_\d]*$", binding.value.op.name_hint)[0]
+        for block in compilation.module["full"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call) and isinstance(binding.value.op, relax.GlobalVar)
+    )
+    assert (kernels["group_norm"], kernels["join"]) == (norms, joins)
+    assert not [name for name in kernels if "concatenate" in name or "silu" in name]
 
 
 def test_every_kernel_is_launched() -> None:
