@@ -82,8 +82,12 @@ def test_folders_that_are_no_clip(own, tmp_path):
         edit(preprocessor, **changes)
         refused(message)
         preprocessor.write_text(kept)
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 24, 30, 3), np.uint8)
+    score = ClipScorer(own).score(pictures, PROMPTS)
+    edit(preprocessor, crop_size=24, size=24)  # as the first published folders say it
+    assert ClipScorer(own).score(pictures, PROMPTS) == score
     preprocessor.unlink()
-    ClipScorer(own)  # CLIP's own preprocessing
+    assert ClipScorer(own).score(pictures, PROMPTS) == score  # CLIP's own preprocessing
 
     weights = own / "model.safetensors"
     whole = weights.read_bytes()
