@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ddimcache.commands.choose import ChosenDevice
+    from ddimcache.commands.variants import Variants
     from ddimcache.quality.search import Found
     from ddimcache.runtime.bundle import Bundle
     from ddimcache.runtime.progress import Progress
@@ -52,7 +53,7 @@ def schedule(
     cuts: Annotated[
         str | None,
         typer.Option(
-            help="Cuts to search as well, such as 0,1,2,3, each at the cost that the budget has at cut 0. "
+            help="Cuts to search beside its own, such as 0,1,2,3, each at the budget's cost at cut 0. "
             "The bundle becomes one of the best cut. Default: the bundle's own."
         ),
     ] = None,
@@ -108,7 +109,8 @@ def schedule(
         if cuts is None:
             candidates, counts = [own], {own.manifest.cut: budgets}
         else:
-            numbers = parse_numbers(cuts, "--cuts", own.manifest.cuts - 1, least=0)
+            # Its own is always among them, so that the bundle never becomes a worse one.
+            numbers = {own.manifest.cut, *parse_numbers(cuts, "--cuts", own.manifest.cuts - 1, least=0)}
             variants = Variants(own, folder, model, bars, loras)
             candidates, counts = _affordable(variants, numbers, steps, budgets)
         found = {each.manifest.cut: search.run(each, counts[each.manifest.cut]) for each in candidates}
@@ -202,7 +204,7 @@ def _compiled(folder: Path, loras: tuple[str, ...], chosen: ChosenDevice, bars: 
 
 
 def _affordable(
-    variants: Any, numbers: Sequence[int], steps: int, budgets: Sequence[int]
+    variants: Variants, numbers: Collection[int], steps: int, budgets: Sequence[int]
 ) -> tuple[list[Bundle], dict[int, list[int]]]:
     """Return the bundles of the cuts that fit every budget, and how many full steps each may have."""
     from ddimcache.quality.cuts import affordable_full_steps
