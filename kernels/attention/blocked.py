@@ -25,6 +25,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.kernels.attention.kernel import LOWEST, MISSING, Place
+from ddimcache.kernels.exponential import exponential
 from ddimcache.kernels.tags import WORK
 from ddimcache.kernels.tiling import largest_divisor, local
 
@@ -206,7 +207,8 @@ class _Emitter:
         tile = self.key_tile
 
         def weigh(buffer: Any, *place: Any) -> None:
-            T.buffer_store(buffer, T.exp(buffer[place] - self.peak[part, place[-1]]), list(place))
+            power = exponential(buffer[place] - self.peak[part, place[-1]], below_one=True)
+            T.buffer_store(buffer, power, list(place))
 
         self._each_vector(lambda at: weigh(self.change, at))
         self._each_vector(

@@ -12,11 +12,14 @@ is needed, and the result is that of the model, not of an approximation.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from tvm import te, tirx
 
+from ddimcache.kernels.exponential import exponential
 from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
 from ddimcache.kernels.scales import Scales
 from ddimcache.kernels.tags import FAMILY, PAIRED, PIXELS, WORKLOAD
@@ -40,8 +43,8 @@ _TAIL_SLOPE = 0.3275911
 """Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26: erf to 1.5e-7 by one exponential."""
 
 
-def gelu(x: Any) -> Any:
-    """``x Phi(x)`` of a float32 expression, Phi being the normal distribution.
+def gelu(x: Any, power: Callable[[Any], Any]) -> Any:
+    """``x Phi(x)`` of a float32 expression, Phi being the normal distribution; ``power`` is the exponential.
 
     As ``max(x, 0) - |x| Q(|x|)`` with the upper tail Q, which needs no choice between lanes. PoCL's own
     ``erf`` takes vectors apart: it cost more than both products.
@@ -51,7 +54,7 @@ def gelu(x: Any) -> Any:
     series = tirx.const(0.0, "float32")
     for coefficient in reversed(_TAIL):
         series = (series + coefficient) * t
-    tail = series * te.exp(x * x * -0.5) * 0.5
+    tail = series * power(x * x * -0.5) * 0.5
     return te.max(x, tirx.const(0.0, "float32")) - size * tail
 
 
@@ -91,6 +94,9 @@ def geglu(
     else:
         summed = _pixel_sum(x, weight, scales, shape, pixel_sum, attributes)
 
+    # A device that reads pixels has the exponential as an instruction.
+    power = partial(exponential, below_one=True) if pixel_sum is None else te.exp
+
     def finish(*index: Any) -> Any:
         rows, (panel, column) = index[:rank], index[rank:]
         sides = []
@@ -99,7 +105,7 @@ def geglu(
             factor = None if scales.of_channels is None else scales.of_channels[channel]
             value = scaled(summed[(*rows, panel, side, column)], factor, pixel_sum)
             sides.append(value.astype("float32") + bias[channel].astype("float32"))
-        return (sides[0] * gelu(sides[1])).astype(dtype)
+        return (sides[0] * gelu(sides[1], power)).astype(dtype)
 
     return te.compute(wide([*x.shape[:-1], panels, half]), finish, name="geglu_gate")
 

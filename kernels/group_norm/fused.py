@@ -21,6 +21,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
+from ddimcache.kernels.exponential import exponential
 from ddimcache.kernels.group_norm.normalisation import Normalisation, silu, store_statistic
 from ddimcache.kernels.tiling import local
 
@@ -95,6 +96,7 @@ class _Emitter:
     def __init__(self, norm: Normalisation, blocking: NormBlocking) -> None:
         self.norm, self.slab, self.threads = norm, blocking.slab, blocking.threads
         self.slabs, self.groups = norm.channels // blocking.slab, blocking.slab // norm.size
+        self.power = exponential if blocking.threads == 1 else T.exp
         if blocking.threads == 1:
             self.vectors, self.lines = vectors_of(blocking.slab, blocking.lanes), 1
         else:
@@ -221,7 +223,7 @@ class _Emitter:
         def pixel_of(pixel: Any, y: Any, column: Any) -> None:
             def normalise(c: Any) -> None:
                 value = (self._value(x, pixel, c) - mean[c]) * factor[c] + shift[c]
-                value = silu(value) if norm.silu else value
+                value = silu(value, self.power) if norm.silu else value
                 place = [self.b, y + top, column + left, self.slab_first + self.column + c]
                 T.buffer_store(out, T.cast(value, norm.dtype), place)
 

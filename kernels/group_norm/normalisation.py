@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,6 @@ def store_statistic(norm: Normalisation, total: Any, square: Any, statistic: Any
     T.buffer_store(statistic, T.float32(1) / T.sqrt(variance + T.float32(norm.epsilon)), [g, 1])
 
 
-def silu(value: Any) -> Any:
-    """``value`` times its logistic function."""
-    return value / (T.float32(1) + T.exp(T.float32(0) - value))
+def silu(value: Any, power: Callable[[Any], Any]) -> Any:
+    """``value`` times its logistic function; ``power`` is the device's exponential."""
+    return value / (T.float32(1) + power(T.float32(0) - value))

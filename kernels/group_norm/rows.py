@@ -16,6 +16,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
+from ddimcache.kernels.exponential import exponential
 from ddimcache.kernels.group_norm.normalisation import Normalisation, silu, store_statistic
 from ddimcache.kernels.tiling import largest_divisor, local, vector_lanes
 
@@ -134,7 +135,7 @@ class _Emitter:
                             c = number * self.lanes + lane
                             value = T.cast(x[self.b, y * norm.width + column, c], "float32")
                             value = (value - mean[c]) * factor[c] + shift[c]
-                            value = silu(value) if norm.silu else value
+                            value = silu(value, exponential) if norm.silu else value
                             place = [self.b, y + top, column + left, c]
                             T.buffer_store(out, T.cast(value, norm.dtype), place)
                 self._clear(out, y + top, 0, left)
