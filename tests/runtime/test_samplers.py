@@ -33,6 +33,7 @@ STABLE_DIFFUSION = {
     "set_alpha_to_one": False,
 }
 NUMBERS = 32
+PICTURE = np.linspace(-2, 2, NUMBERS)
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +76,13 @@ class Loop:
     largest: float = 1.0
 
 
-def ours(constants: dict[str, Any], sampler: str, steps: int, seed: int) -> Loop:
+def ours(
+    constants: dict[str, Any], sampler: str, steps: int, seed: int, strength: float | None = None
+) -> Loop:
     """Run the loop with the numbers of the plan, as the device does."""
-    made = plan(constants, steps, 1, sampler)
+    made = plan(constants, steps, 1, sampler, strength)
     drawn = noise(seed, (steps, NUMBERS)).astype("float64")
-    x, history = made.noise * drawn[0], np.zeros(NUMBERS)
+    x, history = made.noise * drawn[0] + made.picture * PICTURE, np.zeros(NUMBERS)
     for step in made.steps:
         k = step.coefficients
         m = network(x, step.timestep)
@@ -87,27 +90,39 @@ def ours(constants: dict[str, Any], sampler: str, steps: int, seed: int) -> Loop
         added = drawn[step.index + 1] if k.d != 0 else 0.0
         x = k.a * picture + k.b * (k.r * x + k.s * m) + k.c * history + k.d * added
         history = picture
-    assert made.adds_noise == any(step.coefficients.d != 0 for step in made.steps) or steps == 1
+    assert made.adds_noise == any(step.coefficients.d != 0 for step in made.steps) or len(made.steps) == 1
     return Loop([step.timestep for step in made.steps], x)
 
 
-def theirs(config: dict[str, Any], sampler: str, steps: int, seed: int, monkeypatch: Any) -> Loop:
+def theirs(
+    config: dict[str, Any],
+    sampler: str,
+    steps: int,
+    seed: int,
+    monkeypatch: Any,
+    strength: float | None = None,
+) -> Loop:
     """Run the loop of diffusers' pipelines, with the same noise."""
     scheduler = published(sampler, config)
     scheduler.set_timesteps(steps)
     drawn = iter(torch.from_numpy(noise(seed, (steps, NUMBERS)).astype("float64")))
     monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *_, **__: next(drawn))
-    latents = next(drawn) * float(scheduler.init_noise_sigma)
+    begin = 0 if strength is None else steps - int(steps * strength)
+    chosen = scheduler.timesteps[begin:]
     # As pipelines do, so that a timestep that is there twice is taken twice.
-    scheduler.set_begin_index(0)
-    for timestep in scheduler.timesteps:
+    scheduler.set_begin_index(begin)
+    if strength is None:
+        latents = next(drawn) * float(scheduler.init_noise_sigma)
+    else:
+        latents = scheduler.add_noise(torch.from_numpy(PICTURE), next(drawn), chosen[:1])
+    for timestep in chosen:
         given = scheduler.scale_model_input(latents, timestep)
         output = torch.from_numpy(network(given.numpy(), float(timestep)))
         latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
     if sampler.startswith("euler"):
         # Ours stay as the UNet takes them.
         latents = latents / (scheduler.sigmas[-1] ** 2 + 1) ** 0.5
-    timesteps = [float(timestep) for timestep in scheduler.timesteps]
+    timesteps = [float(timestep) for timestep in chosen]
     return Loop(timesteps, latents.numpy(), float(scheduler.init_noise_sigma))
 
 
@@ -134,13 +149,15 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
-def compare(config: dict[str, Any], sampler: str, steps: int, monkeypatch: Any) -> None:
+def compare(
+    config: dict[str, Any], sampler: str, steps: int, monkeypatch: Any, strength: float | None = None
+) -> None:
     # Rounding can add a surplus −1 to diffusers' trailing timesteps, which no step of ours goes to. Karras'
     # levels would end there.
     total = config.get("num_train_timesteps", 1000)
     assume(len(np.arange(total, 0, -total / steps)) == steps)
-    expected = theirs(config, sampler, steps, 5, monkeypatch)
-    found = ours(constants_of(config), sampler, steps, 5)
+    expected = theirs(config, sampler, steps, 5, monkeypatch, strength)
+    found = ours(constants_of(config), sampler, steps, 5, strength)
     np.testing.assert_allclose(found.timesteps, expected.timesteps, rtol=0, atol=2e-3)
     scale = np.abs(expected.latents).max()
     # Euler's latents in diffusers are as large as the first noise level (15 for Stable Diffusion, thousands
@@ -150,10 +167,17 @@ def compare(config: dict[str, Any], sampler: str, steps: int, monkeypatch: Any) 
 
 
 @settings(deadline=None, max_examples=150)
-@given(config=configurations(), sampler=st.sampled_from(SAMPLERS), data=st.data())
-def test_a_loop_ends_where_diffusers_ends(config, sampler, data) -> None:
+@given(
+    config=configurations(),
+    sampler=st.sampled_from(SAMPLERS),
+    strength=st.none() | st.sampled_from([0.01, 0.29, 0.5, 0.8, 1.0]),
+    data=st.data(),
+)
+def test_a_loop_ends_where_diffusers_ends(config, sampler, strength, data) -> None:
+    """Also one that begins with a picture, in the middle of the schedule."""
     lcm = sampler == "lcm"
     steps = data.draw(st.integers(1, 10 if lcm else 60), label="steps")
+    assume(strength is None or int(steps * strength) >= 1)
     is_karras = sampler.endswith("-karras") or config["use_karras_sigmas"]
     assume(not (sampler.startswith("dpm") and is_karras and config["beta_schedule"] == "squaredcos_cap_v2"))
     # Where no signal is left the noise says nothing of the picture; diffusers divides by 0.
@@ -166,6 +190,16 @@ def test_a_loop_ends_where_diffusers_ends(config, sampler, data) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 4, 14, 15, 20, 50])
 def test_the_noise_schedule_of_stable_diffusion(sampler: str, steps: int, monkeypatch) -> None:
     compare(STABLE_DIFFUSION, sampler, steps, monkeypatch)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("steps", "strength"), [(20, 0.5), (14, 0.5), (100, 0.01), (8, 1.0)])
+@pytest.mark.parametrize("ends", ["zero", "sigma_min"])
+def test_the_last_steps_of_a_schedule(
+    sampler: str, steps: int, strength: float, ends: str, monkeypatch
+) -> None:
+    config = STABLE_DIFFUSION | {"final_sigmas_type": ends, "original_inference_steps": 100}
+    compare(config, sampler, steps, monkeypatch, strength)
 
 
 def test_known_values() -> None:

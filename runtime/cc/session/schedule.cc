@@ -53,11 +53,12 @@ void AddSecondOrder(const Leg& before, const Leg& leg, StepCoefficients* c) {
   c->a += weight, c->c = -weight;
 }
 
-// The order of the solver's step: lower at the ends, where there is no picture before or no length.
-bool IsSecondOrder(const SigmaSampler& settings, size_t index, size_t steps) {
+// The order of the solver's step: lower at the ends, where there is no picture before or no length. Few steps
+// are few of the whole schedule, of which an image that begins with a picture takes the last `taken`.
+bool IsSecondOrder(const SigmaSampler& settings, size_t index, size_t taken, int steps) {
   const bool lower_at_end =
       settings.ends_at_zero || settings.euler_at_final || (settings.lower_order_final && steps < 15);
-  return index > 0 && !(lower_at_end && index + 1 == steps);
+  return index > 0 && !(lower_at_end && index + 1 == taken);
 }
 
 // A latent consistency model (Luo et al., arXiv 2310.04378) predicts the picture through its boundary
@@ -73,7 +74,7 @@ void MakeConsistent(const ConsistencySampler& settings, const Leg& leg, StepCoef
 }
 
 std::vector<StepCoefficients> Coefficients(const SamplerConstants& constants, const Sampler& sampler,
-                                           const std::vector<Leg>& legs) {
+                                           const std::vector<Leg>& legs, int steps) {
   std::vector<StepCoefficients> coefficients;
   for (size_t index = 0; index < legs.size(); ++index) {
     const Leg& leg = legs[index];
@@ -81,7 +82,7 @@ std::vector<StepCoefficients> Coefficients(const SamplerConstants& constants, co
     c.a = leg.to.signal, c.b = leg.to.noise;
     if (sampler.method == Method::kDdim && constants.clip_sample) c.clip = constants.clip_sample_range;
     if (sampler.method == Method::kConsistency) MakeConsistent(*constants.lcm, leg, &c);
-    if (sampler.method == Method::kSolver && IsSecondOrder(*constants.dpmpp_2m, index, legs.size())) {
+    if (sampler.method == Method::kSolver && IsSecondOrder(*constants.dpmpp_2m, index, legs.size(), steps)) {
       AddSecondOrder(legs[index - 1], leg, &c);
     }
     for (const double number : {leg.from.timestep, c.p, c.q, c.r, c.s, c.a, c.b, c.c, c.d}) {
@@ -163,7 +164,7 @@ SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& samplin
   CheckCache(sampling, sampler, taken);
   std::vector<Leg> legs = Legs(constants, sampler, steps);
   legs.erase(legs.begin(), legs.end() - taken);
-  const std::vector<StepCoefficients> coefficients = Coefficients(constants, sampler, legs);
+  const std::vector<StepCoefficients> coefficients = Coefficients(constants, sampler, legs, steps);
   SamplingPlan plan;
   const Moment& first = legs.front().from;
   plan.noise = sampling.strength.has_value() ? first.noise : InitialNoise(constants, sampler, first);
