@@ -168,11 +168,16 @@ class _Builder:
         yield "text_encoder", lambda: import_text_encoder(folder.load_text_encoder(), tokens, dtype)
         yield "unet", lambda: import_unet(folder.load_unet(), batch, height, width, tokens, dtype)
         yield "vae_decoder", lambda: import_vae_decoder(folder.load_vae(), batch, height, width, dtype)
-        if self.options.image_to_image:
+        if self.takes_images:
             yield (
                 "vae_encoder",
                 lambda: import_vae_encoder(folder.load_vae(), batch, height, width, sizes.scale, dtype),
             )
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the image encoder is part of the bundle: where it is asked for, or nothing goes without."""
+        return self.options.image_to_image or self.folder.inpaints
 
     @property
     def context(self) -> TensorSpec:
@@ -245,6 +250,8 @@ class _Builder:
             "step": sampler_kernels.step(latents),
             "guide_and_step": sampler_kernels.guide_and_step(latents),
         }
+        if self.takes_images and not self.folder.inpaints:
+            kernels["keep_picture"] = sampler_kernels.keep_picture(latents)
         if self.device.kind == "llvm":
             kernels = {name: threads_to_loops(kernel) for name, kernel in kernels.items()}
         return tvm.IRModule(
@@ -287,18 +294,21 @@ class _Builder:
         if name == "vae_decoder":
             return {"decode": FunctionSpec((latents,), (self.sizes.image,))}
         if name == "vae_encoder":
-            return {"encode": FunctionSpec((self.sizes.image, latents), (latents,))}
+            image = self.sizes.image
+            hole = TensorSpec(image.shape[:3], "uint8")
+            return {"encode": FunctionSpec((image, hole, latents), (latents,))}
         functions = {
             function: FunctionSpec((_spec(compiled.params[0].ty),), (_spec(compiled.ret_ty),))
             for function in compilation.inputs
             if function not in ("full", "cached")
             for compiled in (compilation.module[function],)
         }
-        time, contexts = (_spec(parameter.ty) for parameter in compilation.module["full"].params[1:3])
+        parameters = compilation.module["full"].params[: compilation.inputs["full"]]
+        inputs = (latents, *(_spec(parameter.ty) for parameter in parameters[1:]))
         return {
             **functions,
-            "full": FunctionSpec((latents, time, contexts), (latents, self.feature)),
-            "cached": FunctionSpec((latents, time, contexts, self.feature), (latents,)),
+            "full": FunctionSpec(inputs, (latents, self.feature)),
+            "cached": FunctionSpec((*inputs, self.feature), (latents,)),
         }
 
     def manifest(self, constants: dict[str, Any]) -> Manifest:
@@ -320,6 +330,7 @@ class _Builder:
             image_size=(sizes.latent_width * sizes.scale, sizes.latent_height * sizes.scale),
             latent_size=(sizes.latent_width, sizes.latent_height),
             latent_channels=sizes.channels,
+            inpaints=self.folder.inpaints,
             batch=sizes.batch,
             cut=options.cut,
             cuts=self.cuts,

@@ -54,8 +54,8 @@ class CompileOptions:
     ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``memory_budget`` is in bytes;
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
     ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them; ``image_to_image`` adds the
-    image encoder. How many cuts a model has, and what its sizes must be multiples of beyond 8, is the
-    frontend's to say.
+    image encoder, which a model for inpainting has anyway. How many cuts a model has, and what its sizes must
+    be multiples of beyond 8, is the frontend's to say.
     """
 
     target: str = "opencl"

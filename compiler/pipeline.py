@@ -34,6 +34,7 @@ from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
 from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
+from ddimcache.compiler.passes.split_convolutions import SplitConvolutions
 from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.manifest import TIMES_AT_ONCE, MemoryPeak
@@ -49,11 +50,12 @@ CHANNELS_LAST = {
 HOISTED = (
     Invariant(1, "embed_time", "times", rows=TIMES_AT_ONCE),
     Invariant(2, "project_context", "keys_values"),
+    Invariant(3, "project_surroundings", "projected_surroundings"),
 )
-"""What is taken out of the UNet's steps."""
+"""What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
 PHASE_COUNT = 30
-"""Phases of a component; the UNet has two more."""
+"""Phases of a component; the UNet has two more, or three where it takes surroundings."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,24 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     """The phases of a component's compilation, first to last."""
     profile, store, inputs = request.profile, compilation.store, compilation.inputs
     yield "simplify", Simplify()
+    count = request.component.input_count
+    invariants = [
+        invariant for invariant in HOISTED if request.cut is not None and invariant.position < count
+    ]
+    split = SplitConvolutions(store, count, [invariant.position for invariant in invariants])
+    if len(invariants) == len(HOISTED):
+        yield "split convolutions", split
     yield "channels last", relax.transform.ConvertLayout(CHANNELS_LAST)
     yield "simplify again", Simplify()
     yield "common subexpressions", relax.transform.EliminateCommonSubexpr()
     if request.cut is not None:
-        partition: Any = PartitionAtCut(request.cut, request.component.input_count)
+        partition: Any = PartitionAtCut(request.cut, count)
         whole = partition(compilation.module)
-        hoist = HoistInvariants(request.component.input_count, HOISTED)
+        hoist = HoistInvariants(count, invariants)
         yield "hoist invariants", hoist
         inputs.update(dict.fromkeys(hoist.made, 1))
         yield "partition at cut", partition
-        feature = static_shape(compilation.module["cached"].params[request.component.input_count])
+        feature = static_shape(compilation.module["cached"].params[count])
         compilation.feature_shape = tuple(feature or ())
         compilation.macs_saved = {
             name: count_work(whole[name]) - count_work(compilation.module[name])
@@ -123,7 +132,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
     merge = MergeProjections(store, inputs)
     yield "merge projections", merge
-    compilation.merged_weights = merge.members
+    compilation.merged_weights = split.members | merge.members
     yield "lower attention", LowerAttention(profile)
     yield "fold constants", relax.transform.FoldConstant()
     yield "tile rows", TileRows(request.tiling, profile)

@@ -103,7 +103,7 @@ def write_stand_in(
 
 def _write(preset: Preset, folder: Path, seed: int, dtype: str, progress: Progress) -> None:
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": preset.pipeline,
         "_diffusers_version": preset.unet["_diffusers_version"],
         "feature_extractor": [None, None],
         "requires_safety_checker": False,

@@ -1,7 +1,8 @@
 """The shapes of the stand-ins: configurations of published models, and small ones for tests.
 
 A preset holds each component's configuration file as it is written. ``sd15`` and ``sd21`` are those of Stable
-Diffusion 1.5 and 2.1; the ``tiny`` ones have the same structure at widths that compile in seconds.
+Diffusion 1.5 and 2.1, ``sd15-inpaint`` that of 1.5 for inpainting; the ``tiny`` ones have the same structure
+at widths that compile in seconds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ class Preset:
     vae: dict[str, Any]
     scheduler: dict[str, Any]
     pad_token: str = "<|endoftext|>"
+
+    @property
+    def pipeline(self) -> str:
+        """The class of diffusers that the whole is."""
+        inpaints = self.unet["in_channels"] > self.unet["out_channels"]
+        return "StableDiffusionInpaintPipeline" if inpaints else "StableDiffusionPipeline"
 
 
 def text_encoder(
@@ -163,11 +170,24 @@ PRESETS: dict[str, Preset] = {
         scheduler("DDIMScheduler", prediction_type="v_prediction"),
         pad_token="!",
     ),
+    "sd15-inpaint": Preset(
+        text_encoder(width=768, layers=12, heads=12),
+        unet((320, 640, 1280, 1280), heads=8, cross_attention_dim=768, sample_size=64, in_channels=9),
+        vae((128, 256, 512, 512), sample_size=512),
+        scheduler("DDIMScheduler"),
+    ),
     "tiny-sd15": Preset(
         text_encoder(width=32, layers=2, heads=4, vocab_size=_TINY_VOCABULARY),
         unet((32, 64), heads=4, cross_attention_dim=32, sample_size=16, norm_num_groups=8),
         vae((32, 64), sample_size=32, norm_num_groups=8, layers_per_block=1),
         scheduler("PNDMScheduler"),
+    ),
+    # Latents, a mask, and the latents of the masked picture.
+    "tiny-inpaint": Preset(
+        text_encoder(width=32, layers=2, heads=4, vocab_size=_TINY_VOCABULARY),
+        unet((32, 64), heads=4, cross_attention_dim=32, sample_size=16, norm_num_groups=8, in_channels=9),
+        vae((32, 64), sample_size=32, norm_num_groups=8, layers_per_block=1),
+        scheduler("DDIMScheduler"),
     ),
     "tiny-sd21": Preset(
         text_encoder(width=64, layers=2, heads=2, vocab_size=_TINY_VOCABULARY, activation="gelu"),

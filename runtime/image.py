@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,13 @@ from ddimcache.records import Limits
 from ddimcache.runtime.progress import Progress
 from ddimcache.runtime.sampler import steps_taken
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as PictureFile
+
 _POLL_SECONDS = 0.2
 _STAGES = ("text", "denoise", "decode")
+_LEAST_WHITE = 128
+"""Of a mask's pixels: 0.5, as diffusers has it."""
 MemoryMode = Literal["auto", "resident", "pipelined", "load-on-use"]
 MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 
@@ -51,7 +56,8 @@ class ImageRequest:
 
     ``image``, where there is one, is a picture to begin with: the bytes of uint8 [H, W, 3] of the bundle's
     size. It takes a seed, and only the last ``strength`` of the steps, above 0 to 1; ``cache_interval`` and
-    ``full_steps`` are of these.
+    ``full_steps`` are of these. ``mask``, the bytes of uint8 [H, W], says where that picture is drawn anew:
+    from 128 on it is, below it stays.
     """
 
     ids: Sequence[int]
@@ -64,6 +70,7 @@ class ImageRequest:
     sampler: str = "ddim"
     image: bytes = b""
     strength: float = 0.8
+    mask: bytes = b""
 
     @property
     def steps_taken(self) -> int:
@@ -73,11 +80,13 @@ class ImageRequest:
     def message(self, wait_seconds: float | None) -> tuple[dict[str, Any], bytes]:
         """Return object and raw bytes of a call of ``draw``."""
         seed, body = (None, self.noise) if isinstance(self.noise, bytes) else (self.noise, self.image)
+        body += self.mask
         head = {
             "ids": list(self.ids),
             "negative_ids": list(self.negative_ids),
             "seed": seed,
             "strength": self.strength if self.image else None,
+            "mask_bytes": len(self.mask) if self.mask else None,
             "sampler": self.sampler,
             "steps": self.steps,
             "cache_interval": self.cache_interval,
@@ -204,21 +213,55 @@ def read_picture(path: Path, option: str, size: tuple[int, int]) -> bytes:
 
     ``size`` is (width, height). Raises :class:`UsageError` naming the option for a file that is no picture.
     """
+    return _stretched(_read_rgb(path, option), size).tobytes()
+
+
+def read_mask(path: Path, option: str, size: tuple[int, int]) -> bytes:
+    """Read a mask, a picture file of any mode and size, and return its brightness uint8 [height, width].
+
+    It is stretched to ``size``, (width, height). What is white there is drawn anew. Raises
+    :class:`UsageError` naming the option for a file that is no picture, or one that is nowhere white.
+    """
+    mask = _stretched(_read_rgb(path, option), size).convert("L")
+    pixels = mask.tobytes()
+    if max(pixels) < _LEAST_WHITE:
+        raise UsageError(
+            f"{path} is nowhere white, so nothing would be drawn",
+            where=option,
+            remedy="make white what is to be drawn anew, and black what stays",
+        )
+    return pixels
+
+
+def _read_rgb(path: Path, option: str) -> PictureFile:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode in ("I", "F"):
+                raise UsageError(
+                    f"{path} has numbers of 32 bits for its pixels",
+                    where=option,
+                    remedy="save it with 8 bits a channel",
+                )
+            if picture.mode.startswith("I;16"):
+                # Pillow would clip to 255 what goes to 65535.
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            return picture.convert("RGB")
     except UnidentifiedImageError as error:
         raise UsageError(f"{path} is no picture that can be read", where=option) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}", where=option) from error
     except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path} is no picture that can be read: {error}", where=option) from error
-    if picture.size != size:
-        # As diffusers' image processor does.
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return picture.tobytes()
+
+
+def _stretched(picture: PictureFile, size: tuple[int, int]) -> PictureFile:
+    from PIL import Image
+
+    # As diffusers' image processor does.
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def read_latents(path: Path, option: str) -> NDArray[np.float32]:

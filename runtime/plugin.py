@@ -16,7 +16,7 @@ from ddimcache.runtime import icd
 
 LIBRARY_NAME = "libddimcache_opencl.so"
 LIBRARY_VARIABLE = "DDIMCACHE_PLUGIN"
-INTERFACE = 9
+INTERFACE = 10
 """Version of the functions that the plug-in registers; ``plugin.cc`` has the same number."""
 
 _library: ctypes.CDLL | None = None

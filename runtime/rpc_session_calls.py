@@ -41,6 +41,7 @@ class _Draw:
     negative_ids: tuple[int, ...]
     seed: int | None
     strength: float | None
+    mask_bytes: Count | None
     sampler: str
     steps: int
     cache_interval: int
@@ -177,7 +178,8 @@ class SessionCalls:
             draw.ids, draw.negative_ids, noise, *numbers, draw.full_steps, sampler=draw.sampler
         )
         if draw.strength is not None:
-            request = replace(request, image=body, strength=draw.strength)
+            image = body[: len(body) - (draw.mask_bytes or 0)]
+            request = replace(request, image=image, strength=draw.strength)
         check_request(request)
         return self._opened().answer("draw", to_json(draw), body)
 

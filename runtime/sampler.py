@@ -24,7 +24,7 @@ from ddimcache.manifest import NO_CLIP
 from ddimcache.runtime.native import answer_of, native
 
 SAMPLERS = ("ddim", "euler", "euler-karras", "dpm++2m", "dpm++2m-karras", "lcm")
-_ROW = struct.Struct("=11d")
+_ROW = struct.Struct("=13d")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class Step:
     coefficients: StepCoefficients
     is_full: bool
     """Whether the whole UNet runs and the cached feature is renewed, or only what lies outside the cut."""
+    kept_picture: float
+    kept_noise: float
+    """What a mask keeps of a picture: so much of it and so much of the first noise behind the step."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ def plan(
     cache_interval: int,
     sampler: str = "ddim",
     strength: float | None = None,
+    *,
+    masked: bool = False,
 ) -> Plan:
     """Return the whole loop: every ``cache_interval``-th step, from the first, runs the whole UNet.
 
@@ -98,6 +103,7 @@ def plan(
     cache_interval : 1 (no cache) or more; n of DDIMCache's tables.
     sampler : one of ``SAMPLERS``.
     strength : of an image that begins with a picture, above 0 to 1: the share of the steps that is taken.
+    masked : only a part of that picture is drawn anew; at a strength of 1 this begins as noise alone.
 
     Raises
     ------
@@ -106,14 +112,17 @@ def plan(
         (no signal left, and the noise is predicted), so a coefficient would not be finite.
     """
     text = json.dumps(dict(constants)).encode()
-    found, rows = answer_of(native("schedule")(text, sampler, steps, cache_interval, strength or 0.0))
+    found, rows = answer_of(native("schedule")(text, sampler, steps, cache_interval, strength or 0.0, masked))
     made = [
         Step(
             index,
             timestep,
             StepCoefficients(p, q, r, s, a, b, c, d, None if clip == NO_CLIP else clip),
             bool(is_full),
+            *kept,
         )
-        for index, (timestep, is_full, p, q, r, s, clip, a, b, c, d) in enumerate(_ROW.iter_unpack(rows))
+        for index, (timestep, is_full, p, q, r, s, clip, a, b, c, d, *kept) in enumerate(
+            _ROW.iter_unpack(rows)
+        )
     ]
     return Plan(made, found["noise"], found["picture"], found["adds_noise"])

@@ -135,6 +135,12 @@ def check_request(request: ImageRequest) -> None:
                 where="initial latents",
                 remedy="give a seed instead",
             )
+    if request.mask and not request.image:
+        raise UsageError(
+            "says where a picture is drawn anew, and there is none",
+            where="--mask",
+            remedy="give --image as well",
+        )
     if isinstance(request.noise, int) and not 0 <= request.noise <= LARGEST_SEED:
         raise UsageError(f"{request.noise} is outside 0 … 2⁶³ − 1", where="seed")
 

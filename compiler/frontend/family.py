@@ -121,12 +121,13 @@ def check_unet(config: ConfigReader) -> None:
     if config.values.get("time_embedding_dim") is not None:
         config.whole("time_embedding_dim")
     check_sample_size(config)
-    latent_channels = config.whole("in_channels", maximum=64)
-    if latent_channels != config.whole("out_channels", maximum=64):
+    latent_channels = config.whole("out_channels", maximum=64)
+    if config.whole("in_channels", maximum=129) not in (latent_channels, 2 * latent_channels + 1):
         raise config.wrong(
             "in_channels",
-            f"but `out_channels` is {config.values['out_channels']}; inpainting, depth and editing models, "
-            "which take an image beside the noise, are not supported",
+            f"but `out_channels` is {latent_channels}; of the models that take an image beside the noise "
+            f"only those for inpainting are supported, with {2 * latent_channels + 1} channels in (depth and "
+            "editing models are not)",
         )
 
 

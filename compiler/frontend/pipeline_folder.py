@@ -1,4 +1,4 @@
-"""Reads a diffusers ``StableDiffusionPipeline`` folder and refuses what the compiler does not support.
+"""Reads the folder of a diffusers pipeline and refuses what the compiler does not support.
 
 Everything is checked before anything large is read: configurations key by key, tensor names and shapes from
 the weights' headers against a module built on the meta device, the tokenizer against the text encoder, and
@@ -36,6 +36,7 @@ from ddimcache.compiler.options import LoraChoice
 from ddimcache.errors import FrontendError
 
 _INDEX = "model_index.json"
+_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
 _CLASSES = {
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
@@ -83,7 +84,12 @@ class PipelineFolder:
     @property
     def latent_channels(self) -> int:
         """Channels of the latents: 4 for all published models."""
-        return self.unet_config["in_channels"]
+        return self.unet_config["out_channels"]
+
+    @property
+    def inpaints(self) -> bool:
+        """Whether the UNet takes a mask and the latents of a masked picture beside its own."""
+        return self.unet_config["in_channels"] > self.latent_channels
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -162,7 +168,7 @@ class PipelineFolder:
 
 
 def load_pipeline_folder(path: str | os.PathLike[str], loras: Sequence[LoraChoice] = ()) -> PipelineFolder:
-    """Read the folder of a ``StableDiffusionPipeline`` (Stable Diffusion 1.x or 2.x) and check it.
+    """Read the folder of a Stable Diffusion pipeline (1.x or 2.x, also one for inpainting) and check it.
 
     Weights may be stored as float16, bfloat16 or float32, in one safetensors file a component or in shards. A
     safety checker and other components that do not take part in text to image are left alone.
@@ -243,11 +249,11 @@ def _read_index(root: Path) -> dict[str, Any]:
             remedy="name the folder that `StableDiffusionPipeline.save_pretrained` wrote",
         )
     index = read_json_object(index_file)
-    if index.get("_class_name") != "StableDiffusionPipeline":
+    if index.get("_class_name") not in _PIPELINES:
         raise FrontendError(
             f"`_class_name` is {index.get('_class_name')!r}, which is not supported",
             where=index_file,
-            remedy="use a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x, text to image)",
+            remedy="use a StableDiffusionPipeline or StableDiffusionInpaintPipeline (1.x or 2.x)",
         )
     return index
 
@@ -311,12 +317,12 @@ def _check_together(
             where=text_file,
             remedy="take text encoder and UNet from the same pipeline",
         )
-    if vae["latent_channels"] != unet["in_channels"]:
+    if vae["latent_channels"] != unet["out_channels"]:
         raise FrontendError(
-            f"`latent_channels` is {vae['latent_channels']}, but `in_channels` of {unet_file} is "
-            f"{unet['in_channels']}",
+            f"`latent_channels` is {vae['latent_channels']}, but `out_channels` of {unet_file} is "
+            f"{unet['out_channels']}",
             where=vae_file,
-            remedy="take VAE and UNet from the same pipeline; inpainting and editing are not supported",
+            remedy="take VAE and UNet from the same pipeline",
         )
 
 

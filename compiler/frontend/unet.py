@@ -1,4 +1,4 @@
-"""The UNet: latents, timestep and context in, predicted noise out."""
+"""The UNet: latents, timestep, context and perhaps surroundings in, predicted noise out."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ class _UNet(torch.nn.Module):
         self.unet = unet
         self.dtype = dtype
 
-    def forward(self, latents: torch.Tensor, timestep: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        noise = self.unet(latents.to(self.dtype), timestep, context, return_dict=False)[0]
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        context: torch.Tensor,
+        *surroundings: torch.Tensor,
+    ) -> torch.Tensor:
+        sample = latents.to(self.dtype)
+        if surroundings:
+            sample = torch.cat([sample, *(each.to(self.dtype) for each in surroundings)], dim=1)
+        noise = self.unet(sample, timestep, context, return_dict=False)[0]
         return noise.to(torch.float32)
 
 
@@ -27,14 +36,18 @@ def import_unet(
 ) -> ImportedComponent:
     """``main(latents [B,C,h,w], timestep [1], context [B,L,D]) -> noise [B,C,h,w]``, all float32 but context.
 
-    ``unet`` is a diffusers ``UNet2DConditionModel``; it is converted to ``dtype`` in place.
+    ``unet`` is a diffusers ``UNet2DConditionModel``; it is converted to ``dtype`` in place. Where it takes
+    more channels than it predicts, they are a fourth input, surroundings [B,S,h,w] float32.
     """
     torch_dtype = TORCH_DTYPES[dtype]
     torch.nn.Module.to(unet, torch_dtype)
     config = unet.config
-    inputs = (
-        torch.zeros(batch, config.in_channels, latent_height, latent_width),
+    channels = config.out_channels
+    inputs = [
+        torch.zeros(batch, channels, latent_height, latent_width),
         torch.zeros(1),
         torch.zeros(batch, tokens, config.cross_attention_dim, dtype=torch_dtype),
-    )
-    return import_component("unet", _UNet(unet, torch_dtype), inputs)
+    ]
+    if config.in_channels > channels:
+        inputs.append(torch.zeros(batch, config.in_channels - channels, latent_height, latent_width))
+    return import_component("unet", _UNet(unet, torch_dtype), tuple(inputs))

@@ -10,7 +10,10 @@ from ddimcache.compiler.frontend.importer import TORCH_DTYPES, ImportedComponent
 
 
 class _Encoder(torch.nn.Module):
-    """What diffusers' image processor does, the encoder, a sample of its distribution, and scaling."""
+    """What diffusers' image processor does, the encoder, a sample of its distribution, and scaling.
+
+    The hole of a masked picture is grey, the middle between black and white.
+    """
 
     def __init__(self, vae: Any, dtype: torch.dtype) -> None:
         super().__init__()
@@ -19,8 +22,9 @@ class _Encoder(torch.nn.Module):
         self.scaling = float(vae.config.scaling_factor)
         self.dtype = dtype
 
-    def forward(self, picture: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def forward(self, picture: torch.Tensor, hole: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         image = picture.to(torch.float32).permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
+        image = image * (1.0 - hole.to(torch.float32)).unsqueeze(1)
         hidden = self.encoder(image.to(self.dtype))
         if self.quant_conv is not None:
             hidden = self.quant_conv(hidden)
@@ -32,12 +36,14 @@ class _Encoder(torch.nn.Module):
 def import_vae_encoder(
     vae: Any, batch: int, latent_height: int, latent_width: int, scale: int, dtype: str
 ) -> ImportedComponent:
-    """``main(picture [B,H,W,3] uint8, noise [B,C,h,w]) -> latents [B,C,h,w]`` of an ``AutoencoderKL``.
+    """``main(picture [B,H,W,3], hole [B,H,W], noise [B,C,h,w]) -> latents [B,C,h,w]`` of ``AutoencoderKL``.
 
-    Noise and latents are float32; H is ``scale`` times h.
+    Picture and hole are uint8, and the hole is 1 where the picture is not looked at; noise and latents are
+    float32. H is ``scale`` times h.
     """
     torch_dtype = TORCH_DTYPES[dtype]
     torch.nn.Module.to(vae, torch_dtype)
-    picture = torch.zeros(batch, latent_height * scale, latent_width * scale, 3, dtype=torch.uint8)
+    hole = torch.zeros(batch, latent_height * scale, latent_width * scale, dtype=torch.uint8)
+    picture = torch.zeros(*hole.shape, 3, dtype=torch.uint8)
     noise = torch.zeros(batch, vae.config.latent_channels, latent_height, latent_width)
-    return import_component("vae_encoder", _Encoder(vae, torch_dtype), (picture, noise))
+    return import_component("vae_encoder", _Encoder(vae, torch_dtype), (picture, hole, noise))

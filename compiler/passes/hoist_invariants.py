@@ -5,13 +5,16 @@ block adds of the timestep depends on the timestep alone, so it is computed once
 
 Before::
 
-    main(latents, timestep [1], context [B, L, D], weights...) -> noise
+    main(latents, timestep [1], context [B, L, D], surroundings [B, S, h, w], weights...) -> noise
 
 After::
 
     embed_time(timesteps [S], weights...) -> times [S, T]
     project_context(context, weights...) -> keys_values [B, L, K]
-    main(latents, times [1, T], keys_values, weights...) -> noise
+    project_surroundings(surroundings, weights...) -> projected_surroundings [B, h, w, P]
+    main(latents, times [1, T], keys_values, projected_surroundings, weights...) -> noise
+
+Only UNets that fill in a part of a picture take surroundings (``compiler/passes/split_convolutions.py``).
 
 A hoisted function gives one tensor, the results side by side along the last axis; ``main`` reads its parts
 by ``strided_slice``, which the lowering of attention and of additions turns into offsets. Where results
@@ -205,6 +208,8 @@ def _remaining(
 ) -> relax.Function:
     """``function`` with ``packed`` in the place of its parameter ``source``."""
     definitions = _definitions(function)
+    # Rows are read through slices even where they are whole: what lowers additions looks for these.
+    is_whole = len(results) == 1 and len(static_shape(packed) or []) == 4
     axis, begin = len(static_shape(packed) or []) - 1, 0
     parts: dict[relax.Var, tuple[int, int]] = {}
     for result in results:
@@ -222,7 +227,9 @@ def _remaining(
             for variable, value in definitions.items():
                 if variable not in needed:
                     continue
-                if variable in parts:
+                if variable in parts and is_whole:
+                    replaced[variable] = packed
+                elif variable in parts:
                     begin, end = parts[variable]
                     value = relax.op.strided_slice(packed, [axis], [begin], [end], assume_inbound=True)
                     part, shape = builder.emit(value), static_shape(variable) or []

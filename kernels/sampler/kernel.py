@@ -18,8 +18,8 @@ from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 from ddimcache.manifest import TIMES_AT_ONCE
 
 MOST_STEPS = 1000
-COLUMNS = 10
-"""p, q, r, s, clip, a, b, guidance, c, d."""
+COLUMNS = 12
+"""p, q, r, s, clip, a, b, guidance, c, d, and for :func:`keep_picture` the shares of picture and noise."""
 
 _WORK_GROUP = 64
 _LANES = 16
@@ -136,6 +136,40 @@ def guide_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
                 history[n, c, y, item] = x0
     # fmt: on
     return guide_and_step
+
+
+def keep_picture(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
+    """``keep_picture(latents, picture, noise, mask, table, row)``: changes latents where the mask is 0.
+
+    They become those of a picture with as much noise as the next step expects; where ``mask`` [h, w] is 1
+    they stay as ``step`` has left them. ``noise`` is what the loop began with, and all are float32 but
+    ``row``.
+    """
+    batch, channels, height, width = elements
+
+    # fmt: off
+    @T.prim_func(s_tir=True, check_well_formed=False)
+    def keep_picture(
+        latents: T.Buffer((batch, channels, height, width), "float32"),
+        picture: T.Buffer((batch, channels, height, width), "float32"),
+        noise: T.Buffer((batch, channels, height, width), "float32"),
+        mask: T.Buffer((height, width), "float32"),
+        table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
+        row: T.Buffer((2,), "int32"),
+    ):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        for block in T.thread_binding(batch * channels * height, thread="blockIdx.x"):
+            for item in T.thread_binding(width, thread="threadIdx.x"):
+                n: T.let[T.int32] = block // (channels * height)
+                c: T.let[T.int32] = block // height % channels
+                y: T.let[T.int32] = block % height
+                k: T.let[T.int32] = row[0]
+                if mask[y, item] == T.float32(0):
+                    latents[n, c, y, item] = (
+                        table[k, 10] * picture[n, c, y, item] + table[k, 11] * noise[n, c, y, item]
+                    )
+    # fmt: on
+    return keep_picture
 
 
 def _picture(table: Any, k: Any, x: Any, m: Any) -> Any:

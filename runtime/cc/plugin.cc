@@ -162,7 +162,7 @@ void Register() {
 // Counts up when a function above changes its name, arguments or JSON keys; runtime/plugin.py expects the
 // same number, so that a library from before an edit is found out instead of misread.
 extern "C" __attribute__((visibility("default"))) int ddimcache_interface() {
-  return 9;
+  return 10;
 }
 
 // What ddimcache_build_program runs: builds programs for the process at the other end of the socket.

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MANIFEST_NAME = "manifest.json"
 TIMES_AT_ONCE = 64
 """Timesteps that one call of the UNet's ``embed_time`` takes."""
@@ -217,8 +217,9 @@ class FileEntry:
 class Manifest:
     """Everything about a bundle but the bytes of its files.
 
-    ``image_size`` is (width, height) in pixels and ``latent_size`` (width, height) in cells; ``cut`` is the
-    U2-cache cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
+    ``image_size`` is (width, height) in pixels and ``latent_size`` (width, height) in cells; ``inpaints`` is
+    whether the UNet takes a mask and the latents of a masked picture beside its own; ``cut`` is the U2-cache
+    cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
     [1, L, D]; ``feature`` is what a full step leaves for the cached ones. ``macs_once`` is by function of the
     UNet that runs before the steps, and ``macs_saved_…`` is what that spares one of ``full`` or ``cached``.
     """
@@ -234,6 +235,7 @@ class Manifest:
     image_size: tuple[Size, Size]
     latent_size: tuple[Size, Size]
     latent_channels: Size
+    inpaints: bool
     batch: Size
     cut: Count
     cuts: Size
@@ -281,6 +283,8 @@ class Manifest:
         if set(self.components) - {"vae_encoder"} != {"text_encoder", "unet", "vae_decoder"}:
             found = ", ".join(sorted(self.components)) or "none"
             return f"components: expected text_encoder, unet and vae_decoder, found {found}"
+        if self.inpaints and not self.takes_images:
+            return "inpaints: true, but without a vae_encoder no picture can be filled in"
         if self.cut >= self.cuts:
             return f"cut: {self.cut} is outside 0 … {self.cuts - 1}"
         table, trained = len(self.sampler.alphas_cumprod), self.sampler.num_train_timesteps
@@ -313,6 +317,23 @@ class Manifest:
         return time, context
 
     @property
+    def surroundings(self) -> tuple[TensorSpec, ...]:
+        """What a UNet that ``inpaints`` takes beside latents, step and prompt; others take nothing.
+
+        ``project_surroundings`` makes it where the UNet has that function; otherwise it is a mask and the
+        latents of a masked picture [B, 1 + C, h, w] float32.
+        """
+        if not self.inpaints:
+            return ()
+        hoisted = self._hoisted.get("project_surroundings")
+        return (self._bare_surroundings,) if hoisted is None else hoisted.outputs
+
+    @property
+    def _bare_surroundings(self) -> TensorSpec:
+        batch, channels, *sides = self.latents.shape
+        return TensorSpec((batch, 1 + channels, *sides), "float32")
+
+    @property
     def _hoisted(self) -> dict[str, FunctionSpec]:
         """What the contract says of the functions that run before the steps; widths are the model's."""
         contexts = TensorSpec((self.batch, *self.context.shape[1:]), self.context.dtype)
@@ -320,6 +341,9 @@ class Manifest:
             "embed_time": (TensorSpec((TIMES_AT_ONCE,), "float32"), (TIMES_AT_ONCE,)),
             "project_context": (contexts, contexts.shape[:2]),
         }
+        if self.inpaints:
+            given = self._bare_surroundings
+            sides["project_surroundings"] = given, (self.batch, *given.shape[2:])
         found = self.components["unet"].functions
         return {
             name: FunctionSpec((given,), (TensorSpec((*lead, _width(found[name])), contexts.dtype),))
@@ -330,15 +354,17 @@ class Manifest:
     def _functions_problem(self) -> str | None:
         noise, feature, image = self.latents, self.feature, self.image
         ids, (time, context) = TensorSpec((1, self.context.shape[1]), "int32"), self.conditions
+        more = self.surroundings
         contract = {
             ("text_encoder", "encode"): FunctionSpec((ids,), (self.context,)),
             **{("unet", name): spec for name, spec in self._hoisted.items()},
-            ("unet", "full"): FunctionSpec((self.latents, time, context), (noise, feature)),
-            ("unet", "cached"): FunctionSpec((self.latents, time, context, feature), (noise,)),
+            ("unet", "full"): FunctionSpec((self.latents, time, context, *more), (noise, feature)),
+            ("unet", "cached"): FunctionSpec((self.latents, time, context, *more, feature), (noise,)),
             ("vae_decoder", "decode"): FunctionSpec((self.latents,), (image,)),
         }
         if self.takes_images:
-            contract["vae_encoder", "encode"] = FunctionSpec((image, self.latents), (self.latents,))
+            hole = TensorSpec(image.shape[:3], "uint8")
+            contract["vae_encoder", "encode"] = FunctionSpec((image, hole, self.latents), (self.latents,))
         for (component, function), expected in contract.items():
             where = f"components.{component}.functions"
             found = self.components[component].functions.get(function)

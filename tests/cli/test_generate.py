@@ -22,6 +22,7 @@ KEYS = {
     "sampler",
     "steps",
     "strength",
+    "mask",
     "cache_interval",
     "cache_schedule",
     "cut",
@@ -115,6 +116,59 @@ def test_a_picture_begins_with_another_one(run, out, tmp_path):
     assert out.read_bytes() != first
 
 
+@pytest.fixture
+def hole(tmp_path):
+    """A mask whose middle is white, in another mode and size than any bundle's."""
+    file = tmp_path / "hole.png"
+    mask = Image.new("1", (40, 30))
+    mask.paste(1, (10, 5, 30, 25))
+    mask.save(file)
+    return file
+
+
+@pytest.mark.parametrize("inpaints", [False, True])
+def test_a_mask_says_where_a_picture_is_drawn_anew(run, out, tmp_path, hole, inpaints):
+    bundle = fake.build_fake_bundle(tmp_path / "bundle", tmp_path, images=True, inpaints=inpaints)
+    given = tmp_path / "in.jpg"
+    Image.fromarray(np.full((30, 50, 3), 200, "uint8")).save(given)
+    command = ("generate", "a cat", "--model", bundle, "--device", "llvm", "-o", out, "--seed", 3)
+    done = run(*command, "--image", given, "--mask", hole, "--steps", 10, "--json")
+    assert done.code == 0, done.err
+    assert set(done.json) == KEYS
+    # Nothing of what lies below a mask remains, unless it is asked for.
+    assert (done.json["strength"], done.json["full_steps"], done.json["cached_steps"]) == (1.0, 2, 8)
+    assert done.json["mask"] == str(hole)
+    information = Image.open(out).text
+    assert (information["strength"], information["mask"]) == ("1.0", "hole.png")
+    first = out.read_bytes()
+    done = run(*command, "--image", given, "--mask", hole, "--steps", 10, "--strength", 0.5, "--json")
+    assert (done.json["strength"], done.json["full_steps"]) == (0.5, 1)
+    assert out.read_bytes() != first
+    Image.new("L", (8, 8)).save(hole)
+    refused = run(*command, "--image", given, "--mask", hole)
+    assert refused.code == 2
+    assert f"--mask: {hole} is nowhere white, so nothing would be drawn; make white what" in refused.err
+
+
+def test_a_bundle_that_fills_in_is_refused_where_there_is_no_picture(run, out, tmp_path):
+    bundle = fake.build_fake_bundle(tmp_path / "bundle", tmp_path, images=True, inpaints=True)
+    done = run("generate", "a cat", "--model", bundle, "--device", "llvm", "-o", out)
+    assert done.code == 2
+    assert f"--mask: {bundle} fills in a part of a picture; give a picture with --image" in done.err
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    for verb, where in (
+        (("batch", prompts, "--model", bundle, "-o", tmp_path / "pictures", "--device", "llvm"), "--model"),
+        (("quality", bundle), "BUNDLE"),
+        (("schedule", bundle), "BUNDLE"),
+        (("profile", bundle), "BUNDLE"),
+        (("bench", "unet", "--model", bundle), "--model"),
+    ):
+        done = run(*verb)
+        assert done.code == 2, verb
+        assert f"{where}: {bundle} fills in a part of a picture, and there is none here; take" in done.err
+
+
 def test_without_a_seed_it_reports_the_one_it_took(generate, out):
     seed = generate("--json").json["seed"]
     first = out.read_bytes()
@@ -145,6 +199,7 @@ def test_latents_in_and_out(generate, out, tmp_path):
         (["--guidance", "inf"], "--guidance: inf is no finite number"),
         (["--guidance", "-0.1"], "--guidance: -0.1 is no finite number"),
         (["--image", "/no/such.png"], "--image: "),
+        (["--mask", "x.png"], "--mask: says where a picture is drawn anew, and there is none; give --image"),
         (["--image", "x.png", "--strength", "0"], "--strength: 0 is no share of the steps"),
         (["--image", "x.png", "--steps", "4", "--strength", "0.2"], "--strength: it leaves none of 4 steps"),
         (

@@ -14,6 +14,7 @@ from tests.kit.damage import (
     INDEX,
     SCHEDULER_CONFIG,
     TEXT_CONFIG,
+    UNET,
     UNET_CONFIG,
     VAE_CONFIG,
     Change,
@@ -183,10 +184,21 @@ BREAKAGES: dict[str, tuple[Change, str, str]] = {
         UNET_CONFIG,
         "`time_cond_proj_dim` is 256",
     ),
-    "inpainting": (
-        set_keys(UNET_CONFIG, in_channels=9),
+    "depth": (
+        set_keys(UNET_CONFIG, in_channels=5),
         UNET_CONFIG,
-        "inpainting, depth and editing",
+        "`in_channels` is 5, but `out_channels` is 4; of the models that take an image beside the noise only "
+        "those for inpainting are supported, with 9 channels in",
+    ),
+    "editing": (
+        set_keys(UNET_CONFIG, in_channels=8),
+        UNET_CONFIG,
+        "`in_channels` is 8, but `out_channels` is 4",
+    ),
+    "inpainting with other weights": (
+        set_keys(UNET_CONFIG, in_channels=9),
+        UNET,
+        "conv_in.weight",
     ),
     "activation": (set_keys(UNET_CONFIG, act_fn="mish"), UNET_CONFIG, "`act_fn` is 'mish'"),
     "no sample size": (
@@ -218,7 +230,7 @@ BREAKAGES: dict[str, tuple[Change, str, str]] = {
     "latent channels": (
         set_keys(VAE_CONFIG, latent_channels=16),
         VAE_CONFIG,
-        "`latent_channels` is 16, but `in_channels`",
+        "`latent_channels` is 16, but `out_channels`",
     ),
     "VAE block": (
         set_keys(VAE_CONFIG, up_block_types=["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]),

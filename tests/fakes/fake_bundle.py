@@ -77,18 +77,20 @@ def weights(target: str = "llvm") -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _kernels(target: str, batch: int, hoisted: bool):
+def _kernels(target: str, batch: int, hoisted: bool, images: bool):
     shape = (batch, CHANNELS, SIDE, SIDE)
     kernels = {
         "next_step": sampler_kernels.next_step((1, TIMES) if hoisted else (1,), "float32"),
         "step": sampler_kernels.step(shape),
         "guide_and_step": sampler_kernels.guide_and_step(shape),
     }
+    if images:
+        kernels["keep_picture"] = sampler_kernels.keep_picture(shape)
     placed = kernels if target != "llvm" else {name: threads_to_loops(k) for name, k in kernels.items()}
     return {name: kernel.with_attr("global_symbol", name) for name, kernel in placed.items()}
 
 
-def _modules(target: str, batch: int, hoisted: bool, images: bool):
+def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: bool):
     from tvm import relax
     from tvm.ir import IRModule
     from tvm.relax import op
@@ -101,6 +103,8 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool):
     timesteps_type = relax.TensorType((TIMES_AT_ONCE,), "float32")
     times_type = relax.TensorType((1, TIMES), "float32")
     words_type = relax.TensorType((batch, LENGTH, 1), "float32")
+    surroundings_type = relax.TensorType((batch, 1 + CHANNELS, SIDE, SIDE), "float32")
+    around_type = relax.TensorType((batch, SIDE, SIDE, 1), "float32")
 
     def packed(component: str):
         fields = [
@@ -136,8 +140,19 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool):
         shares = relax.const(np.array([[0.0004, 0.0006]], "float32"))
         return builder.emit(op.multiply(op.reshape(inputs[0], (TIMES_AT_ONCE, 1)), shares))
 
+    def project_surroundings(builder, inputs, fields):
+        # Channels do not count alike, so that their order shows.
+        shares = relax.const((np.arange(1 + CHANNELS, dtype="float32") + 1).reshape(1, -1, 1, 1) / 40)
+        around = op.sum(op.multiply(inputs[0], shares), axis=[1])
+        return builder.emit(op.expand_dims(around, 3))
+
+    def beside(noise, around):
+        if not around:
+            return noise
+        return op.add(noise, op.permute_dims(around[0], (0, 3, 1, 2)))
+
     def full(builder, inputs, fields):
-        latents, time, words = inputs
+        latents, time, words, *around = inputs
         mix, gain, direction = fields
         if hoisted:
             time = op.sum(time, axis=[1])
@@ -150,12 +165,12 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool):
         inner = op.add(inner, op.reshape(time, (1, 1, 1, 1)))
         feature = builder.emit(op.astype(op.tanh(inner), half(target)))
         noise = op.add(mixed(latents, mix, gain), op.astype(feature, "float32"))
-        return relax.Tuple([builder.emit(builder.normalize(noise)), feature])
+        return relax.Tuple([builder.emit(builder.normalize(beside(noise, around))), feature])
 
     def cached(builder, inputs, fields):
-        latents, _, _, feature = inputs
+        latents, _, _, *around, feature = inputs
         noise = op.add(mixed(latents, *fields[:2]), op.astype(feature, "float32"))
-        return builder.emit(noise)
+        return builder.emit(beside(noise, around))
 
     def encode(builder, inputs, fields):
         return builder.emit(op.take(fields[0], inputs[0], axis=0, mode="clip"))
@@ -168,14 +183,18 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool):
         return builder.emit(op.astype(op.round(op.clip(pixels, 0, 255)), "uint8"))
 
     def encode_image(builder, inputs, fields):
-        picture = op.reshape(op.astype(inputs[0], "float32"), (batch, SIDE, SCALE, SIDE, SCALE, 3))
+        seen = op.subtract(number(1), op.astype(op.expand_dims(inputs[1], 3), "float32"))
+        picture = op.multiply(op.astype(inputs[0], "float32"), seen)
+        picture = op.reshape(picture, (batch, SIDE, SCALE, SIDE, SCALE, 3))
         cells = op.reshape(op.mean(picture, axis=[2, 4]), (batch, SIDE, SIDE, 3, 1))
         latents = op.sum(op.multiply(cells, op.reshape(fields[0], (1, 1, 1, 3, CHANNELS))), axis=[3])
-        noise = op.multiply(inputs[1], number(0.1))
+        noise = op.multiply(inputs[2], number(0.1))
         return builder.emit(op.add(op.permute_dims(latents, (0, 3, 1, 2)), noise))
 
     ids_type = relax.TensorType((1, LENGTH), "int32")
     conditions = [times_type, words_type] if hoisted else [time_type, context_type]
+    if inpaints:
+        conditions.append(around_type)
     functions = {
         "full": ([latents_type, *conditions], full),
         "cached": ([latents_type, *conditions, feature_type], cached),
@@ -183,8 +202,12 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool):
     if hoisted:
         functions["embed_time"] = ([timesteps_type], embed_time)
         functions["project_context"] = ([context_type], project_context)
+    if inpaints:
+        functions["project_surroundings"] = ([surroundings_type], project_surroundings)
     unet = build("unet", functions)
-    unet = IRModule({**dict(unet.functions_items()), **_kernels(target, batch, hoisted)}, attrs=unet.attrs)
+    unet = IRModule(
+        {**dict(unet.functions_items()), **_kernels(target, batch, hoisted, images)}, attrs=unet.attrs
+    )
     modules = {
         "text_encoder": build("text_encoder", {"encode": ([ids_type], encode)}),
         "unet": unet,
@@ -192,12 +215,20 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool):
     }
     if images:
         image_type = relax.TensorType((batch, SIDE * SCALE, SIDE * SCALE, 3), "uint8")
-        modules["vae_encoder"] = build("vae_encoder", {"encode": ([image_type, latents_type], encode_image)})
+        hole_type = relax.TensorType((batch, SIDE * SCALE, SIDE * SCALE), "uint8")
+        modules["vae_encoder"] = build(
+            "vae_encoder", {"encode": ([image_type, hole_type, latents_type], encode_image)}
+        )
     return modules
 
 
 def libraries(
-    folder: Path, target: str = "llvm", batch: int = 1, hoisted: bool = True, images: bool = False
+    folder: Path,
+    target: str = "llvm",
+    batch: int = 1,
+    hoisted: bool = True,
+    images: bool = False,
+    inpaints: bool = False,
 ) -> dict[str, Path]:
     """Compile the libraries into ``folder`` for a target kind and return their paths by component."""
     import tvm
@@ -206,7 +237,7 @@ def libraries(
 
     kind = tvm.target.Target(target, host="llvm") if target != "llvm" else tvm.target.Target("llvm")
     paths = {}
-    for name, module in _modules(target, batch, hoisted, images).items():
+    for name, module in _modules(target, batch, hoisted, images, inpaints).items():
         module = relax.transform.LegalizeOps()(module)
         if target != "llvm":
             with kind:
@@ -216,14 +247,23 @@ def libraries(
     return paths
 
 
-def launches(component: str, hoisted: bool = True, images: bool = False) -> LaunchLists:
+def launches(
+    component: str, hoisted: bool = True, images: bool = False, inpaints: bool = False
+) -> LaunchLists:
     """Return the launches that the manifest speaks of, one a function."""
     launch = Launch(f"{component}_main", "conv_in", 64, 128, 1024, 2048, (2, SIDE), "float32")
-    functions = manifest(hoisted=hoisted, images=images).components[component].functions
+    whole = manifest(hoisted=hoisted, images=images, inpaints=inpaints)
+    functions = whole.components[component].functions
     return LaunchLists(dict.fromkeys(functions, (launch,)))
 
 
-def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True, images: bool = False) -> Manifest:
+def manifest(
+    target: str = "llvm",
+    batch: int = 1,
+    hoisted: bool = True,
+    images: bool = False,
+    inpaints: bool = False,
+) -> Manifest:
     """Return the manifest of the fake, without files."""
     latents = TensorSpec((batch, CHANNELS, SIDE, SIDE), "float32")
     context = TensorSpec((batch, LENGTH, WIDTH), "float32")
@@ -240,17 +280,24 @@ def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True, images:
         once["embed_time"] = FunctionSpec((timesteps,), (times,))
         once["project_context"] = FunctionSpec((context,), (words,))
         time, context = TensorSpec((1, TIMES), "float32"), words
+    inputs = (latents, time, context)
+    if inpaints:
+        surroundings = TensorSpec((batch, 1 + CHANNELS, SIDE, SIDE), "float32")
+        around = TensorSpec((batch, SIDE, SIDE, 1), "float32")
+        once["project_surroundings"] = FunctionSpec((surroundings,), (around,))
+        inputs += (around,)
     functions = {
         "text_encoder": {"encode": FunctionSpec((ids,), (TensorSpec((1, LENGTH, WIDTH), "float32"),))},
         "unet": {
             **once,
-            "full": FunctionSpec((latents, time, context), (latents, feature)),
-            "cached": FunctionSpec((latents, time, context, feature), (latents,)),
+            "full": FunctionSpec(inputs, (latents, feature)),
+            "cached": FunctionSpec((*inputs, feature), (latents,)),
         },
         "vae_decoder": {"decode": FunctionSpec((latents,), (image,))},
     }
     if images:
-        functions["vae_encoder"] = {"encode": FunctionSpec((image, latents), (latents,))}
+        hole = TensorSpec(image.shape[:3], "uint8")
+        functions["vae_encoder"] = {"encode": FunctionSpec((image, hole, latents), (latents,))}
     components = {
         name: Component(
             library=f"{name}.so",
@@ -283,6 +330,7 @@ def manifest(target: str = "llvm", batch: int = 1, hoisted: bool = True, images:
         image_size=(SIDE * SCALE, SIDE * SCALE),
         latent_size=(SIDE, SIDE),
         latent_channels=CHANNELS,
+        inpaints=inpaints,
         batch=batch,
         cut=0,
         cuts=3,
@@ -336,15 +384,17 @@ def build_fake_bundle(
     batch: int = 1,
     hoisted: bool = True,
     images: bool = False,
+    inpaints: bool = False,
 ) -> Path:
     """Compile the fake and write it as a bundle to ``folder``; ``scratch`` is an existing folder."""
     files: dict[str, bytes | Path] = dict(tokenizer_files())
-    for name, path in libraries(scratch, target, batch, hoisted, images).items():
+    for name, path in libraries(scratch, target, batch, hoisted, images, inpaints).items():
         files[path.name] = path
         files[f"{name}.safetensors"] = save_safetensors(weights(target)[name])
-        files[f"{name}.launches.json"] = json.dumps(to_json(launches(name, hoisted, images))).encode()
+        listed = to_json(launches(name, hoisted, images, inpaints))
+        files[f"{name}.launches.json"] = json.dumps(listed).encode()
         files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
-    write_bundle(folder, manifest(target, batch, hoisted, images), files)
+    write_bundle(folder, manifest(target, batch, hoisted, images, inpaints), files)
     return folder
 
 
@@ -365,6 +415,11 @@ class Reference:
         words = (self.context[negative] * weights()["unet"]["context"]).mean(dtype="float32")
         inner = latents.mean(axis=1, keepdims=True) * np.float32(0.5) + words + np.float32(time * 0.001)
         return np.tanh(inner).astype(half(self.target))
+
+    def around(self, surroundings: np.ndarray) -> np.ndarray:
+        """Return what the UNet adds for surroundings [B, 5, h, w], [B, 1, h, w]."""
+        shares = (np.arange(1 + CHANNELS, dtype="float32") + 1).reshape(1, -1, 1, 1) / 40
+        return (surroundings * shares).sum(axis=1, keepdims=True)
 
     def noise(self, latents: np.ndarray, feature: np.ndarray) -> np.ndarray:
         """Return the predicted noise [B, 4, h, w] float32."""

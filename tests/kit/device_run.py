@@ -43,6 +43,7 @@ def run(
     sampler: str = "ddim",
     image: bytes = b"",
     strength: float = 0.8,
+    mask: bytes = b"",
 ) -> DeviceSample:
     """Draws one batch on the bundle's device from ``latents``: float32 [B, C, h, w], or a seed."""
     session = Session(bundle, parse_device(bundle.manifest.device_kind))
@@ -51,7 +52,7 @@ def run(
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
         noise = latents if isinstance(latents, int) else latents.astype("<f4").tobytes()
         numbers = (steps, cache_interval, guidance)
-        more = {"sampler": sampler, "image": image, "strength": strength}
+        more = {"sampler": sampler, "image": image, "strength": strength, "mask": mask}
         done = session.draw(ImageRequest(ids, negative_ids, noise, *numbers, **more))  # type: ignore[arg-type]
         assert done.picture is not None
         return DeviceSample(done.picture.latents, done.picture.pixels, done.timings)

@@ -183,6 +183,15 @@ class Sample:
     cached_steps: int
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a mask [h, w] keeps where it is 0: a picture's latents, and their noise [1, C, h, w]."""
+
+    picture: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
+
+
 @torch.no_grad()
 def sample(
     pipe: TorchPipeline,
@@ -193,6 +202,8 @@ def sample(
     cache_interval: int = 1,
     cut: int = 0,
     negative_prompt: str = "",
+    surroundings: torch.Tensor | None = None,
+    kept: Kept | None = None,
 ) -> Sample:
     """Run the loop of the pipe's sampler with the cache, as StableDiffusionPipeline does where there is none.
 
@@ -202,6 +213,8 @@ def sample(
     cache_interval : on every step whose index it divides the whole UNet runs.
     cut : see :class:`SplitUNet`.
     guidance : of classifier-free guidance; there is none at 1 or below, and the UNet then runs at batch 1.
+    surroundings : more channels of the UNet's input, [1, S, h, w].
+    kept : takes the place of the latents after each step where its mask is 0.
     """
     guided = guidance > 1
     context = pipe.encode([negative_prompt, prompt] if guided else [prompt])
@@ -212,6 +225,8 @@ def sample(
     full_steps = 0
     for index, timestep in enumerate(pipe.scheduler.timesteps):
         scaled = pipe.scheduler.scale_model_input(current, timestep)
+        if surroundings is not None:
+            scaled = torch.cat([scaled, surroundings], dim=1)
         batch = torch.cat([scaled] * 2) if guided else scaled
         if index % cache_interval == 0:
             prediction, feature = split.full(batch, timestep, context)
@@ -223,6 +238,12 @@ def sample(
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance * (with_prompt - without)
         current = pipe.scheduler.step(prediction, timestep, current, return_dict=False)[0]
+        if kept is not None:
+            hidden = kept.picture
+            if index + 1 < len(pipe.scheduler.timesteps):
+                following = pipe.scheduler.timesteps[index + 1 : index + 2]
+                hidden = pipe.scheduler.add_noise(kept.picture, kept.noise, following)
+            current = torch.where(kept.mask == 1, current, hidden)
     return Sample(current, pipe.decode(current)[0], full_steps, steps - full_steps)
 
 

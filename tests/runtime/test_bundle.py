@@ -172,6 +172,9 @@ def test_manifest_survives_json(fake_bundle):
         ),
         (put("sampler", "lcm", "original_steps", 1001), "sampler: lcm.original_steps: 1001 of 1000 training"),
         (put("context", "shape", [1, 77]), "context: expected shape [1, L, D], found [1, 77]"),
+        (remove("inpaints"), "key 'inpaints' is missing"),
+        (put("inpaints", 1), "inpaints: expected true or false"),
+        (put("inpaints", True), "inpaints: true, but without a vae_encoder no picture can be filled in"),
     ],
 )
 def test_wrong_manifest(own_bundle, opening, change, message):
@@ -279,14 +282,14 @@ JSON_VALUES = st.recursive(
 )
 GOOD = to_json(
     dataclasses.replace(
-        fake.manifest(),
+        fake.manifest(images=True, inpaints=True),
         files={
             name: from_json(type(file_entry(Path(__file__))), {"bytes": 0, "sha256": "0" * 64})
             for name in (
                 "tokenizer/tokenizer.json",
                 *(
                     f"{component}.{end}"
-                    for component in ("text_encoder", "unet", "vae_decoder")
+                    for component in ("text_encoder", "unet", "vae_decoder", "vae_encoder")
                     for end in ("so", "safetensors", "launches.json", "kernels.json")
                 ),
             )
@@ -321,6 +324,46 @@ OBJECTS = [path for path in places(GOOD) if isinstance(at(GOOD, path), dict) and
 
 def test_the_manifest_that_is_mutated_is_good():
     assert to_json(parse_manifest(json.dumps(GOOD))) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            put("inpaints", False),
+            "components.unet.functions.full: (float32[1, 4, 8, 8], float32[1, 2], float32[1, 77, 1], "
+            "float32[1, 8, 8, 1]) → ",
+        ),
+        (
+            put(
+                "components", "unet", "functions", "project_surroundings", "inputs", 0, "shape", [1, 4, 8, 8]
+            ),
+            "components.unet.functions.project_surroundings: (float32[1, 4, 8, 8]) → (float32[1, 8, 8, 1])",
+        ),
+        (
+            put(
+                "components", "unet", "functions", "project_surroundings", "outputs", 0, "shape", [1, 8, 8, 3]
+            ),
+            "components.unet.functions.full: (float32[1, 4, 8, 8], float32[1, 2], float32[1, 77, 1], ",
+        ),
+        (
+            remove("components", "unet", "functions", "project_surroundings"),
+            "float32[1, 77, 1], float32[1, 5, 8, 8]) → (float32[1, 4, 8, 8], float16[1, 1, 8, 8])",
+        ),
+        (
+            put("components", "vae_encoder", "functions", "encode", "inputs", 1, "shape", [1, 64, 32]),
+            "components.vae_encoder.functions.encode: (uint8[1, 64, 64, 3], uint8[1, 64, 32], ",
+        ),
+    ],
+)
+def test_a_manifest_whose_surroundings_do_not_fit(change, message):
+    altered = copy.deepcopy(GOOD)
+    change(altered)
+    text = json.dumps(altered)
+    read_in_cpp_as_in_python(text.encode())
+    with pytest.raises(BundleError) as caught:
+        parse_manifest(text)
+    assert message in str(caught.value)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -134,3 +134,64 @@ def test_a_picture_file_is_stretched_as_diffusers_does(tmp_path):
         read_picture(file, "--image", (32, 32))
     with pytest.raises(UsageError, match=r"--image: .*none.png cannot be read: No such file"):
         read_picture(tmp_path / "none.png", "--image", (32, 32))
+
+
+def _deep(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(picture.convert("L")).astype("uint16") * 257)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("name", "save", "expected"),
+    [
+        ("grey.png", lambda picture, file: picture.convert("L").save(file), "L"),
+        # Sixteen bits a pixel, which are not clipped to eight.
+        ("deep.png", lambda picture, file: _deep(picture).save(file), "L"),
+        # As diffusers, which looks at the colours that are there and not at how much they cover.
+        ("clear.png", lambda picture, file: _with_alpha(picture).save(file), "RGB"),
+        ("ink.tif", lambda picture, file: picture.convert("CMYK").save(file), "RGB"),
+        ("turned.png", lambda picture, file: _turned(picture).save(file, exif=_exif()), "RGB"),
+    ],
+)
+def test_pictures_of_any_mode_are_read(tmp_path, name, save, expected):
+    picture = Image.fromarray(PICTURE)
+    save(picture, tmp_path / name)
+    found = np.frombuffer(read_picture(tmp_path / name, "--image", (SIDE, SIDE)), "uint8")
+    wanted = np.asarray(picture.convert(expected).convert("RGB")).reshape(-1)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def _with_alpha(picture: Image.Image) -> Image.Image:
+    clear = picture.convert("RGBA")
+    clear.putalpha(Image.fromarray(PICTURE[..., 0]))
+    return clear
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    return picture.transpose(Image.Transpose.ROTATE_90)
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    # To be turned clockwise by a quarter.
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.host
+def test_a_cmyk_jpeg_is_read_as_the_colours_that_it_shows(tmp_path):
+    file = tmp_path / "ink.jpg"
+    Image.new("CMYK", (SIDE, SIDE), (0, 255, 255, 0)).save(file, quality=95)
+    found = np.frombuffer(read_picture(file, "--image", (SIDE, SIDE)), "uint8").reshape(SIDE, SIDE, 3)
+    np.testing.assert_allclose(found.astype(int), np.broadcast_to([255, 0, 0], found.shape), atol=4)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_pixels_of_32_bits_are_refused(tmp_path, dtype):
+    file = tmp_path / "pixels.tif"
+    Image.fromarray(np.zeros((8, 8), dtype)).save(file)
+    with pytest.raises(
+        UsageError, match=r"--image: .*pixels.tif has numbers of 32 bits for its pixels; save"
+    ):
+        read_picture(file, "--image", (32, 32))

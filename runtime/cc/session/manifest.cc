@@ -222,6 +222,9 @@ void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
     throw JsonProblem("components",
                       "expected text_encoder, unet and vae_decoder, found " + names(components));
   }
+  if (manifest.inpaints && !manifest.takes_images()) {
+    throw JsonProblem("inpaints", "true, but without a vae_encoder no picture can be filled in");
+  }
   if (manifest.feature.bytes() != feature_bytes) {
     throw JsonProblem("feature_bytes", std::to_string(feature_bytes) + ", but the feature's shape makes " +
                                            std::to_string(manifest.feature.bytes()));
@@ -239,11 +242,14 @@ void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
   std::vector<Entry> contract = {{"text_encoder", "encode", {{ids}, {manifest.context}}}};
   for (const auto& [name, spec] : manifest.once()) contract.push_back({"unet", name, spec});
   const TensorSpec time = manifest.time(), prompt = manifest.prompt();
-  contract.push_back({"unet", "full", {{latents, time, prompt}, {latents, manifest.feature}}});
-  contract.push_back({"unet", "cached", {{latents, time, prompt, manifest.feature}, {latents}}});
+  std::vector<TensorSpec> given = {latents, time, prompt};
+  if (manifest.inpaints) given.push_back(manifest.projected());
+  contract.push_back({"unet", "full", {given, {latents, manifest.feature}}});
+  given.push_back(manifest.feature);
+  contract.push_back({"unet", "cached", {given, {latents}}});
   contract.push_back({"vae_decoder", "decode", {{latents}, {manifest.image()}}});
   if (manifest.takes_images()) {
-    contract.push_back({"vae_encoder", "encode", {{manifest.image(), latents}, {latents}}});
+    contract.push_back({"vae_encoder", "encode", {{manifest.image(), manifest.hole(), latents}, {latents}}});
   }
   for (const auto& [component, function, expected] : contract) {
     const std::string where = "components." + component + ".functions";
@@ -295,6 +301,7 @@ Manifest Read(const Place& place) {
                                       "image_size",
                                       "latent_size",
                                       "latent_channels",
+                                      "inpaints",
                                       "batch",
                                       "cut",
                                       "cuts",
@@ -329,6 +336,7 @@ Manifest Read(const Place& place) {
   manifest.width = side(image[0]), manifest.height = side(image[1]);
   manifest.latent_width = side(latent[0]), manifest.latent_height = side(latent[1]);
   manifest.latent_channels = fields["latent_channels"].Integer(1);
+  manifest.inpaints = fields["inpaints"].Boolean();
   manifest.batch = fields["batch"].Integer(1);
   if (manifest.latent_channels > 1 << 10) fields["latent_channels"].Refuse("is more than any model has");
   if (manifest.batch > 1 << 10) fields["batch"].Refuse("is more than any bundle makes at once");
@@ -390,76 +398,6 @@ void CheckVersion(const Json& json) {
 }
 
 }  // namespace
-
-uint64_t ItemBytes(const std::string& dtype) {
-  if (dtype == "float32" || dtype == "int32") return 4;
-  return dtype == "float16" ? 2 : 1;
-}
-
-uint64_t TensorSpec::elements() const {
-  uint64_t count = 1;
-  for (const int64_t extent : shape) count *= static_cast<uint64_t>(extent);
-  return count;
-}
-
-uint64_t TensorSpec::bytes() const {
-  return elements() * ItemBytes(dtype);
-}
-
-std::string TensorSpec::text() const {
-  std::string list;
-  for (const int64_t extent : shape) list += (list.empty() ? "" : ", ") + std::to_string(extent);
-  return dtype + "[" + list + "]";
-}
-
-uint64_t ComponentSpec::weights_bytes() const {
-  uint64_t total = 0;
-  for (const Weight& weight : weights) total += weight.spec.bytes();
-  return total;
-}
-
-TensorSpec Manifest::latents() const {
-  return {{batch, latent_channels, latent_height, latent_width}, "float32"};
-}
-
-TensorSpec Manifest::image() const {
-  return {{batch, height, width, 3}, "uint8"};
-}
-
-TensorSpec Manifest::contexts() const {
-  TensorSpec spec = context;
-  spec.shape[0] = batch;
-  return spec;
-}
-
-std::map<std::string, FunctionSpec> Manifest::once() const {
-  std::map<std::string, FunctionSpec> contract;
-  const auto& functions = components.at("unet").functions;
-  const auto add = [&](const char* name, const TensorSpec& given, std::vector<int64_t> made) {
-    const auto found = functions.find(name);
-    if (found == functions.end()) return;
-    const auto& outputs = found->second.outputs;
-    made.push_back(outputs.empty() || outputs[0].shape.empty() ? 1 : outputs[0].shape.back());
-    contract[name] = {{given}, {{made, context.dtype}}};
-  };
-  add("embed_time", {{kTimesAtOnce}, "float32"}, {kTimesAtOnce});
-  const TensorSpec given = contexts();
-  add("project_context", given, {given.shape[0], given.shape[1]});
-  return contract;
-}
-
-TensorSpec Manifest::time() const {
-  const auto found = once();
-  const auto embed = found.find("embed_time");
-  if (embed == found.end()) return {{1}, "float32"};
-  return {{1, embed->second.outputs[0].shape.back()}, context.dtype};
-}
-
-TensorSpec Manifest::prompt() const {
-  const auto found = once();
-  const auto project = found.find("project_context");
-  return project == found.end() ? contexts() : project->second.outputs[0];
-}
 
 Manifest ParseManifest(std::string_view text, const std::string& where) {
   try {

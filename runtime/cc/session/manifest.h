@@ -79,6 +79,8 @@ struct FileEntry {
 struct Manifest {
   std::string model, device_kind, host, tokenizer;
   int64_t width = 0, height = 0, latent_width = 0, latent_height = 0, latent_channels = 0, batch = 0;
+  // The UNet takes a mask and the latents of a masked picture beside its own.
+  bool inpaints = false;
   TensorSpec context, feature;
   SamplerConstants sampler;
   std::map<std::string, ComponentSpec> components;
@@ -86,21 +88,28 @@ struct Manifest {
 
   TensorSpec latents() const;
   TensorSpec image() const;
+  // Where an image encoder does not look at a picture.
+  TensorSpec hole() const;
+  // Mask and masked picture, [B, 1 + C, h, w].
+  TensorSpec surroundings() const;
   // Whether a picture can begin with another one: the bundle has an image encoder.
   bool takes_images() const { return components.count("vae_encoder") != 0; }
   // The context once for every picture of the batch.
   TensorSpec contexts() const;
   // What the contract says of the functions that run before the steps, as far as the UNet has them:
-  // "embed_time" makes a row for each of 64 timesteps, "project_context" what attention reads of a prompt.
+  // "embed_time" makes a row for each of 64 timesteps, "project_context" what attention reads of a prompt,
+  // "project_surroundings" what a UNet that inpaints reads of mask and masked picture.
   // How wide their results are is the model's to say.
   std::map<std::string, FunctionSpec> once() const;
   // What the UNet takes of a step: the timestep [1], or a row [1, T] of what embed_time makes.
   TensorSpec time() const;
   // What the UNet takes of a prompt: contexts, or what project_context makes.
   TensorSpec prompt() const;
+  // What a UNet that inpaints takes besides: surroundings, or what project_surroundings makes.
+  TensorSpec projected() const;
 };
 
-inline constexpr int kFormatVersion = 6;
+inline constexpr int kFormatVersion = 7;
 // Timesteps that one call of embed_time takes.
 inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";

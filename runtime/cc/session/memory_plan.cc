@@ -38,8 +38,12 @@ uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
   // Two kinds of steps with two calls each, none of which shares storage with another in a recording.
   // Features and predictions of both prompts are kept; the rest are latents, the picture predicted before,
   // new noise, what is made of the prompts, and the rows of 64 timesteps.
-  const uint64_t unet_work = work((plan.replay ? 4 : 1) * unet.activation_bytes) +
-                             2 * manifest.feature.bytes() + 8 * manifest.latents().bytes() +
+  // A mask keeps a picture's latents and their noise, and is smaller than either.
+  const uint64_t latents = manifest.takes_images() ? 11 : 8;
+  const uint64_t surroundings =
+      manifest.inpaints ? manifest.surroundings().bytes() + manifest.projected().bytes() : 0;
+  const uint64_t unet_work = surroundings + work((plan.replay ? 4 : 1) * unet.activation_bytes) +
+                             2 * manifest.feature.bytes() + latents * manifest.latents().bytes() +
                              2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
   const uint64_t contexts = 2 * manifest.contexts().bytes();
   switch (plan.mode) {

@@ -13,6 +13,8 @@ namespace {
 using tvm::ffi::Any;
 using tvm::runtime::Tensor;
 
+// Of a mask's pixels: 0.5, as diffusers has it.
+constexpr uint8_t kLeastWhite = 128;
 constexpr uint64_t kLargestSeed = (uint64_t{1} << 63) - 1;
 
 // Of the steps behind the first, or of the first alone.
@@ -42,6 +44,38 @@ DLTensor Slice(const Tensor& batch, int64_t picture, std::vector<int64_t>* shape
   slice.strides = nullptr;
   slice.byte_offset += static_cast<uint64_t>(picture) * tvm::ffi::GetDataSize(slice);
   return slice;
+}
+
+// The mask where latents are, 1 for what is drawn anew: the pixel in the corner of each of their cells.
+std::vector<float> MaskOfLatents(const std::vector<uint8_t>& mask, const Manifest& manifest) {
+  std::vector<float> cells;
+  for (int64_t y = 0; y < manifest.latent_height; ++y) {
+    for (int64_t x = 0; x < manifest.latent_width; ++x) {
+      const int64_t row = y * manifest.height / manifest.latent_height;
+      const int64_t column = x * manifest.width / manifest.latent_width;
+      const uint8_t pixel = mask[static_cast<size_t>(row * manifest.width + column)];
+      cells.push_back(pixel >= kLeastWhite ? 1.0F : 0.0F);
+    }
+  }
+  return cells;
+}
+
+void CheckMask(const Request& request, const Manifest& manifest) {
+  if (request.image.empty()) {
+    Refuse("says where a picture is drawn anew, and there is none", "--mask", "give --image as well");
+  }
+  const auto expected = static_cast<uint64_t>(manifest.width * manifest.height);
+  if (request.mask.size() != expected) {
+    Refuse(std::to_string(request.mask.size()) + " bytes, a mask of the bundle's size has " +
+               std::to_string(expected),
+           "--mask");
+  }
+  const std::vector<float> cells = MaskOfLatents(request.mask, manifest);
+  if (std::none_of(cells.begin(), cells.end(), [](float cell) { return cell != 0; })) {
+    Refuse("leaves nothing to draw", "--mask",
+           "make white what is to be drawn anew, in parts larger than " +
+               std::to_string(manifest.width / manifest.latent_width) + " pixels");
+  }
 }
 
 void CheckImage(const Request& request, const Manifest& manifest) {
@@ -86,6 +120,11 @@ void CheckRequest(const Request& request, const Manifest& manifest) {
     Refuse(std::to_string(request.guidance) + " is no finite number from 0 up", "--guidance");
   }
   if (!request.image.empty()) CheckImage(request, manifest);
+  if (!request.mask.empty()) CheckMask(request, manifest);
+  if (manifest.inpaints && request.mask.empty()) {
+    Refuse("the model fills in a part of a picture", "--mask",
+           "give a picture with --image, and a mask that is white where it is drawn anew");
+  }
   if (request.latents.empty()) {
     if (request.seed > kLargestSeed) {
       Refuse(std::to_string(request.seed) + " is outside 0 … 2⁶³ − 1", "seed");
@@ -130,9 +169,9 @@ Painter::Painter(const Bundle& bundle, const ComputeDevice& device, Memory mode,
                 EmptyTensor(bundle.manifest.contexts(), device)} {}
 
 Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& observer) {
-  const SamplingPlan plan = Schedule(
-      bundle_.manifest.sampler,
-      {request.sampler, request.steps, request.cache_interval, request.full_steps, StrengthOf(request)});
+  const SamplingPlan plan =
+      Schedule(bundle_.manifest.sampler, {request.sampler, request.steps, request.cache_interval,
+                                          request.full_steps, StrengthOf(request), !request.mask.empty()});
   device_.MakeCurrent();
   Clock clock(began);
   Picture picture;
@@ -176,61 +215,88 @@ void Painter::EncodePrompt(const LoadedComponent& encoder, const std::vector<int
   }
 }
 
-std::vector<float> Painter::InitialLatents(const Request& request, const SamplingPlan& plan, Clock& clock) {
-  const size_t numbers = bundle_.manifest.latents().elements();
+Beginning Painter::Begin(const Request& request, const SamplingPlan& plan, Clock& clock) {
+  const Manifest& manifest = bundle_.manifest;
+  const size_t numbers = manifest.latents().elements();
   // The seed's numbers: the latents' own noise, what the steps add (the last one adds none), and what the
-  // picture's encoder draws.
+  // encoder draws of the picture and, where the UNet takes it, of the masked picture.
   const size_t kept = (plan.adds_noise ? plan.steps.size() : 1) * numbers;
   const bool has_image = !request.image.empty();
-  std::vector<float> latents =
-      request.latents.empty() ? Noise(request.seed, kept + has_image * numbers) : request.latents;
+  const std::vector<float> drawn = request.latents.empty()
+                                       ? Noise(request.seed, kept + (has_image + manifest.inpaints) * numbers)
+                                       : request.latents;
+  const auto part = [&](size_t begin, size_t end) {
+    return std::vector<float>(drawn.begin() + static_cast<ptrdiff_t>(begin),
+                              drawn.begin() + static_cast<ptrdiff_t>(end));
+  };
+  Beginning beginning;
+  beginning.latents = part(0, numbers);
+  beginning.added = part(numbers, kept);
   if (const auto scale = static_cast<float>(plan.noise); scale != 1) {
-    for (size_t index = 0; index < numbers; ++index) latents[index] *= scale;
+    for (float& number : beginning.latents) number *= scale;
   }
-  if (has_image) {
-    const std::vector<float> drawn(latents.begin() + static_cast<ptrdiff_t>(kept), latents.end());
-    const std::vector<float> picture = EncodeImage(request.image, drawn, clock);
+  if (!has_image) return beginning;
+  const bool inpaints = manifest.inpaints, keeps = !request.mask.empty() && !inpaints;
+  if (plan.picture != 0 || keeps) {
+    beginning.picture = EncodeImage(request.image, {}, part(kept, kept + numbers), clock);
     const auto scale = static_cast<float>(plan.picture);
-    for (size_t index = 0; index < numbers; ++index) latents[index] += scale * picture[index];
-    latents.resize(kept);
-  }
-  return latents;
-}
-
-std::vector<float> Painter::EncodeImage(const std::vector<uint8_t>& image, const std::vector<float>& noise,
-                                        Clock& clock) {
-  const Manifest& manifest = bundle_.manifest;
-  std::vector<float> latents(noise.size());
-  {
-    const auto encoder = components_.Get("vae_encoder");
-    const auto start = Clock::Now();
-    std::vector<uint8_t> pictures;
-    for (int64_t picture = 0; picture < manifest.batch; ++picture) {
-      pictures.insert(pictures.end(), image.begin(), image.end());
+    for (size_t index = 0; index < numbers; ++index) {
+      beginning.latents[index] += scale * beginning.picture[index];
     }
-    Tensor pixels = EmptyTensor(manifest.image(), device_);
-    pixels.CopyFromBytes(pictures.data(), pictures.size());
-    Tensor draws = EmptyTensor(manifest.latents(), device_);
-    draws.CopyFromBytes(noise.data(), noise.size() * sizeof(float));
-    const Tensor encoded = encoder->Call("encode", pixels, draws).cast<Tensor>();
-    encoded.CopyToBytes(latents.data(), latents.size() * sizeof(float));
-    clock.text += Clock::Seconds(start, Clock::Now());
+  }
+  if (keeps) {
+    beginning.noise = part(0, numbers);
+    beginning.mask = MaskOfLatents(request.mask, manifest);
+  }
+  if (inpaints) {
+    const std::vector<float> masked =
+        EncodeImage(request.image, request.mask, part(kept + numbers, drawn.size()), clock);
+    const std::vector<float> cells = MaskOfLatents(request.mask, manifest);
+    const auto one = static_cast<ptrdiff_t>(numbers) / manifest.batch;
+    for (auto from = masked.begin(); from != masked.end(); from += one) {
+      beginning.surroundings.insert(beginning.surroundings.end(), cells.begin(), cells.end());
+      beginning.surroundings.insert(beginning.surroundings.end(), from, from + one);
+    }
   }
   if (mode_ != Memory::kResident) components_.Release("vae_encoder");
+  return beginning;
+}
+
+std::vector<float> Painter::EncodeImage(const std::vector<uint8_t>& image, const std::vector<uint8_t>& mask,
+                                        const std::vector<float>& noise, Clock& clock) {
+  const Manifest& manifest = bundle_.manifest;
+  std::vector<float> latents(noise.size());
+  const auto encoder = components_.Get("vae_encoder");
+  const auto start = Clock::Now();
+  std::vector<uint8_t> pictures, holes(manifest.hole().bytes(), 0);
+  for (int64_t picture = 0; picture < manifest.batch; ++picture) {
+    pictures.insert(pictures.end(), image.begin(), image.end());
+    const auto hole = holes.begin() + picture * static_cast<ptrdiff_t>(mask.size());
+    std::transform(mask.begin(), mask.end(), hole, [](uint8_t pixel) { return pixel >= kLeastWhite; });
+  }
+  const auto uploaded = [&](const TensorSpec& spec, const void* bytes) {
+    Tensor tensor = EmptyTensor(spec, device_);
+    tensor.CopyFromBytes(bytes, spec.bytes());
+    return tensor;
+  };
+  const Tensor encoded =
+      encoder
+          ->Call("encode", uploaded(manifest.image(), pictures.data()),
+                 uploaded(manifest.hole(), holes.data()), uploaded(manifest.latents(), noise.data()))
+          .cast<Tensor>();
+  encoded.CopyToBytes(latents.data(), latents.size() * sizeof(float));
+  clock.text += Clock::Seconds(start, Clock::Now());
   return latents;
 }
 
 std::vector<float> Painter::Denoise(const Request& request, const SamplingPlan& plan, Clock& clock,
                                     Observer& observer) {
   const Manifest& manifest = bundle_.manifest;
-  std::vector<float> latents = InitialLatents(request, plan, clock);
-  const auto numbers = static_cast<ptrdiff_t>(manifest.latents().elements());
-  const std::vector<float> added(latents.begin() + numbers, latents.end());
-  latents.resize(static_cast<size_t>(numbers));
+  const Beginning beginning = Begin(request, plan, clock);
   if (loop_ == nullptr) {
     loop_ = std::make_unique<UnetLoop>(manifest, components_.Get("unet"), device_, contexts_, replay_);
   }
-  loop_->Begin(latents, plan.steps, added, request.guidance);
+  loop_->Begin(beginning, plan.steps, request.guidance);
   observer.Entered(State::kDenoise, clock.timings());
   try {
     RunSteps(plan.steps, clock, observer);

@@ -63,11 +63,11 @@ class Painter {
   void EncodePrompt(const LoadedComponent& encoder, const std::vector<int32_t>& ids, bool negative);
   std::vector<float> Denoise(const Request& request, const SamplingPlan& plan, Clock& clock,
                              Observer& observer);
-  // The latents that the steps begin with, and behind them what these add, as many numbers each.
-  std::vector<float> InitialLatents(const Request& request, const SamplingPlan& plan, Clock& clock);
-  // A picture's latents, of a sample that `noise` draws.
-  std::vector<float> EncodeImage(const std::vector<uint8_t>& image, const std::vector<float>& noise,
-                                 Clock& clock);
+  // What the steps begin with.
+  Beginning Begin(const Request& request, const SamplingPlan& plan, Clock& clock);
+  // A picture's latents, of a sample that `noise` draws; grey where there is a mask that is white.
+  std::vector<float> EncodeImage(const std::vector<uint8_t>& image, const std::vector<uint8_t>& mask,
+                                 const std::vector<float>& noise, Clock& clock);
   void RunSteps(const std::vector<Step>& steps, Clock& clock, Observer& observer);
   std::vector<float> ReadLatents() const;
   std::vector<uint8_t> Decode(Clock& clock, Observer& observer);

@@ -167,8 +167,9 @@ SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& samplin
   const std::vector<StepCoefficients> coefficients = Coefficients(constants, sampler, legs, steps);
   SamplingPlan plan;
   const Moment& first = legs.front().from;
-  plan.noise = sampling.strength.has_value() ? first.noise : InitialNoise(constants, sampler, first);
-  plan.picture = sampling.strength.has_value() ? first.signal : 0.0;
+  const bool is_new = !sampling.strength.has_value() || (sampling.masked && *sampling.strength == 1);
+  plan.noise = is_new ? InitialNoise(constants, sampler, first) : first.noise;
+  plan.picture = is_new ? 0.0 : first.signal;
   plan.adds_noise = sampler.method == Method::kConsistency;
   auto next_full = sampling.full_steps.begin();
   for (int index = 0; index < taken; ++index) {
@@ -178,7 +179,9 @@ SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& samplin
       ++next_full;
     }
     const auto at = static_cast<size_t>(index);
-    plan.steps.push_back({legs[at].from.timestep, coefficients[at], is_full});
+    // Where the next step begins, which is not always where this one arrives: timesteps are rounded.
+    const Moment next = at + 1 < legs.size() ? legs[at + 1].from : Moment{0, 1, 0};
+    plan.steps.push_back({legs[at].from.timestep, coefficients[at], next.signal, next.noise, is_full});
   }
   return plan;
 }

@@ -21,6 +21,9 @@ inline constexpr int kMostSteps = 1000;
 struct Step {
   double timestep = 0;
   StepCoefficients coefficients = {};
+  // What a mask keeps of a picture is so much of it and so much of the first noise behind the step: what the
+  // next one begins with, and at the end the picture alone.
+  double kept_picture = 1, kept_noise = 0;
   // Whether the whole UNet runs and the cached feature is renewed.
   bool is_full = true;
 };
@@ -34,6 +37,8 @@ struct Sampling {
   // Where the image begins with a picture: the share of the steps that is taken, the last ones. Intervals and
   // full steps are of these.
   std::optional<double> strength = std::nullopt;
+  // Only a part of the picture is drawn anew. At a strength of 1 nothing of it is in what that begins with.
+  bool masked = false;
 };
 
 struct SamplingPlan {

@@ -80,6 +80,9 @@ struct Request {
   // noise of the seed is added to it, and of the steps only the last `strength` is taken, above 0 to 1.
   std::vector<uint8_t> image = {};
   double strength = 0.8;
+  // Where that picture is drawn anew, [height, width]: from 128 on it is, below it stays. At a strength of 1
+  // the drawn parts begin as noise alone.
+  std::vector<uint8_t> mask = {};
   // "ddim", "euler", "euler-karras", "dpm++2m", "dpm++2m-karras" or "lcm". The last adds noise of the seed at
   // every step, so it takes no latents, and runs the whole UNet at every step.
   std::string sampler = "ddim";

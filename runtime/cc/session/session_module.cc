@@ -72,6 +72,16 @@ int ReadCount(const Place& place) {
   return static_cast<int>(count);
 }
 
+// Takes the mask from the end of `body`, where a picture and its mask lie.
+std::vector<uint8_t> ReadMask(const Place& bytes, std::string_view* body) {
+  const int64_t count = bytes.Integer(0);
+  if (count == 0) throw Failure("UsageError", "holds no bytes", "--mask");
+  if (static_cast<uint64_t>(count) > body->size()) bytes.Refuse("is more than the message holds");
+  const std::string_view mask = body->substr(body->size() - static_cast<size_t>(count));
+  body->remove_suffix(mask.size());
+  return {mask.begin(), mask.end()};
+}
+
 Request ReadRequest(const Fields& fields, std::string_view body) {
   Request request;
   request.ids = ReadIds(fields["ids"]);
@@ -81,6 +91,13 @@ Request ReadRequest(const Fields& fields, std::string_view body) {
   request.cache_interval = ReadCount(fields["cache_interval"]);
   for (const Place& item : fields["full_steps"].Items()) request.full_steps.push_back(ReadCount(item));
   request.guidance = fields["guidance"].Number();
+  if (const auto bytes = fields.FindUnlessNull("mask_bytes")) {
+    if (!fields.FindUnlessNull("strength")) {
+      throw Failure("UsageError", "says where a picture is drawn anew, and there is none", "--mask",
+                    "give --image as well");
+    }
+    request.mask = ReadMask(*bytes, &body);
+  }
   if (const auto seed = fields.FindUnlessNull("seed")) {
     request.seed = static_cast<uint64_t>(seed->Integer(0));
     if (const auto strength = fields.FindUnlessNull("strength")) {
@@ -155,7 +172,7 @@ class SessionModule final : public tvm::ffi::ModuleObj {
   std::string Draw(const Message& message) {
     const Json json = Json::Parse(message.head);
     const Fields fields =
-        Place(json, "").Object({"ids", "negative_ids", "seed", "strength", "sampler", "steps",
+        Place(json, "").Object({"ids", "negative_ids", "seed", "strength", "mask_bytes", "sampler", "steps",
                                 "cache_interval", "full_steps", "guidance", "wait_seconds"});
     const auto session = Opened();
     session->Start(ReadRequest(fields, message.body));
@@ -317,21 +334,23 @@ Bytes NoiseBytes(Bytes key, int64_t count) {
   return ToBytes(std::string(AsBytes(noise)));
 }
 
-// One row a step: timestep, whether it is full, p, q, r, s, clip, a, b, c, d; float64. A strength of 0 is of
-// an image that does not begin with a picture.
-Bytes ScheduleRows(Bytes constants, String sampler, int steps, int cache_interval, double strength) {
+// One row a step: timestep, whether it is full, p, q, r, s, clip, a, b, c, d, and what is kept of a picture
+// and of noise; float64. A strength of 0 is of an image that does not begin with a picture.
+Bytes ScheduleRows(Bytes constants, String sampler, int steps, int cache_interval, double strength,
+                   bool masked) {
   return Reply([&] {
     const SamplingPlan plan =
         Schedule(ParseSampler(ViewOf(constants)), {std::string(sampler),
                                                    steps,
                                                    cache_interval,
                                                    {},
-                                                   strength == 0 ? std::nullopt : std::optional(strength)});
+                                                   strength == 0 ? std::nullopt : std::optional(strength),
+                                                   masked});
     std::string rows;
     for (const Step& step : plan.steps) {
       const StepCoefficients& c = step.coefficients;
-      for (const double number :
-           {step.timestep, step.is_full ? 1.0 : 0.0, c.p, c.q, c.r, c.s, c.clip, c.a, c.b, c.c, c.d}) {
+      for (const double number : {step.timestep, step.is_full ? 1.0 : 0.0, c.p, c.q, c.r, c.s, c.clip, c.a,
+                                  c.b, c.c, c.d, step.kept_picture, step.kept_noise}) {
         rows.append(reinterpret_cast<const char*>(&number), sizeof(number));
       }
     }

@@ -11,7 +11,7 @@ using tvm::ffi::Any;
 using tvm::runtime::Tensor;
 
 // What a row of the table holds is written down in kernels/sampler/kernel.py.
-constexpr int64_t kColumns = 10;
+constexpr int64_t kColumns = 12;
 constexpr int64_t kMostBlocks = (kMostSteps + kTimesAtOnce - 1) / kTimesAtOnce;
 
 // What 64 steps take, by what one of them takes.
@@ -34,6 +34,7 @@ UnetLoop::UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> un
       guide_and_step_(unet_->Kernel("guide_and_step")),
       embed_time_(unet_->Find("embed_time")),
       project_context_(unet_->Find("project_context")),
+      project_surroundings_(unet_->Find("project_surroundings")),
       latents_(EmptyTensor(manifest.latents(), device)),
       history_(EmptyTensor(manifest.latents(), device)),
       noise_(EmptyTensor(manifest.latents(), device)),
@@ -44,21 +45,26 @@ UnetLoop::UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> un
       time_(EmptyTensor(manifest.time(), device)),
       contexts_(contexts),
       prompts_(contexts) {
+  if (manifest.inpaints) {
+    surroundings_ = EmptyTensor(manifest.surroundings(), device);
+    projected_ = EmptyTensor(manifest.projected(), device);
+  }
   if (project_context_ == nullptr) return;
   for (Tensor& prompt : prompts_) prompt = EmptyTensor(manifest.prompt(), device);
 }
 
 UnetLoop::~UnetLoop() = default;
 
-void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>& steps,
-                     const std::vector<float>& noise, double guidance) {
+void UnetLoop::Begin(const Beginning& beginning, const std::vector<Step>& steps, double guidance) {
+  const std::vector<float>& latents = beginning.latents;
   std::vector<float> table(kMostSteps * kColumns);
   auto number = table.begin();
   schedule_.assign(kMostBlocks * kTimesAtOnce, 0);
   for (size_t index = 0; index < steps.size(); ++index) {
     const StepCoefficients& c = steps[index].coefficients;
     schedule_[index] = static_cast<float>(steps[index].timestep);
-    for (const double value : {c.p, c.q, c.r, c.s, c.clip, c.a, c.b, guidance, c.c, c.d}) {
+    for (const double value : {c.p, c.q, c.r, c.s, c.clip, c.a, c.b, guidance, c.c, c.d,
+                               steps[index].kept_picture, steps[index].kept_noise}) {
       *number++ = static_cast<float>(value);
     }
   }
@@ -74,13 +80,15 @@ void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>&
     tensor->CopyFromBytes(zeros.data(), zeros.size() * sizeof(float));
   }
   noises_.reset();
-  if (!noise.empty()) {
-    noises_ = EmptyTensor({{static_cast<int64_t>(noise.size())}, "float32"}, device_);
-    noises_->CopyFromBytes(noise.data(), noise.size() * sizeof(float));
+  if (const std::vector<float>& added = beginning.added; !added.empty()) {
+    noises_ = EmptyTensor({{static_cast<int64_t>(added.size())}, "float32"}, device_);
+    noises_->CopyFromBytes(added.data(), added.size() * sizeof(float));
   }
-  if (guided_ != (guidance > 1)) {
-    // Another number of calls a step.
-    guided_ = guidance > 1;
+  PlacePicture(beginning);
+  const bool guided = guidance > 1, masked = !beginning.mask.empty();
+  if (guided_ != guided || masked_ != masked) {
+    // Other calls a step.
+    guided_ = guided, masked_ = masked;
     recordings_ = {};
     features_ = {};
     predictions_ = {};
@@ -92,6 +100,27 @@ void UnetLoop::Begin(const std::vector<float>& latents, const std::vector<Step>&
     }
   }
   next_ = 0;
+}
+
+void UnetLoop::PlacePicture(const Beginning& beginning) {
+  const auto upload = [](Tensor* tensor, const std::vector<float>& numbers) {
+    tensor->CopyFromBytes(numbers.data(), numbers.size() * sizeof(float));
+  };
+  if (surroundings_.has_value()) {
+    upload(&*surroundings_, beginning.surroundings);
+    const bool projects = project_surroundings_ != nullptr;
+    projected_->CopyFrom(projects ? (*project_surroundings_)(*surroundings_, unet_->weights()).cast<Tensor>()
+                                  : *surroundings_);
+  }
+  if (beginning.mask.empty()) return;
+  if (!kept_.has_value()) {
+    const std::vector<int64_t> shape(latents_->shape, latents_->shape + latents_->ndim);
+    kept_ = Kept{unet_->Kernel("keep_picture"), EmptyTensor({shape, "float32"}, device_),
+                 EmptyTensor({shape, "float32"}, device_),
+                 EmptyTensor({{shape[2], shape[3]}, "float32"}, device_)};
+  }
+  upload(&kept_->picture, beginning.picture), upload(&kept_->noise, beginning.noise);
+  upload(&kept_->mask, beginning.mask);
 }
 
 void UnetLoop::EmbedTimes(size_t first) {
@@ -147,12 +176,18 @@ void UnetLoop::Launch(bool is_full) {
     const auto side = static_cast<size_t>(negative);
     if (is_full) {
       features_[side] = predictions[side] = Any();
-      const auto outputs = full_(latents_, time_, prompts_[side], weights).cast<tvm::ffi::Array<Any>>();
+      const Any returned = projected_.has_value()
+                               ? full_(latents_, time_, prompts_[side], *projected_, weights)
+                               : full_(latents_, time_, prompts_[side], weights);
+      const auto outputs = returned.cast<tvm::ffi::Array<Any>>();
       predictions[side] = outputs[0];
       features_[side] = outputs[1];
     } else {
       predictions[side] = Any();
-      predictions[side] = cached_(latents_, time_, prompts_[side], features_[side].cast<Tensor>(), weights);
+      const Tensor feature = features_[side].cast<Tensor>();
+      predictions[side] = projected_.has_value()
+                              ? cached_(latents_, time_, prompts_[side], *projected_, feature, weights)
+                              : cached_(latents_, time_, prompts_[side], feature, weights);
     }
   }
   const Tensor prediction = predictions[0].cast<Tensor>();
@@ -161,6 +196,7 @@ void UnetLoop::Launch(bool is_full) {
   } else {
     step_(latents_, prediction, history_, noise_, table_, row_);
   }
+  if (masked_) kept_->keep_picture(latents_, kept_->picture, kept_->noise, kept_->mask, table_, row_);
 }
 
 }  // namespace ddimcache::session

@@ -16,6 +16,18 @@ class Recording;
 
 namespace ddimcache::session {
 
+// What the steps of an image work on. All but `added` and `mask` are as many numbers as latents.
+struct Beginning {
+  std::vector<float> latents;
+  // What the steps add, for as many steps as there are any.
+  std::vector<float> added;
+  // Where a mask keeps parts of a picture: its latents, the noise that hides them from the steps, and the
+  // mask [h, w], 1 where the picture is drawn anew and 0 elsewhere. Empty otherwise.
+  std::vector<float> picture, noise, mask;
+  // For a UNet that inpaints: [B, 1 + C, h, w], the mask and the latents of the masked picture.
+  std::vector<float> surroundings;
+};
+
 class UnetLoop {
  public:
   // `contexts` are of the prompt and of the negative prompt, [B, L, D]; what they hold may change between
@@ -25,10 +37,8 @@ class UnetLoop {
            const std::array<tvm::runtime::Tensor, 2>& contexts, bool replay);
   ~UnetLoop();
 
-  // Uploads the latents and one row of numbers for each step, and computes what does not depend on latents.
-  // `noise` is what the steps add, as many numbers as latents each, for as many steps as there are any.
-  void Begin(const std::vector<float>& latents, const std::vector<Step>& steps,
-             const std::vector<float>& noise, double guidance);
+  // Uploads it and one row of numbers for each step, and computes what does not depend on latents.
+  void Begin(const Beginning& beginning, const std::vector<Step>& steps, double guidance);
 
   // Enqueues the next step. Returns whether it was replayed.
   bool Enqueue(bool is_full);
@@ -39,20 +49,29 @@ class UnetLoop {
   void Launch(bool is_full);
   // Computes what the UNet takes of 64 steps from `first` on. Waits for nothing.
   void EmbedTimes(size_t first);
+  // Uploads what a mask keeps, where there is one, or what the UNet takes of it.
+  void PlacePicture(const Beginning& beginning);
   // Puts the noise of the next step where the sampler's kernel reads it. Waits for nothing.
   void PlaceNoise();
 
   const ComputeDevice& device_;
   const std::shared_ptr<LoadedComponent> unet_;
   const bool replay_;
-  bool guided_ = false;
+  bool guided_ = false, masked_ = false;
   size_t next_ = 0;
   tvm::ffi::Function full_, cached_, next_step_, step_, guide_and_step_;
   // Null where the UNet has no such function, and takes timesteps and contexts as they are.
-  const tvm::ffi::Function *embed_time_, *project_context_;
+  const tvm::ffi::Function *embed_time_, *project_context_, *project_surroundings_;
   // `timesteps_` are all of an image, and `times_` what is made of 64 of them; `time_` is the present one's.
   // `history_` is the picture that the step before predicted, and `noise_` what the present step adds.
   tvm::runtime::Tensor latents_, history_, noise_, table_, row_, timesteps_, times_, time_;
+  // What is kept of a picture where a mask is 0. Made for the first image that has one, and stay there,
+  // because recordings read them where they are.
+  struct Kept {
+    tvm::ffi::Function keep_picture;
+    tvm::runtime::Tensor picture, noise, mask;
+  };
+  std::optional<Kept> kept_;
   // What all steps add, one behind the other; nothing where they add none.
   std::optional<tvm::runtime::Tensor> noises_;
   // The timesteps that `times_` was made of.
@@ -60,6 +79,8 @@ class UnetLoop {
   const std::array<tvm::runtime::Tensor, 2> contexts_;
   // What the UNet takes of both prompts. Recordings read it where it is.
   std::array<tvm::runtime::Tensor, 2> prompts_;
+  // What a UNet that inpaints takes of an image, and what that is made of; nothing for other UNets.
+  std::optional<tvm::runtime::Tensor> projected_, surroundings_;
   std::array<tvm::ffi::Any, 2> features_;
   // These two are of a cached and of a full step. A recording writes to its own predictions at every replay.
   std::array<std::array<tvm::ffi::Any, 2>, 2> predictions_;

@@ -73,7 +73,7 @@ def batch(
     A device that dies loses nothing: its picture is drawn elsewhere. A second run of the same command draws
     what is missing. Facts of every picture are in results.jsonl beside them.
     """
-    from ddimcache.commands.choose import find_model
+    from ddimcache.commands.choose import check_draws_from_text, find_model
     from ddimcache.quality.schedules import check_choice
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import make_folder
@@ -96,6 +96,7 @@ def batch(
     choices = {"weights": weights, "cut": cut, "width": width or None, "height": height or None}
     given = {name: value for name, value in choices.items() if value is not None}
     folder = find_model(model)
+    check_draws_from_text(folder)
     kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
     sources = device_sources(device or [], tracker, device_key, key, kind=kind)
     make_folder(output, "--output")

@@ -88,11 +88,13 @@ def find_subject(
 
 def find_model_of(name: str, bars: Progress) -> Path:
     """Return the folder that ``--model`` means; that of a stand-in is written the first time."""
-    from ddimcache.commands.choose import find_model
+    from ddimcache.commands.choose import check_draws_from_text, find_model
 
     if name in STAND_INS:
         return _stand_in(name, bars)
-    return find_model(None if name == EMBEDDED else Path(name))
+    folder = find_model(None if name == EMBEDDED else Path(name))
+    check_draws_from_text(folder)
+    return folder
 
 
 def _stand_in_folder(name: str) -> Path:

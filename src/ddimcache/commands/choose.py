@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,31 @@ class ChosenDevice:
     profiler: Callable[[], Profiler]
     keep_programs: Callable[[int], int]
     close: Callable[[], None]
+
+
+def inpaints(folder: Path) -> bool:
+    """Whether a model folder or bundle is one that fills in a part of a picture.
+
+    False for a folder that cannot be read: whoever reads the whole of it says what is wrong. Raises
+    :class:`BundleError` for a bundle whose manifest is wrong.
+    """
+    if is_bundle(folder):
+        return open_bundle(folder, sums=False).manifest.inpaints
+    try:
+        config = json.loads((folder / "unet" / "config.json").read_bytes())
+        return bool(config["in_channels"] > config["out_channels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_draws_from_text(folder: Path, where: str = "--model") -> None:
+    """Raise :class:`UsageError` for a model folder or bundle that draws nothing without a picture."""
+    if inpaints(folder):
+        raise UsageError(
+            f"{folder} fills in a part of a picture, and there is none here",
+            where=where,
+            remedy="take another model; this one draws with `ddimcache generate --image FILE --mask FILE`",
+        )
 
 
 def choose_device(text: str | None, kind: str | None = None) -> ChosenDevice:

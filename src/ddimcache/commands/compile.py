@@ -30,6 +30,8 @@ EXAMPLES = """
 
   ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --image-to-image
 
+  ddimcache compile ./stable-diffusion-inpainting -o inpaint.bundle
+
   ddimcache compile ./my-model -o my.bundle --target llvm --weights fp32 --size 256x256 --json
 """
 
@@ -67,7 +69,9 @@ def compile_model(
     image_to_image: Annotated[
         bool,
         typer.Option(
-            "--image-to-image", help="Also compile the image encoder, for `generate --image`; more to keep."
+            "--image-to-image",
+            help="Also compile the image encoder, for `generate --image` and `--mask`; more to keep. A model "
+            "for inpainting has it anyway.",
         ),
     ] = False,
     dump_ir: Annotated[

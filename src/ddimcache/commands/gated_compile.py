@@ -43,7 +43,7 @@ def compile_gated(
     The uncompressed model is compiled as well and kept as other compiled models are. Raises
     :class:`DdimcacheError` where the pictures are worse; then ``output`` is as it was.
     """
-    from ddimcache.commands.choose import compiled, load_compiler
+    from ddimcache.commands.choose import check_draws_from_text, compiled, load_compiler
     from ddimcache.compiler.bundle import put_in_place
     from ddimcache.quality.gate import check, check_can_judge, measure
     from ddimcache.quality.notes import keep_notes
@@ -57,6 +57,7 @@ def compile_gated(
         raise UsageError(
             "pictures are drawn one by one to be measured", where="--batch", remedy="take --batch 1"
         )
+    check_draws_from_text(model, "MODEL")
     guidance = image_options.default_guidance(is_embedded(model))
     commission = Commission(quality_prompts(None, pictures), 0, guidance)
     bars = progress()

@@ -44,6 +44,8 @@ EXAMPLES = """
 
   ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 --image dog.png --strength 0.6
 
+  ddimcache generate "a hat" --model ./stable-diffusion-inpainting --image dog.png --mask head.png
+
   ddimcache generate "a red fox in the snow" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
 """
 
@@ -85,10 +87,22 @@ def generate(
             metavar="FILE",
         ),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture that is white where that one is drawn anew and black where it stays, of any size "
+            "and mode; stretched as well.",
+            metavar="FILE",
+        ),
+    ] = None,
     strength: Annotated[
-        float,
-        typer.Option(help="How much of that picture is drawn anew: the share of the steps that is taken."),
-    ] = 0.8,
+        float | None,
+        typer.Option(
+            help="How much of that picture is changed: the share of the steps that is taken. Default: 0.8; 1 "
+            "with --mask, where nothing of what lies below it remains.",
+            show_default=False,
+        ),
+    ] = None,
     save_latents: Annotated[
         Path | None, typer.Option(help="Also write the final latents.", metavar="FILE.npy")
     ] = None,
@@ -126,6 +140,13 @@ def generate(
     check_text(negative_prompt, "--negative-prompt")
     if seed is not None and latents is not None:
         raise UsageError("takes the place of --seed", where="--latents", remedy="give one of the two")
+    strength = strength if strength is not None else 0.8 if mask is None else 1.0
+    if mask is not None and image is None:
+        raise UsageError(
+            "says where a picture is drawn anew, and there is none",
+            where="--mask",
+            remedy="give --image as well",
+        )
     if image is not None:
         check_strength(steps, strength)
         if latents is not None:
@@ -172,6 +193,7 @@ def generate(
             "loras": tuple(lora) if lora else None,
         },
         image=image,
+        mask=mask,
         strength=strength,
         seed=seed,
         latents=initial,
@@ -235,6 +257,7 @@ def _run(
     device_text: str | None,
     compile_choices: dict[str, Any],
     image: Path | None,
+    mask: Path | None,
     strength: float,
     seed: int | None,
     latents: NDArray[np.float32] | None,
@@ -246,7 +269,7 @@ def _run(
     save_latents: Path | None,
     finished: Callable[[dict[str, Any]], None],
 ) -> None:
-    from ddimcache.commands.choose import choose_device, compiled, find_model
+    from ddimcache.commands.choose import choose_device, compiled, find_model, inpaints
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.files import write_atomically
     from ddimcache.runtime.image import (
@@ -254,6 +277,7 @@ def _run(
         encode_npy,
         encode_png,
         latents_bytes,
+        read_mask,
         read_picture,
         run_image,
     )
@@ -261,6 +285,12 @@ def _run(
     from ddimcache.runtime.tokenizer import Tokenizer
 
     folder = find_model(model)
+    if mask is None and inpaints(folder):
+        raise UsageError(
+            f"{folder} fills in a part of a picture",
+            where="--mask",
+            remedy="give a picture with --image, and a mask that is white where it is drawn anew",
+        )
     given = {name: value for name, value in compile_choices.items() if value is not None}
     bars = progress()
     bundle = options = None
@@ -287,7 +317,7 @@ def _run(
                 where="--model",
                 remedy="compile it with --batch 1",
             )
-        begin = b""
+        begin = white = b""
         if image is not None:
             if not manifest.takes_images:
                 raise UsageError(
@@ -296,6 +326,8 @@ def _run(
                     remedy="compile the model with --image-to-image",
                 )
             begin = read_picture(image, "--image", manifest.image_size)
+        if mask is not None:
+            white = read_mask(mask, "--mask", manifest.image_size)
         noise: int | bytes = seed if seed is not None else b""
         if latents is not None:
             noise = latents_bytes(latents, "--latents", manifest.latents)
@@ -311,7 +343,9 @@ def _run(
         numbers = (steps, cache_interval, guidance)
         session = device.open(bundle, bars, memory)
         try:
-            request = ImageRequest(ids, negative_ids, noise, *numbers, full_steps, sampler, begin, strength)
+            request = ImageRequest(
+                ids, negative_ids, noise, *numbers, full_steps, sampler, begin, strength, white
+            )
             done = run_image(session, request, bars)
             peak_bytes = session.peak_bytes
         finally:
@@ -321,6 +355,8 @@ def _run(
             facts["cache_schedule"] = used
         if begin:
             facts["strength"] = repr(strength)
+        if mask is not None:
+            facts["mask"] = mask.name
         write_atomically(output, encode_png(done.drawn.pixels[0], facts))
         if save_latents is not None:
             write_atomically(save_latents, encode_npy(done.drawn.latents))
@@ -332,6 +368,7 @@ def _run(
                 "sampler": sampler,
                 "steps": steps,
                 "strength": strength if begin else None,
+                "mask": None if mask is None else str(mask.absolute()),
                 "cache_interval": cache_interval,
                 "cache_schedule": used,
                 "cut": manifest.cut,

@@ -102,6 +102,7 @@ def profile(
     Several bundles, runs or devices share the work: a device that dies loses no run, and a second call of the
     same command with the same -o takes over what is there.
     """
+    from ddimcache.commands.choose import check_draws_from_text
     from ddimcache.profile.measure import Wish
     from ddimcache.runtime.files import check_can_write
     from ddimcache.runtime.session import LARGEST_SEED, check_sampling
@@ -118,6 +119,8 @@ def profile(
     for path, option in ((html, "--html"), (trace, "--trace")):
         if path is not None:
             check_can_write(path, option)
+    for bundle in bundles:
+        check_draws_from_text(bundle, "BUNDLE")
     wish = Wish(prompt, negative_prompt, seed, steps, cache_interval, guidance, measure_again)
     written = _Output(html, trace, as_json, top)
     devices = list(dict.fromkeys(device or []))

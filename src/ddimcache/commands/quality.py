@@ -132,7 +132,7 @@ def quality(
     show, and how far they are from real drawings. A run that was killed goes on where it stopped.
     """
     from ddimcache.commands.batch import open_or_compile
-    from ddimcache.commands.choose import find_model
+    from ddimcache.commands.choose import check_draws_from_text, find_model
     from ddimcache.commands.variants import Variants, is_embedded
     from ddimcache.quality.page import page
     from ddimcache.quality.pictures import Commission, draw_sets
@@ -155,8 +155,10 @@ def quality(
         raise UsageError(f"{workers} is outside 1 … 64", where="--workers")
     if guidance is None:
         guidance = image_options.default_guidance(bundle is None or is_embedded(bundle))
+    folder = find_model(bundle)
+    check_draws_from_text(folder, "BUNDLE")
     if quant_report is not None:
-        report_blocks(find_model(bundle), model, quant_report, guidance, as_json)
+        report_blocks(folder, model, quant_report, guidance, as_json)
         return
     all_steps = parse_numbers(grid_steps, "--grid-steps", 1000) if grid else [steps]
     intervals = parse_numbers(grid_intervals, "--grid-intervals", 1000) if grid else [1, cache_interval]
@@ -166,7 +168,6 @@ def quality(
         check_sampling(1, interval, guidance)
     commission = Commission(quality_prompts(prompts, pictures), seed, guidance)
     bars = progress()
-    folder = find_model(bundle)
     models = RealModels(clip, inception, real, bars)
     kind = open_bundle(folder, sums=False).manifest.device_kind if is_bundle(folder) else None
     sources = device_sources(device or [], tracker, device_key, key, workers, kind)

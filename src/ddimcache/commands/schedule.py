@@ -76,7 +76,7 @@ def schedule(
     Schedules are tried on calibration prompts and held against the same pictures without a cache. `generate`
     uses what was found with --cache-schedule auto, its default.
     """
-    from ddimcache.commands.choose import choose_device, find_model
+    from ddimcache.commands.choose import check_draws_from_text, choose_device, find_model
     from ddimcache.commands.variants import Variants, is_embedded
     from ddimcache.quality.cuts import best_cut
     from ddimcache.runtime.bundle import is_bundle, open_bundle
@@ -84,6 +84,7 @@ def schedule(
     from ddimcache.runtime.session import check_sampling
 
     folder = find_model(bundle)
+    check_draws_from_text(folder, "BUNDLE")
     if guidance is None:
         guidance = image_options.default_guidance(bundle is None or is_embedded(bundle))
     check_sampling(steps, 1, guidance)

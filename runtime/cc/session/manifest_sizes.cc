@@ -1,0 +1,91 @@
+// What follows from a manifest: shapes and bytes of what its functions take and return.
+#include "manifest.h"
+
+namespace ddimcache::session {
+
+uint64_t ItemBytes(const std::string& dtype) {
+  if (dtype == "float32" || dtype == "int32") return 4;
+  return dtype == "float16" ? 2 : 1;
+}
+
+uint64_t TensorSpec::elements() const {
+  uint64_t count = 1;
+  for (const int64_t extent : shape) count *= static_cast<uint64_t>(extent);
+  return count;
+}
+
+uint64_t TensorSpec::bytes() const {
+  return elements() * ItemBytes(dtype);
+}
+
+std::string TensorSpec::text() const {
+  std::string list;
+  for (const int64_t extent : shape) list += (list.empty() ? "" : ", ") + std::to_string(extent);
+  return dtype + "[" + list + "]";
+}
+
+uint64_t ComponentSpec::weights_bytes() const {
+  uint64_t total = 0;
+  for (const Weight& weight : weights) total += weight.spec.bytes();
+  return total;
+}
+
+TensorSpec Manifest::latents() const {
+  return {{batch, latent_channels, latent_height, latent_width}, "float32"};
+}
+
+TensorSpec Manifest::image() const {
+  return {{batch, height, width, 3}, "uint8"};
+}
+
+TensorSpec Manifest::hole() const {
+  return {{batch, height, width}, "uint8"};
+}
+
+TensorSpec Manifest::surroundings() const {
+  return {{batch, 1 + latent_channels, latent_height, latent_width}, "float32"};
+}
+
+TensorSpec Manifest::contexts() const {
+  TensorSpec spec = context;
+  spec.shape[0] = batch;
+  return spec;
+}
+
+std::map<std::string, FunctionSpec> Manifest::once() const {
+  std::map<std::string, FunctionSpec> contract;
+  const auto& functions = components.at("unet").functions;
+  const auto add = [&](const char* name, const TensorSpec& given, std::vector<int64_t> made) {
+    const auto found = functions.find(name);
+    if (found == functions.end()) return;
+    const auto& outputs = found->second.outputs;
+    made.push_back(outputs.empty() || outputs[0].shape.empty() ? 1 : outputs[0].shape.back());
+    contract[name] = {{given}, {{made, context.dtype}}};
+  };
+  add("embed_time", {{kTimesAtOnce}, "float32"}, {kTimesAtOnce});
+  const TensorSpec given = contexts();
+  add("project_context", given, {given.shape[0], given.shape[1]});
+  if (inpaints) add("project_surroundings", surroundings(), {batch, latent_height, latent_width});
+  return contract;
+}
+
+TensorSpec Manifest::time() const {
+  const auto found = once();
+  const auto embed = found.find("embed_time");
+  if (embed == found.end()) return {{1}, "float32"};
+  return {{1, embed->second.outputs[0].shape.back()}, context.dtype};
+}
+
+TensorSpec Manifest::prompt() const {
+  const auto found = once();
+  const auto project = found.find("project_context");
+  return project == found.end() ? contexts() : project->second.outputs[0];
+}
+
+TensorSpec Manifest::projected() const {
+  const auto found = once();
+  const auto project = found.find("project_surroundings");
+  return project == found.end() ? surroundings() : project->second.outputs[0];
+}
+
+}  // namespace ddimcache::session
