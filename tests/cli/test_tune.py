@@ -48,6 +48,7 @@ def test_tunes_keeps_and_goes_on(run, tmp_path):
         (["--workload", "matmul 3x3 float32 int8"], "--workload: 'matmul 3x3 float32 int8' is no workload"),
         (["--workload", "fft 3x3x3 float32 int8"], "--workload: family 'fft' is none of"),
         (["--target", "vulkan"], "target 'vulkan' is not known"),
+        (["--engine", "genetic"], "--engine: 'genetic' is none of: decisions, metaschedule"),
         (["--host", "x86_64-linux-gnu"], "--host: is for devices behind RPC"),
         (["--device", "lab"], "--device lab: is no device that others can share work with"),
         (["--tracker", "127.0.0.1:1"], "--device-key: is missing"),

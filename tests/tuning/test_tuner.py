@@ -223,6 +223,19 @@ def test_an_error_of_one_ends_all_and_keeps_what_was_tried(folder: Path, error: 
     assert tune(folder, Several(), 60).trials == 60
 
 
+def test_what_won_for_its_like_is_tried_first(folder: Path) -> None:
+    near, far, other = (
+        parse(f"matmul {sizes} float32 int8") for sizes in ("2048x320x320", "64x320x320", "4096x320x322")
+    )
+    for number, workload in enumerate([far, near, other]):
+        won = {"blocks.rows": (32, 64, 7)[number]}
+        store.append(folder / store.RECORDS, record(workload, won, "opencl"))
+    device = Device()
+    tune(folder, device, 8)
+    firsts = [decisions for decisions, _, repeats in device.asked if repeats == 5][:2]
+    assert firsts == [{"blocks.rows": 64}, {"blocks.rows": 32}]
+
+
 def modelled(folder: Path) -> None:
     entry = record(PRODUCT, BEST, "opencl", method="modelled", error=None, seconds=0.1, default_seconds=1.0)
     store.append(folder / store.RECORDS, entry)

@@ -7,7 +7,7 @@ import dataclasses
 import fcntl
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,9 +27,10 @@ from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ddimcache.commands.tune_places import Place
-    from ddimcache.tuning.tuner import Result, Task, Tuner
+    from ddimcache.tuning.tuner import Result, Task
 
 FAMILIES = ("matmul", "geglu", "conv2d", "attention")
+ENGINES = ("decisions", "metaschedule")
 _LOCK = ".lock"
 
 EXAMPLES = """
@@ -97,6 +98,13 @@ def tune(
         str, typer.Option(help="The most address space that a trial may have.", metavar="BYTES")
     ] = "16GiB",
     seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="decisions: search the tiles of our schedules, what compile takes; metaschedule: TVM's own "
+            "search over the same kernels, kept in its database, to compare."
+        ),
+    ] = "decisions",
     export_metaschedule: Annotated[
         Path | None,
         typer.Option(help="Write the records as MetaSchedule's database, and tune nothing.", metavar="DIR"),
@@ -118,6 +126,7 @@ def tune(
     from ddimcache.commands.tune_places import FarPlace, LocalPlace, is_far, note_origin
     from ddimcache.compiler.target import profile
     from ddimcache.tuning.cost_model import check_installed
+    from ddimcache.tuning.metaschedule_search import MetaScheduleSearch
     from ddimcache.tuning.tuner import Tuner
 
     families = _families(family)
@@ -127,7 +136,9 @@ def tune(
         if seconds is not None and not 0 < seconds < math.inf:
             raise UsageError(f"{seconds:g} is no time", where=option)
     memory = parse_bytes(trial_memory, "--trial-memory") or 0
-    if is_far(device or [], tracker):
+    if engine not in ENGINES:
+        raise UsageError(f"{engine!r} is none of: {', '.join(ENGINES)}", where="--engine")
+    if is_far(device or [], tracker) or engine == "metaschedule":
         if export_metaschedule is not None or import_metaschedule is not None:
             raise UsageError("needs no device behind RPC", where="--device", remedy="take --target")
         sources = device_options.device_sources(device or [], tracker, device_key, key)
@@ -146,15 +157,21 @@ def tune(
         with _locked(folder):
             note = partial(note_origin, folder, place.target)
             with place.runner(trial_seconds, memory, note) as runner:
-                tuner = Tuner(folder, profile(place.target), runner, method=place.method, seed=seed)
-                for line in tuner.skipped[:5]:
-                    say(line)
                 say(
                     f"tuning {len(tasks)} workloads on {place.name}, {place.method}; "
-                    f"records are kept in {folder}"
+                    f"what is found is kept in {folder}"
                 )
-                results, stopped = _run(tuner, tasks, trials, time_limit)
-    _report(folder, place.method, results, stopped, tuner.skipped, as_json)
+                if engine == "metaschedule":
+                    search = MetaScheduleSearch(folder, profile(place.target), runner, seed=seed)
+                    skipped: list[str] = []
+                    results, stopped = _run(partial(search.tune, tasks, trials, progress()), time_limit)
+                else:
+                    tuner = Tuner(folder, profile(place.target), runner, method=place.method, seed=seed)
+                    skipped = tuner.skipped
+                    for line in skipped[:5]:
+                        say(line)
+                    results, stopped = _run(partial(tuner.tune, tasks, trials, progress()), time_limit)
+    _report(folder, place.method, results, stopped, skipped, as_json)
 
 
 def _exchange(folder: Path, place: Place, out: Path | None, source: Path | None, as_json: bool) -> None:
@@ -190,11 +207,11 @@ def _exchange(folder: Path, place: Place, out: Path | None, source: Path | None,
         print("{} records taken, {} written, {} skipped".format(*counts))
 
 
-def _run(tuner: Tuner, tasks: list[Task], trials: int, limit: float | None) -> tuple[list[Result], bool]:
+def _run(tune: Callable[..., object], limit: float | None) -> tuple[list[Result], bool]:
     """The results, and whether the reader stopped it: that is no failure, all trials are kept."""
     results: list[Result] = []
     try:
-        tuner.tune(tasks, trials, progress(), seconds=limit or math.inf, done=results.append)
+        tune(seconds=limit or math.inf, done=results.append)
     except KeyboardInterrupt:
         say("stopped; the same command goes on where this one was")
         return results, True
@@ -299,8 +316,10 @@ def _report(
             str(result.trials),
             ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items())),
             seconds_text(result.seconds),
-            f"{1 / result.ratio:.2f}" if result.kept else "–",
-            ", ".join(f"{place} {number}" for place, number in result.best.items()) or "the defaults",
+            f"{1 / result.ratio:.2f}" if result.kept or result.trace else "–",
+            result.trace
+            or ", ".join(f"{place} {number}" for place, number in result.best.items())
+            or "the defaults",
         )
         for result in results
     ]

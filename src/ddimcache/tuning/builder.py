@@ -27,7 +27,7 @@ from ddimcache.tuning.explorer import key_of
 from ddimcache.tuning.outcome import Request
 from ddimcache.tuning.runner import write_inputs
 
-LIBRARY, ARGUMENTS, EXPECTED = "main.so", "argument{}.bin", "expected.bin"
+LIBRARY, ARGUMENTS, EXPECTED, MODULE = "main.so", "argument{}.bin", "expected.bin", "module.json"
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,31 @@ class Builder:
                 self._children.discard(child)
         return future.result()
 
+    def build_module(self, module: Any, like: TrialKernel, host: str) -> Built | Outcome:
+        """A kernel that is scheduled already, and takes what ``like`` takes; its files are its caller's."""
+        import tvm
+
+        with self._lock:
+            self._count += 1
+            child = ChildProcess(self._folder / f"module{self._count}", self.seconds, self.command)
+            if self._is_over:
+                child.end()
+            self._children.add(child)
+        out = child.folder
+        (out / MODULE).write_text(tvm.ir.save_json(module), encoding="utf-8")
+        request = Request(
+            "", self.target, "module", {}, {}, str(out / MODULE), 1, self.memory, host, str(out)
+        )
+        try:
+            outcome = child.run(request)
+        finally:
+            self._children.discard(child)
+        if outcome.status != "good":
+            shutil.rmtree(out, ignore_errors=True)
+            return outcome
+        library = _sum_of(out / LIBRARY)
+        return Built(dataclasses.replace(like, library=library), {library: out / LIBRARY})
+
     def end(self) -> None:
         """Ends what is being built."""
         with self._lock:
@@ -150,11 +175,13 @@ def build_for_host(request: Request) -> Outcome:
     from ddimcache.compiler.target import profile
     from ddimcache.tuning import kernels
 
-    workload, out = parse(request.workload), Path(request.out)
+    out, linker = Path(request.out), find_linker(request.host)
+    if request.place == "module":
+        return _build_module(request, out, linker.compile_function())
+    workload = parse(request.workload)
     device = dataclasses.replace(profile(request.target), tuned={workload: request.decisions})
     with np.load(request.inputs, allow_pickle=False) as kept:
         arrays = {name: kept[name] for name in kept.files if name != "expected"}
-    linker = find_linker(request.host)
     try:
         inputs = kernels.arguments(workload, device, arrays)
         function = kernels.kernel_of(workload, device, inputs)
@@ -171,6 +198,23 @@ def build_for_host(request: Request) -> Outcome:
         shapes.append((str(array.dtype), *array.shape))
     lines = [*shapes, ("result", *kernels.result_shape(function))]
     (out / "shapes").write_text("\n".join(" ".join(map(str, line)) for line in lines), encoding="utf-8")
+    return Outcome("good")
+
+
+def _build_module(request: Request, out: Path, link: Any) -> Outcome:
+    """Builds a module that has its schedule."""
+    import tvm
+
+    from ddimcache.compiler.target import profile
+
+    try:
+        module = tvm.ir.load_json(Path(request.inputs).read_text(encoding="utf-8"))
+        library = tvm.compile(module, target=profile(request.target).tvm_target(request.host))
+        library.export_library(str(out / LIBRARY), fcompile=link)
+    except MemoryError:
+        raise
+    except Exception as error:
+        return Outcome("refused", message=last_line(error))
     return Outcome("good")
 
 

@@ -33,7 +33,7 @@ def run(request: Request) -> Outcome:
             from ddimcache.tuning.lab import model_trial
 
             return model_trial(request)
-        if request.place == "build":
+        if request.place in ("build", "module"):
             from ddimcache.tuning.builder import build_for_host
 
             return build_for_host(request)

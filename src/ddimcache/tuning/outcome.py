@@ -20,11 +20,13 @@ class Request:
     """A trial: ``decisions`` about a workload, in turns with those of ``rival``.
 
     ``inputs`` names an ``.npz`` file with the operands and ``expected``; ``place`` is a local device
-    (``opencl:0``), ``lab``, or ``build``; ``repeats`` are rounds of turns, ``memory`` bytes of address space,
-    0 for any. What is only built, for ``host``, goes into the folder ``out``, and no rival is looked at.
+    (``opencl:0``) or ``lab``; ``repeats`` are rounds of turns, ``memory`` bytes of address space, 0 for any.
+
+    Where ``place`` is ``build``, the candidate is only built, for ``host``, into the folder ``out``, and no
+    rival is looked at; where it is ``module``, so is the scheduled module that ``inputs`` names.
     """
 
-    workload: Word
+    workload: Annotated[str, Limits(maximum=100)]
     target: Word
     place: Word
     decisions: Choices

@@ -37,6 +37,9 @@ GAIN = 0.97
 """A candidate has to be this much faster than the defaults to be worth a record."""
 
 CONFIRMING_REPEATS = 21
+_ELSEWHERE = 2
+"""Of a batch, at most: what won for other workloads of the family."""
+
 TOOL = f"ddimcache {__version__}"
 
 
@@ -76,6 +79,8 @@ class Result:
     seconds: float | None = None
     kept: bool = False
     """Whether a record was written."""
+    trace: str = ""
+    """Of MetaSchedule's search: where its best trace is, whose time the others are then."""
 
     @property
     def trials(self) -> int:
@@ -267,16 +272,33 @@ class _Search:
             self._learn(trial.decisions, trial.rival, trial.outcome, trial.confirms)
 
     def propose(self, count: int) -> list[dict[str, int]]:
-        """At most ``count`` new candidates; what a model found for the device comes first."""
+        """At most ``count`` new candidates; what a model found, and what won for its like, come first."""
         modelled = self._tuner.modelled.get(self._workload)
         is_open = (
             modelled and self._workload not in self._tuner.records and not self._explorer.knows(modelled)
         )
         first = [dict(modelled)] if modelled and is_open else []
+        first += [made for made in self._won_elsewhere() if made not in first]
         model = self._model
         rank = (lambda found: model.predict(self._workload, found)) if model.ready else None
         rest = self._explorer.propose(count, rank)
         return [*first, *(made for made in rest if made not in first)][:count]
+
+    def _won_elsewhere(self) -> list[dict[str, int]]:
+        """What won for the workloads of the family that are nearest in size, as far as it is new here."""
+
+        def distance(other: Workload) -> float:
+            pairs = zip(other.sizes, self._workload.sizes, strict=True)
+            return sum(abs(math.log2(theirs / ours)) for theirs, ours in pairs)
+
+        kind = (self._workload.family, self._workload.dtype)
+        others = [
+            other
+            for other, record in self._tuner.records.items()
+            if (other.family, other.dtype) == kind and other != self._workload and record.decisions
+        ]
+        won = [dict(self._tuner.records[other].decisions) for other in sorted(others, key=distance)]
+        return [made for made in won if not self._explorer.knows(made)][:_ELSEWHERE]
 
     def attempt(self, decisions: Decisions, end: float, advance: Callable[[int, str], object]) -> None:
         """Tries a candidate, and once more for longer where it is the best so far; nothing after ``end``."""
