@@ -17,7 +17,6 @@ from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.memory_plan import buffers
 from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile
-from ddimcache.errors import CompileError
 from ddimcache.kernels.tags import FAMILY, WORK
 from ddimcache.manifest import KernelSpec
 
@@ -39,11 +38,9 @@ def build_library(
 ) -> LibraryFacts:
     """Builds ``module`` for ``profile`` and ``host`` and writes the shared library ``path``.
 
-    ``functions`` names the Relax functions. Raises :class:`CompileError` when a kernel breaks a limit of the
-    device or no linker is there.
+    ``functions`` names the Relax functions. Raises :class:`CompileError` when no linker is there.
     """
     linker = find_linker(host)
-    check_limits(module, profile)
     kernels = _kernels(module, functions)
     planned = max(sum(buffers(module[name])) for name in functions)
     target = profile.tvm_target(host)
@@ -55,7 +52,7 @@ def build_library(
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
-            ReadPixels(),
+            ReadPixels(profile.max_image_pixels),
         ):
             module = phase(module)  # type: ignore[operator]
         executable = relax.build(module, target=target, relax_pipeline=None)
@@ -98,20 +95,6 @@ def kernel_macs(function: tirx.PrimFunc) -> int:
 
     tvm_ffi.structural_walk(function.body, [(SBlock, visit)], order="post")
     return found[0]
-
-
-def check_limits(module: tvm.IRModule, profile: DeviceProfile) -> None:
-    """Raises :class:`CompileError` when a kernel has more arguments than the device takes."""
-    for variable, function in module.functions_items():
-        if not isinstance(function, tirx.PrimFunc):
-            continue
-        count = len(function.params)
-        # A handle or a scalar is at most 8 bytes of a kernel's argument block.
-        if count > profile.max_kernel_arguments or count * 8 > profile.max_argument_bytes:
-            raise CompileError(
-                f"kernel {variable.name_hint} has {count} arguments, {profile.name} takes "
-                f"{min(profile.max_kernel_arguments, profile.max_argument_bytes // 8)}"
-            )
 
 
 def _sources(module: Any) -> dict[str, str]:

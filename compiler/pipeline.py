@@ -26,6 +26,9 @@ from ddimcache.compiler.passes.count_work import count_work
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
 from ddimcache.compiler.passes.fuse_group_norm import FuseGroupNorm
 from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
+from ddimcache.compiler.passes.limit_arguments import LimitArguments
+from ddimcache.compiler.passes.limit_kernels import LimitKernels
+from ddimcache.compiler.passes.list_launches import weight_paths
 from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_joins import LowerJoins
 from ddimcache.compiler.passes.lower_norms import LowerNorms
@@ -54,7 +57,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
-PHASE_COUNT = 30
+PHASE_COUNT = 33
 """Phases of a component; the UNet has two more, or three where it takes surroundings."""
 
 
@@ -138,6 +141,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "tile rows", TileRows(request.tiling, profile)
     yield "lower norms", LowerNorms(profile)
     yield "lower row adds", LowerRowAdds()
+    yield "limit arguments of joins", LimitArguments(profile)
     yield "lower joins", LowerJoins(profile)
     yield "simplify lowered", Simplify()
     yield "add before reshape", AddBeforeReshape()
@@ -153,6 +157,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "annotate patterns", AnnotatePatterns()
     yield "fold legalized constants", relax.transform.FoldConstant()
     yield "fuse", relax.transform.FuseOps()
+    yield "limit arguments", LimitArguments(profile)
     yield "fuse kernels", relax.transform.FuseTIR()
     yield "drop dead code", relax.transform.DeadCodeElimination(list(inputs))
     yield "schedule", ApplySchedules(profile)
@@ -161,6 +166,10 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "leave dataflow", relax.transform.ToNonDataflow()
     yield "drop purity", relax.transform.RemovePurityChecking()
     yield "call kernels", relax.transform.CallTIRRewrite()
+    paths = weight_paths(
+        compilation.weight_names, request.component.weight_paths, compilation.merged_weights
+    )
+    yield "limit kernels", LimitKernels(profile, request.component.name, paths)
     compilation.peaks = tuple(peak(name, compilation.module[name]) for name in inputs)
     yield "plan memory", relax.transform.StaticPlanBlockMemory()
 

@@ -191,9 +191,19 @@ class DeviceProfile:
     """Bytes: a component whose plan is larger is compiled in bands of rows, as far as that helps."""
     max_kernel_arguments: int
     max_argument_bytes: int
+    max_work_items: tuple[int, int, int]
+    """Work-items of a work-group along x, y and z."""
+    max_image_pixels: int
+    """Of an image over a buffer; what has more is read as a buffer."""
     tiles: TileTable
     tuned: Mapping[Workload, Decisions] = field(default_factory=dict, compare=False)
     """What tuning records decided for single workloads."""
+
+    @property
+    def most_arguments(self) -> int:
+        """Tensors that a kernel may take and give."""
+        # Each is a pointer of at most 8 bytes in a kernel's argument block.
+        return min(self.max_kernel_arguments, self.max_argument_bytes // 8)
 
     def tiles_of(self, workload: Workload | None) -> TileTable:
         """The tiles for a workload: the family's defaults, but what a tuning record decided."""
@@ -249,6 +259,9 @@ PROFILES = {
         wanted_activations=1 << 40,
         max_kernel_arguments=128,
         max_argument_bytes=1024,
+        max_work_items=(1024, 1024, 64),
+        # What OpenCL 3.0 guarantees (CL_DEVICE_IMAGE_MAX_BUFFER_SIZE); nothing is read as pixels here.
+        max_image_pixels=65536,
         tiles=_CPU_TILES,
     ),
     # Limits as Qualcomm's OpenCL guide gives them for the phone's driver.
@@ -263,6 +276,9 @@ PROFILES = {
         wanted_activations=320_000_000,
         max_kernel_arguments=128,
         max_argument_bytes=1024,
+        max_work_items=(1024, 1024, 1024),
+        # As clinfo's listings of phones with Adreno 6xx and 7xx have it.
+        max_image_pixels=1 << 27,
         tiles=TileTable(
             vector=4,
             rows=4,
@@ -297,6 +313,8 @@ PROFILES = {
         wanted_activations=1 << 40,
         max_kernel_arguments=1 << 16,
         max_argument_bytes=1 << 20,
+        max_work_items=(1024, 1024, 1024),
+        max_image_pixels=1 << 40,
         tiles=_CPU_TILES,
     ),
 }

@@ -12,11 +12,13 @@ becomes::
     w_local[i : i + 4] = read_imageh(w, j)
 
 The runtime declares what is read so as an image over the buffer, int8 as CL_SNORM_INT8, whose fractions of
-127 the texture path computes (``runtime/cc/pixel_source.h``). A copy that begins inside a pixel stays.
+127 the texture path computes (``runtime/cc/pixel_source.h``). A copy that begins inside a pixel stays, and so
+do those of a tensor of more pixels than the device's images may have: it is read as a buffer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +49,13 @@ _FLATTEN = tvm.ir.transform.Sequential(
 
 @tvm.transform.module_pass(opt_level=0, name="ReadPixels")
 class ReadPixels:
-    """See the module's text. Kernels without the attribute stay as they are."""
+    """See the module's text; ``most`` is the largest image in pixels.
+
+    Kernels without the attribute stay as they are.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrites every kernel of ``module`` that reads pixels."""
@@ -61,11 +69,11 @@ class ReadPixels:
         flat = _FLATTEN(tvm.IRModule(chosen))
         functions = dict(module.functions_items())
         for variable in chosen:
-            functions[variable] = _read_pixels(flat[variable.name_hint])
+            functions[variable] = _read_pixels(flat[variable.name_hint], self.most)
         return tvm.IRModule(functions, attrs=module.attrs, global_infos=module.global_infos)
 
 
-def _read_pixels(function: tirx.PrimFunc) -> tirx.PrimFunc:
+def _read_pixels(function: tirx.PrimFunc, most: int) -> tirx.PrimFunc:
     # Attention reads in three places of a loop that is written out: counters there only take registers.
     counted = str(function.attrs[PIXELS]) != "attention"
 
@@ -74,7 +82,7 @@ def _read_pixels(function: tirx.PrimFunc) -> tirx.PrimFunc:
             return _count_places(loop, counted)
         if loop.kind != tirx.ForKind.VECTORIZED or not isinstance(loop.extent, tirx.IntImm):
             return loop
-        return _pixel(loop) or loop
+        return _pixel(loop, most) or loop
 
     return function.with_body(tvm_ffi.structural_map(function.body, [(tirx.For, replace)], order="post"))
 
@@ -162,7 +170,7 @@ def _terms(expression: Any) -> list[Any]:
     return [expression]
 
 
-def _pixel(loop: tirx.For) -> tirx.Stmt | None:
+def _pixel(loop: tirx.For, most: int) -> tirx.Stmt | None:
     store = loop.body
     if (
         int(loop.extent) != PIXEL
@@ -172,6 +180,8 @@ def _pixel(loop: tirx.For) -> tirx.Stmt | None:
         return None
     load, dtype = _loaded(store.value)
     if load is None or load.source.scope() != "global" or dtype not in ("float16", "float32"):
+        return None
+    if math.prod(int(side) for side in load.source.shape) > most * PIXEL:
         return None
     analyzer = sym.Analyzer()
 

@@ -58,7 +58,7 @@ def run_kernel(
     with device_profile.tvm_target():
         module = ApplySchedules(device_profile)(module)
         if device_profile.kind == "opencl":  # a CPU loads what a GPU reads as images
-            module = ReadPixels()(module)
+            module = ReadPixels(device_profile.max_image_pixels)(module)
     library = tvm.compile(module, target=device_profile.tvm_target())
     device = tvm.device("opencl" if device_profile.kind == "opencl" else "cpu", 0)
     arguments = [tvm.runtime.tensor(array, device) for array in inputs]

@@ -180,7 +180,7 @@ def build(function: tirx.PrimFunc, device: DeviceProfile, host: str = "x86_64-li
     """``function`` compiled for ``host``, to be called there as ``["main"]``."""
     module = tvm.IRModule({"main": function})
     if device.kind == "opencl":  # a CPU loads what a GPU reads as images
-        module = ReadPixels()(module)  # type: ignore[operator]
+        module = ReadPixels(device.max_image_pixels)(module)  # type: ignore[operator]
     return tvm.compile(module, target=device.tvm_target(host))
 
 
