@@ -192,7 +192,14 @@ class _Builder:
         cut = None
         if name == "unet":
             self.cuts, cut = cut_count(component.module), self.options.cut
-        request = pipeline.Request(component, self.device, self.options.weights, entry, cut)
+        request = pipeline.Request(
+            component,
+            self.device,
+            self.options.weights,
+            entry,
+            cut,
+            accumulate=self.options.accumulate_choices,
+        )
         dump = None if self.options.dump_ir is None else Path(self.options.dump_ir)
         trials = 0
 

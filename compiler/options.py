@@ -15,6 +15,7 @@ from ddimcache.records import RecordProblem, from_json, loads, to_json
 HOSTS = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-linux-android")
 TARGETS = ("opencl", "adreno-740", "llvm")
 LARGEST_SIDE = 4096
+ACCUMULATE_KINDS = ("auto", "float32", "float16")
 NO_RECORDS = "none"
 """As ``--tune-log``: the families' defaults, and no tuning record."""
 
@@ -48,14 +49,37 @@ class LoraChoice:
 
 
 @dataclass(frozen=True)
+class AccumulateChoice:
+    """How the layers are summed whose path matches ``pattern``, as the shell matches file names."""
+
+    pattern: str
+    kind: str
+    """``auto``, ``float32`` or ``float16``."""
+
+    @classmethod
+    def parse(cls, text: str) -> AccumulateChoice:
+        """Read ``KIND`` or ``PATTERN=KIND``; raises :class:`UsageError`."""
+        pattern, equals, kind = text.rpartition("=")
+        if kind not in ACCUMULATE_KINDS or (equals and not pattern):
+            raise UsageError(
+                f"'{text}' does not say how to sum",
+                where="--accumulate",
+                remedy=f"write one of {', '.join(ACCUMULATE_KINDS)}, or PATTERN=KIND such as "
+                "'up_blocks.*.attn1.*=float32'",
+            )
+        return cls(pattern or "*", kind)
+
+
+@dataclass(frozen=True)
 class CompileOptions:
     """Options of one compilation; making one with a bad value raises :class:`UsageError` naming the option.
 
     ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``memory_budget`` is in bytes;
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
     ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them; ``image_to_image`` adds the
-    image encoder, which a model for inpainting has anyway. How many cuts a model has, and what its sizes must
-    be multiples of beyond 8, is the frontend's to say.
+    image encoder, which a model for inpainting has anyway; ``accumulate`` are as
+    :meth:`AccumulateChoice.parse` reads them, the last that names a layer counts. How many cuts a model has,
+    and what its sizes must be multiples of beyond 8, is the frontend's to say.
     """
 
     target: str = "opencl"
@@ -70,12 +94,13 @@ class CompileOptions:
     dump_ir: str | None = None
     loras: tuple[str, ...] = ()
     image_to_image: bool = False
+    accumulate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("--target", self.target, TARGETS)
         _one_of("--weights", self.weights, get_args(WeightsKind))
         _one_of("--host", self.host, HOSTS)
-        _ = self.lora_choices
+        _ = self.lora_choices, self.accumulate_choices
         if self.cut < 0:
             raise UsageError(f"{self.cut} is negative", where="--cut", remedy="cuts count from 0")
         if not 1 <= self.batch <= 64:
@@ -98,6 +123,11 @@ class CompileOptions:
     def lora_choices(self) -> tuple[LoraChoice, ...]:
         """``loras`` read, in the order in which they are merged; raises :class:`UsageError`."""
         return tuple(LoraChoice.parse(text) for text in self.loras)
+
+    @property
+    def accumulate_choices(self) -> tuple[AccumulateChoice, ...]:
+        """``accumulate`` read, in the order given; raises :class:`UsageError`."""
+        return tuple(AccumulateChoice.parse(text) for text in self.accumulate)
 
     def to_json(self) -> str:
         """Return the options as one line of JSON with sorted keys."""

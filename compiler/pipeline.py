@@ -16,9 +16,11 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.memory_plan import peak
+from ddimcache.compiler.options import AccumulateChoice
 from ddimcache.compiler.passes.add_before_reshape import AddBeforeReshape
 from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
@@ -36,6 +38,7 @@ from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
 from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
+from ddimcache.compiler.passes.serialize_conv2d import SerializeConv2d
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
 from ddimcache.compiler.passes.split_convolutions import SplitConvolutions
 from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
@@ -57,7 +60,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
-PHASE_COUNT = 33
+PHASE_COUNT = 34
 """Phases of a component; the UNet has two more, or three where it takes surroundings."""
 
 
@@ -66,7 +69,8 @@ class Request:
     """What one component's compilation is asked for.
 
     ``entry`` names the component's function; ``cut`` is set for the UNet only, which becomes two functions.
-    ``tiling`` says how large pictures are cut into bands of rows, if at all.
+    ``tiling`` says how large pictures are cut into bands of rows, if at all, and ``accumulate`` how layers
+    are summed where not by rule.
     """
 
     component: ImportedComponent
@@ -75,6 +79,7 @@ class Request:
     entry: str
     cut: int | None = None
     tiling: Tiling | None = None
+    accumulate: tuple[AccumulateChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,12 +146,19 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "tile rows", TileRows(request.tiling, profile)
     yield "lower norms", LowerNorms(profile)
     yield "lower row adds", LowerRowAdds()
+    yield "serialize conv2d", SerializeConv2d(profile, request.weights)
     yield "limit arguments of joins", LimitArguments(profile)
     yield "lower joins", LowerJoins(profile)
     yield "simplify lowered", Simplify()
     yield "add before reshape", AddBeforeReshape()
-    products = LowerProducts(store, profile, request.weights, inputs)
-    yield "fuse geglu", FuseGeglu(store, profile, request.weights, inputs, products.lowered)
+
+    def layer_of(weight: str) -> str:
+        [path] = weight_paths([weight], request.component.weight_paths, compilation.merged_weights)
+        return path.rpartition(".")[0]
+
+    sums = Accumulation(profile, request.accumulate, layer_of)
+    products = LowerProducts(store, profile, request.weights, inputs, sums)
+    yield "fuse geglu", FuseGeglu(store, profile, request.weights, inputs, products.lowered, sums)
     yield "lower products", products
     compilation.packed_weights = products.lowered
     yield "fuse group norm", FuseGroupNorm(profile)
@@ -166,9 +178,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "leave dataflow", relax.transform.ToNonDataflow()
     yield "drop purity", relax.transform.RemovePurityChecking()
     yield "call kernels", relax.transform.CallTIRRewrite()
-    paths = weight_paths(
-        compilation.weight_names, request.component.weight_paths, compilation.merged_weights
-    )
+    paths = weight_paths(compilation.weight_names, request.component.weight_paths, compilation.merged_weights)
     yield "limit kernels", LimitKernels(profile, request.component.name, paths)
     compilation.peaks = tuple(peak(name, compilation.module[name]) for name in inputs)
     yield "plan memory", relax.transform.StaticPlanBlockMemory()

@@ -22,6 +22,7 @@ import tvm
 from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.lower_products import OUT_ELEMENTWISE_FUSABLE, call_kernel, dtype_name
 from ddimcache.compiler.passes.pack_weights import WeightPacker, close
@@ -85,7 +86,7 @@ class _GegluFuser(PyExprMutator):
     def _fused(self, call: relax.Call, x: relax.Expr, key: str, bias: str) -> relax.Expr:
         store, packer = self.packer.store, self.packer
         weight, offset = store[key], store[bias]
-        pixel_sum = packer.pixel_sum(weight.shape)
+        pixel_sum = packer.pixel_sum(key, weight.shape, weight.compute)
         rows = math.prod((static_shape(x) or [])[:-1])
         sizes = (rows, weight.shape[1], weight.shape[0])
         stored = packer.weights_of(weight.shape)
@@ -135,18 +136,20 @@ class FuseGeglu:
         weights: str,
         inputs: dict[str, int],
         lowered: set[str],
+        accumulation: Accumulation | None = None,
     ) -> None:
         self.store = store
         self.profile = profile
         self.weights = weights
         self.inputs = inputs
         self.lowered = lowered
+        self.accumulation = accumulation
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Fuses in every Relax function of ``module``."""
         keys: dict[relax.Var, str] = {}
-        packer = WeightPacker(self.store, self.profile, self.weights, keys, self.lowered)
+        packer = WeightPacker(self.store, self.profile, self.weights, keys, self.lowered, self.accumulation)
         fuser = _GegluFuser(module, packer)
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):

@@ -26,9 +26,10 @@ import tvm
 from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import Weight, WeightStore
-from ddimcache.compiler.passes.pack_weights import WeightPacker, close
-from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
+from ddimcache.compiler.passes.pack_weights import Part, WeightPacker, close
+from ddimcache.compiler.passes.simplify import op_name, permutation, slice_of, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.conv2d import kernel as conv2d_kernel
@@ -77,6 +78,10 @@ class _ProductLowerer(PyExprMutator):
         name = op_name(call)
         if name in ("relax.permute_dims", "relax.reshape") and (key := self._key(call.args[0])) is not None:
             return self._moved_weight(call, key, name)
+        if name == "relax.strided_slice" and (part := slice_of(call)) is not None:
+            whole, *place = part
+            key = self._key(whole)
+            return call if key is None else self.packer.part(Part(key, *place))
         if name == "relax.matmul":
             key = self._key(call.args[1])
             if key is not None and len(self.store[key].shape) == 2:
@@ -105,24 +110,18 @@ class _ProductLowerer(PyExprMutator):
     def _linear(self, call: relax.Call, x: relax.Expr, key: str) -> relax.Expr:
         weight = self.store[key]
         depth, channels = weight.shape
-        packed = self._packed_matrix(x, key, lambda: weight.compute().T, (channels, depth))
-        return self._matmul(x, packed, (channels, depth), dtype_name(call))
-
-    def _packed_matrix(
-        self, x: relax.Expr, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, int]
-    ) -> list[relax.Var]:
-        """The weight ``key``, whose ``matrix`` of ``shape`` is multiplied with ``x``, packed for that."""
-        channels, depth = shape
-        sizes = (math.prod((static_shape(x) or [])[:-1]), depth, channels)
-        workload = Workload("matmul", sizes, dtype_name(x), self.packer.weights_of(shape))
-        width = self.packer.panel_width(key, workload)
-        return self.packer.packed(key, matrix, shape, matmul_kernel.pack, width)
+        return self._matmul(x, key, lambda: weight.compute().T, (channels, depth), dtype_name(call))
 
     def _matmul(
-        self, x: relax.Expr, packed: list[relax.Var], shape: tuple[int, int], dtype: str
+        self, x: relax.Expr, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, int], dtype: str
     ) -> relax.Expr:
-        """The product of ``x`` with packed weights of ``shape`` [N, K]."""
-        channels, pixel_sum = shape[0], self.packer.pixel_sum(shape)
+        """The product of ``x`` with the weight ``key``, whose ``matrix`` has ``shape`` [N, K]."""
+        channels, depth = shape
+        sizes = (math.prod((static_shape(x) or [])[:-1]), depth, channels)
+        workload = Workload("matmul", sizes, dtype_name(x), self.packer.weights_of_key(key, shape))
+        width = self.packer.panel_width(key, workload)
+        packed = self.packer.packed(key, matrix, shape, matmul_kernel.pack, width)
+        pixel_sum = self.packer.pixel_sum(key, shape, matrix)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
             return matmul_kernel.matmul(x, weight, scale, channels, dtype, pixel_sum)
@@ -149,16 +148,20 @@ class _ProductLowerer(PyExprMutator):
         dtype = dtype_name(call)
         if (kernel_height, kernel_width) == (1, 1) and strides == (1, 1) and not any(padding):
             flat = (channels, depth)
-            packed = self._packed_matrix(x, key, lambda: weight.compute().reshape(flat), flat)
-            return self._matmul(x, packed, flat, dtype)
+            return self._matmul(x, key, lambda: weight.compute().reshape(flat), flat, dtype)
         if any(padding):
             x = self.builder_.emit(relax.op.nn.pad(x, [0, 0, top, bottom, left, right, 0, 0]))
         batch, out_height, out_width, _ = static_shape(call) or []
         sizes = (batch, out_height, out_width, depth, channels, kernel_height, kernel_width, *strides)
-        workload = Workload("conv2d", sizes, dtype_name(x), self.packer.weights_of(weight.shape))
+        workload = Workload(
+            "conv2d",
+            sizes,
+            dtype_name(x),
+            self.packer.weights_of_key(key, weight.shape),
+        )
         width = self.packer.panel_width(key, workload)
         packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
-        pixel_sum = self.packer.pixel_sum(weight.shape)
+        pixel_sum = self.packer.pixel_sum(key, weight.shape, weight.compute)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
             return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype, pixel_sum)
@@ -173,24 +176,31 @@ class LowerProducts:
     """See the module's text.
 
     ``weights`` is a ``WeightsKind``; ``inputs`` gives the number of leading parameters of every function that
-    are no weights. After the pass, ``lowered`` names the weights that became packed, and ``note`` says how
-    many have which scales where those are of groups.
+    are no weights; ``accumulation`` decides how products are summed, by the rule alone where it is not given.
+    After the pass, ``lowered`` names the weights that became packed, and ``note`` says how many have which
+    scales where those are of groups, and are summed how where there is a choice.
     """
 
     def __init__(
-        self, store: WeightStore, profile: DeviceProfile, weights: str, inputs: dict[str, int]
+        self,
+        store: WeightStore,
+        profile: DeviceProfile,
+        weights: str,
+        inputs: dict[str, int],
+        accumulation: Accumulation | None = None,
     ) -> None:
         self.store = store
         self.profile = profile
         self.weights = weights
         self.inputs = inputs
+        self.accumulation = accumulation
         self.lowered: set[str] = set()
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every Relax function of ``module``."""
         keys: dict[relax.Var, str] = {}
-        packer = WeightPacker(self.store, self.profile, self.weights, keys, self.lowered)
+        packer = WeightPacker(self.store, self.profile, self.weights, keys, self.lowered, self.accumulation)
         lowerer = _ProductLowerer(module, packer)
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):

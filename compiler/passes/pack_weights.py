@@ -7,13 +7,13 @@ function under rewriting, named after entries of the weight store; :func:`close`
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import relax
 
+from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.quantize import group_of, is_sensitive, most_of_group, quantize, scale_of
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.target import DeviceProfile
@@ -24,72 +24,31 @@ from ddimcache.kernels.workload import SIZES, Workload
 _CHANNELS = {family: names.index("channels") for family, names in SIZES.items() if "channels" in names}
 
 
-class WeightPacker:
-    """Derives packed weights in ``store`` for ``profile``; ``weights`` is a ``WeightsKind``.
+@dataclass(frozen=True)
+class Part:
+    """The elements from ``begin`` to ``end`` along ``axis`` of the store's weight ``whole`` [O, ..., C].
 
-    ``keys`` maps variables to the store's names and grows; ``lowered`` collects the names of the weights
-    that became packed, and ``scales`` how many of them have which scales.
+    A part is rounded as a part of the whole: its numbers and scales are the whole's.
     """
 
-    def __init__(
-        self,
-        store: WeightStore,
-        profile: DeviceProfile,
-        weights: str,
-        keys: dict[relax.Var, str],
-        lowered: set[str],
-    ) -> None:
-        self.store = store
+    whole: str
+    axis: int
+    begin: int
+    end: int
+
+    def of(self, array: np.ndarray, group: int = 1) -> np.ndarray:
+        """This part of ``array``; ``group`` input channels are one place where they are the last axis."""
+        each = group if self.axis == array.ndim - 1 else 1
+        return np.take(array, range(self.begin // each, self.end // each), self.axis)
+
+
+class StoredWeights:
+    """How ``profile`` stores weights of a shape; ``weights`` is a ``WeightsKind``."""
+
+    def __init__(self, profile: DeviceProfile, weights: str) -> None:
         self.profile = profile
         self.weights = weights
-        self.keys = keys
-        self.lowered = lowered
-        self.widths: dict[str, int] = {}
         self.most_of_group = most_of_group(weights)
-        self.scales: dict[str, set[str]] = {}
-
-    def variable(self, key: str) -> relax.Var:
-        """A new free variable for the store's weight ``key``."""
-        weight = self.store[key]
-        variable = relax.Var(key, relax.TensorType(weight.shape, weight.dtype))
-        self.keys[variable] = key
-        return variable
-
-    def pixel_sum(self, shape: tuple[int, ...]) -> PixelSum | None:
-        """How products with weights of ``shape`` [O, ..., C] are summed where they are read as pixels.
-
-        ``None`` where they are not. Products of a group of weights are summed before they are scaled, so
-        groups are chunks or made of them.
-        """
-        table = self.profile.tiles.pixels
-        chosen = None if table is None else table.sum_of(shape[-1], math.prod(shape[1:-1]))
-        if chosen is not None and self.stored(shape)[0] == "int8" and self._group(shape):
-            return dataclasses.replace(chosen, how="chunks")
-        return chosen
-
-    def _group(self, shape: tuple[int, ...]) -> int:
-        return group_of(shape, self.most_of_group)
-
-    def weights_of(self, shape: tuple[int, ...]) -> str:
-        """What a ``Workload`` says of a weight of ``shape``."""
-        kind, stored = self.stored(shape)
-        group = self._group(shape) if kind == "int8" else 0
-        return f"{stored}g{group}" if group else stored
-
-    def note(self) -> str:
-        """How many layers have which scales, in words; empty where weights have no groups."""
-        if not self.most_of_group:
-            return ""
-        return ", ".join(f"{len(keys)} layers with {scales}" for scales, keys in sorted(self.scales.items()))
-
-    def panel_width(self, key: str, workload: Workload) -> int:
-        """Output channels of a panel of the weight ``key``, for its product ``workload``.
-
-        A weight of several products, those of the bands of a picture, is packed once: the first decides.
-        """
-        columns = self.profile.tiles_of(workload).columns
-        width = matmul_kernel.panel_width(workload.sizes[_CHANNELS[workload.family]], columns)
-        return self.widths.setdefault(key, width)
 
     def stored(self, shape: tuple[int, ...]) -> tuple[str, str]:
         """What a weight of ``shape``, output channels first, is rounded to, and the dtype that stores it.
@@ -102,6 +61,101 @@ class WeightPacker:
         if kind == "int8":
             return kind, kind
         return kind, self.profile.compute_dtype if kind == "fp16" else "float32"
+
+    def group(self, shape: tuple[int, ...]) -> int:
+        """Input channels that share a scale where a weight of ``shape`` is int8; 0 for whole channels."""
+        return group_of(shape, self.most_of_group)
+
+    def weights_of(self, shape: tuple[int, ...]) -> str:
+        """What a ``Workload`` says of a weight of ``shape``."""
+        kind, stored = self.stored(shape)
+        group = self.group(shape) if kind == "int8" else 0
+        return f"{stored}g{group}" if group else stored
+
+
+class WeightPacker(StoredWeights):
+    """Derives packed weights in ``store`` for ``profile``; ``weights`` is a ``WeightsKind``.
+
+    ``keys`` maps variables to the store's names and grows; ``lowered`` collects the names of the weights
+    that became packed, and ``accumulation`` decides how their products are summed. ``parts`` has those that
+    are parts of others, and ``scales`` how many of them have which scales.
+    """
+
+    def __init__(
+        self,
+        store: WeightStore,
+        profile: DeviceProfile,
+        weights: str,
+        keys: dict[relax.Var, str],
+        lowered: set[str],
+        accumulation: Accumulation | None = None,
+    ) -> None:
+        super().__init__(profile, weights)
+        self.store = store
+        self.keys = keys
+        self.lowered = lowered
+        self.accumulation = accumulation or Accumulation(profile)
+        self.summed: list[str] = []
+        self.widths: dict[str, int] = {}
+        self.parts: dict[str, Part] = {}
+        self.scales: dict[str, set[str]] = {}
+
+    def variable(self, key: str) -> relax.Var:
+        """A new free variable for the store's weight ``key``."""
+        weight = self.store[key]
+        variable = relax.Var(key, relax.TensorType(weight.shape, weight.dtype))
+        self.keys[variable] = key
+        return variable
+
+    def part(self, part: Part) -> relax.Var:
+        """A new free variable for a part of a weight."""
+        whole = self.store[part.whole]
+        shape = list(whole.shape)
+        shape[part.axis] = part.end - part.begin
+        key = f"{part.whole}|{part.begin}to{part.end}of{part.axis}"
+        self.store.add(key, Weight(tuple(shape), whole.dtype, lambda: part.of(whole.compute())))
+        self.parts[key] = part
+        return self.variable(key)
+
+    def rounded_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that decides how the weight ``key`` of ``shape`` is rounded: the whole's for a part."""
+        return self.store[self.parts[key].whole].shape if key in self.parts else shape
+
+    def weights_of_key(self, key: str, shape: tuple[int, ...]) -> str:
+        """What a ``Workload`` says of the weight ``key`` of ``shape``."""
+        return self.weights_of(self.rounded_shape(key, shape))
+
+    def pixel_sum(
+        self, key: str, shape: tuple[int, ...], matrix: Callable[[], np.ndarray]
+    ) -> PixelSum | None:
+        """How products with the weight ``key`` of ``shape`` [O, ..., C], read as pixels, are summed.
+
+        ``None`` where they are not read so. ``matrix`` computes the weight. A part is summed as the whole.
+        """
+        whole = self.rounded_shape(key, shape)
+        grouped = self.stored(whole)[0] == "int8" and self.group(whole) > 0
+        self.summed.append(key)
+        source = self.parts[key].whole if key in self.parts else None
+        weight = matrix if source is None else self.store[source].compute
+        return self.accumulation.sum_of(key, whole, grouped, weight)
+
+    def note(self) -> str:
+        """How many layers have which scales and are summed how, in words, where there is a choice."""
+        notes = []
+        if self.most_of_group:
+            notes += [f"{len(keys)} layers with {scales}" for scales, keys in sorted(self.scales.items())]
+        if self.profile.tiles.pixels is not None:
+            notes.append(self.accumulation.note(list(dict.fromkeys(self.summed))))
+        return ", ".join(filter(None, notes))
+
+    def panel_width(self, key: str, workload: Workload) -> int:
+        """Output channels of a panel of the weight ``key``, for its product ``workload``.
+
+        A weight of several products, those of the bands of a picture, is packed once: the first decides.
+        """
+        columns = self.profile.tiles_of(workload).columns
+        width = matmul_kernel.panel_width(workload.sizes[_CHANNELS[workload.family]], columns)
+        return self.widths.setdefault(key, width)
 
     def packed(
         self,
@@ -119,18 +173,19 @@ class WeightPacker:
         panels = -(-shape[0] // width)
         packed_shape = (panels, *shape[1:], width)
         self.lowered.add(key)
-        kind, stored = self.stored(shape)
+        whole = self.rounded_shape(key, shape)
+        kind, stored = self.stored(whole)
         if kind == "int8":
-            group = self._group(shape)
+            group = self.group(whole)
             name, scale = (f"{key}@int8g{group}@{width}", f"{key}@scale{group}@{width}")
             name, scale = (name, scale) if group else (f"{key}@int8@{width}", f"{key}@scale")
-            self.store.add(name, Weight(packed_shape, "int8", lambda: pack(quantize(matrix(), group), width)))
+            numbers, scales = self._rounded(key, matrix, shape, group)
+            self.store.add(name, Weight(packed_shape, "int8", lambda: pack(numbers(), width)))
             if group:
                 scales_shape = (panels, *shape[1:-1], shape[-1] // group, width)
-                scales = Weight(scales_shape, "float32", lambda: pack(scale_of(matrix(), group), width))
+                self.store.add(scale, Weight(scales_shape, "float32", lambda: pack(scales(), width)))
             else:
-                scales = Weight((shape[0],), "float32", lambda: scale_of(matrix()))
-            self.store.add(scale, scales)
+                self.store.add(scale, Weight((shape[0],), "float32", scales))
             self._count(key, f"groups of {group}" if group else "one scale an output channel")
             return [self.variable(name), self.variable(scale)]
         if self.most_of_group:
@@ -145,6 +200,22 @@ class WeightPacker:
 
         self.store.add(name, Weight(packed_shape, stored, convert))
         return [self.variable(name)]
+
+    def _rounded(
+        self, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, ...], group: int
+    ) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
+        """What computes the int8 numbers of a weight of ``shape``, and their scales."""
+        if key not in self.parts:
+            return lambda: quantize(matrix(), group), lambda: scale_of(matrix(), group)
+        part, scales_shape = self.parts[key], (*shape[:-1], shape[-1] // group) if group else (shape[0],)
+        whole = self.store[part.whole]
+
+        def scales() -> np.ndarray:
+            found = scale_of(whole.compute(), group)
+            # One scale an output channel is shared by parts along the input channels.
+            return (part.of(found, group or 1) if group or part.axis == 0 else found).reshape(scales_shape)
+
+        return lambda: part.of(quantize(whole.compute(), group)).reshape(shape), scales
 
     def _count(self, key: str, scales: str) -> None:
         self.scales.setdefault(scales, set()).add(key)

@@ -41,19 +41,29 @@ def permutation(call: relax.Call) -> list[int]:
     return [int(axis) % rank for axis in call.attrs.axes]
 
 
-def slice_of_last_axis(call: relax.Expr) -> tuple[relax.Expr, int] | None:
-    """Source and first element of a ``strided_slice`` that takes a range of the last axis, else ``None``."""
+def slice_of(call: relax.Expr) -> tuple[relax.Expr, int, int, int] | None:
+    """Source, axis, begin and end of a ``strided_slice`` along one axis in steps of 1, else ``None``."""
     if op_name(call) != "relax.strided_slice" or len(call.args) not in (4, 5):
         return None
-    rank = len(static_shape(call.args[0]) or [])
+    shape = static_shape(call.args[0]) or []
     numbers = []
     for argument in call.args[1:]:
         if not isinstance(argument, relax.Tuple) or len(argument) != 1:
             return None
         numbers.append(int(argument[0].value))
-    axis, begin = numbers[0], numbers[1]
-    step = numbers[3] if len(numbers) == 4 else 1
-    return (call.args[0], begin) if axis % rank == rank - 1 and begin >= 0 and step == 1 else None
+    axis, begin, end, *step = numbers
+    if begin < 0 or end < 0 or step not in ([], [1]):
+        return None
+    return call.args[0], axis % len(shape), begin, min(end, shape[axis])
+
+
+def slice_of_last_axis(call: relax.Expr) -> tuple[relax.Expr, int] | None:
+    """Source and first element of a ``strided_slice`` that takes a range of the last axis, else ``None``."""
+    found = slice_of(call)
+    if found is None:
+        return None
+    source, axis, begin, _ = found
+    return (source, begin) if axis == len(static_shape(source) or []) - 1 else None
 
 
 def _is_scalar(expr: relax.Expr, value: float) -> bool:

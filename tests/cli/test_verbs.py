@@ -76,7 +76,7 @@ class TestCompile:
         options += ["--host", "aarch64-linux-android", "--memory-budget", "1.5MiB", "--tune-log", tmp_path]
         lora = tmp_path / "ink.safetensors"
         lora.write_bytes(b"")
-        options += ["--lora", f"{lora}:0.5", "--image-to-image"]
+        options += ["--lora", f"{lora}:0.5", "--image-to-image", "--accumulate", "float32"]
         assert run("compile", model, "-o", tmp_path / "out", *options).code == 0
         expected = {
             "target": "adreno-740",
@@ -90,6 +90,7 @@ class TestCompile:
             "tune_log": str(tmp_path),
             "dump_ir": None,
             "image_to_image": True,
+            "accumulate": ("float32",),
             "loras": (f"{lora}:0.5",),
         }
         assert dataclasses.asdict(compiler.calls[0][2]) == expected

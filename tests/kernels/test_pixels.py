@@ -16,7 +16,7 @@ from ddimcache.kernels.pixels import PixelSum
 from tests.kit.kernel_run import rounded_weights, run_kernel, small_tiles, te_function
 
 FLOAT = PixelSum("float")
-TABLE = PixelTable(0, 64, 8, {"float": PixelTiles(rows=4, unroll=1, across=4, down=2)}, 8, 64, 64)
+TABLE = PixelTable(0, 64, 1.0, 8, {"float": PixelTiles(rows=4, unroll=1, across=4, down=2)}, 8, 64, 64)
 
 
 @pytest.mark.parametrize("target", ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)])

@@ -74,6 +74,14 @@ def compile_model(
             "for inpainting has it anyway.",
         ),
     ] = False,
+    accumulate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How products are summed where the device computes in float16: auto, float32 or float16, "
+            "for all layers or PATTERN=KIND for some; the last that names a layer counts.",
+            metavar="[PATTERN=]KIND",
+        ),
+    ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option(help="Write the IR after every phase.", metavar="DIR")
     ] = None,
@@ -120,6 +128,7 @@ def compile_model(
         image_to_image=image_to_image,
         dump_ir=None if dump_ir is None else str(dump_ir),
         loras=tuple(lora or ()),
+        accumulate=tuple(accumulate or ()),
     )
     if not (model / "model_index.json").is_file():
         raise UsageError(f"{model} holds no model_index.json, so it is no diffusers folder", where="MODEL")

@@ -1,0 +1,96 @@
+"""How products are summed where a device computes in float16: the rule, and what the user says instead.
+
+A sum is taken in one of three ways (``kernels/pixels.py``): all of it in float16, in chunks of float16 that
+are added in float32, or all in float32. The rule takes
+
+- ``chunks`` where the reduction is longer than the profile's ``longest_half``,
+- ``chunks`` where it is shorter and its weights speak against one sum (:func:`half_error` above
+  ``most_half_error``),
+- ``half`` for the others.
+
+Groups of int8 weights are chunks by themselves. ``--accumulate`` replaces the rule: for everything, or for
+the layers that a pattern names. Devices that do not read pixels sum everything in float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ddimcache.compiler.options import AccumulateChoice
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.kernels.pixels import PixelSum
+
+HALF_ROUNDING = 2.0**-11
+"""The largest relative error of one rounding to float16."""
+
+_NAMES = {"half": "float16", "chunks": "chunks of float16 added in float32", "float": "float32"}
+
+
+def half_error(matrix: np.ndarray) -> float:
+    """The relative error, as a root of mean squares, of products with ``matrix`` [O, ...] summed in float16.
+
+    For inputs that are independent and of one size, a sum of the first k products has the size of the first k
+    weights' norm, and each addition rounds it by at most ``HALF_ROUNDING``, evenly spread. The error is thus
+    between √(K/2) and √K times ``HALF_ROUNDING`` / √3: the more, the earlier the large weights come.
+    """
+    rows = matrix.reshape(matrix.shape[0], -1).astype(np.float64) ** 2
+    so_far = np.cumsum(rows, axis=1)
+    norms = so_far[:, -1]
+    errors = np.divide(so_far.sum(axis=1), norms, out=np.zeros_like(norms), where=norms > 0)
+    return HALF_ROUNDING * float(np.sqrt(errors.mean() / 3))
+
+
+def _no_layer(key: str) -> str:
+    return ""
+
+
+@dataclass
+class Accumulation:
+    """Decides for ``profile`` and remembers what was decided.
+
+    The last of ``choices`` that names a layer counts; ``layer_of`` tells the layer of a weight by its name in
+    the store.
+    """
+
+    profile: DeviceProfile
+    choices: Sequence[AccumulateChoice] = ()
+    layer_of: Callable[[str], str] = _no_layer
+    decided: dict[str, str] = field(default_factory=dict)
+    """The way of summing by weight, and why."""
+
+    def sum_of(
+        self, key: str, shape: tuple[int, ...], grouped: bool, matrix: Callable[[], np.ndarray]
+    ) -> PixelSum | None:
+        """How products with the weight ``key`` of ``shape`` [O, ..., C] are summed; None without pixels.
+
+        ``grouped`` says whether groups of the input channels have scales of their own; ``matrix`` computes
+        the weight in the order in which it is summed, and is called only where the rule asks for it.
+        """
+        table = self.profile.tiles.pixels
+        by_rule = None if table is None else table.sum_of(shape[-1], int(np.prod(shape[1:-1])))
+        if table is None or by_rule is None:
+            self.decided[key] = _NAMES["float"]
+            return None
+        layer = self.layer_of(key)
+        asked = [choice for choice in self.choices if fnmatch.fnmatchcase(layer, choice.pattern)]
+        kind = asked[-1].kind if asked else "auto"
+        how, why = by_rule.how, ""
+        if kind != "auto":
+            how, why = {"float32": "float", "float16": "half"}[kind], " as asked"
+        elif how == "half" and half_error(matrix()) > table.most_half_error:
+            how, why = "chunks", " for their weights"
+        if how == "half" and grouped:
+            how, why = "chunks", ""
+        self.decided[key] = _NAMES[how] + why
+        return dataclasses.replace(by_rule, how=how)
+
+    def note(self, keys: Sequence[str]) -> str:
+        """How many of the weights ``keys`` are summed how, in words."""
+        counts = Counter(self.decided[key] for key in keys if key in self.decided)
+        return ", ".join(f"{count} summed in {how}" for how, count in sorted(counts.items()))

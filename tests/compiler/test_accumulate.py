@@ -1,0 +1,127 @@
+"""How products are summed in float16: by rule, as asked, and what the rule's bound is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.accumulate import HALF_ROUNDING, Accumulation, half_error
+from ddimcache.compiler.options import AccumulateChoice, CompileOptions
+from ddimcache.compiler.target import profile
+from ddimcache.errors import UsageError
+from ddimcache.kernels.tags import PIXELS
+from tests.passes.test_pipeline import request
+
+PHONE = profile("adreno-740")
+
+
+def matrix(outputs: int, depth: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((outputs, depth)).astype("float32")
+
+
+def decided(shape: tuple[int, ...], weight: np.ndarray, grouped: bool = False, *choices: str) -> str | None:
+    accumulation = Accumulation(
+        PHONE, [AccumulateChoice.parse(text) for text in choices], lambda key: f"mid.{key}"
+    )
+    found = accumulation.sum_of("proj", shape, grouped, lambda: weight)
+    return None if found is None else found.how
+
+
+@pytest.mark.parametrize(
+    ("shape", "grouped", "how"),
+    [
+        ((8, 320), False, "half"),
+        ((8, 324), False, "chunks"),
+        ((8, 3, 3, 32), False, "half"),
+        ((8, 3, 3, 36), False, "chunks"),
+        ((8, 64), True, "chunks"),
+        ((8, 3), False, None),
+    ],
+)
+def test_the_rule_goes_by_length(shape: tuple[int, ...], grouped: bool, how: str | None) -> None:
+    assert decided(shape, matrix(8, int(np.prod(shape[1:]))), grouped) == how
+
+
+def test_weights_that_come_early_speak_against_one_sum() -> None:
+    weight = matrix(8, 320)
+    weight[:, 4:] *= 0.01
+    assert half_error(weight) > PHONE.tiles.pixels.most_half_error > half_error(weight[:, ::-1])  # type: ignore[union-attr]
+    assert decided((8, 320), weight) == "chunks"
+    assert decided((8, 320), weight[:, ::-1]) == "half"
+
+
+def test_the_last_choice_that_names_a_layer_counts() -> None:
+    long, short = matrix(4, 640), matrix(4, 64)
+    assert decided((4, 640), long, False, "float16") == "half"
+    assert decided((4, 64), short, False, "float32") == "float"
+    assert decided((4, 64), short, False, "float32", "mid.*=auto") == "half"
+    assert decided((4, 64), short, False, "mid.*=float32", "down.*=float16") == "float"
+    # A sum of groups is scaled group by group, and each time in float32.
+    assert decided((4, 64), short, True, "float16") == "chunks"
+
+
+def test_a_device_that_reads_no_pixels_has_no_choice() -> None:
+    accumulation = Accumulation(profile("opencl"), [AccumulateChoice.parse("float16")])
+    assert accumulation.sum_of("w", (4, 64), False, lambda: matrix(4, 64)) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(depth=st.integers(16, 320), spread=st.floats(0.0, 3.0), seed=st.integers(0, 999))
+def test_the_bound_is_that_of_float16_sums(depth: int, spread: float, seed: int) -> None:
+    """Held against sums that are really taken in float16, for weights that shrink or grow along the sum."""
+    random = np.random.default_rng(seed)
+    weight = (matrix(8, depth, seed) * np.exp(-spread * np.linspace(0, 1, depth))).astype("float16")
+    x = random.standard_normal((200, depth)).astype("float16")
+    products = x[:, None].astype("float64") * weight[None].astype("float64")
+    total = np.zeros(products.shape[:2], "float16")
+    for k in range(depth):
+        # One rounding an addition, as a fused multiply-add has.
+        total = (total.astype("float64") + products[:, :, k]).astype("float16")
+    exact = products.sum(axis=2)
+    errors = ((total - exact) ** 2).mean(axis=0) / (exact**2).mean(axis=0)
+    measured, bound = np.sqrt(errors.mean()), half_error(weight)
+    assert HALF_ROUNDING * np.sqrt(depth / 6) < bound * 1.5 < 1.5 * HALF_ROUNDING * np.sqrt(depth)
+    assert bound / 3 < measured < bound * 1.2
+
+
+@pytest.mark.parametrize("text", ["", "half", "=float32", "up_blocks.*=", "up_blocks.*=double"])
+def test_what_is_no_choice_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--accumulate"):
+        CompileOptions(accumulate=(text,))
+
+
+def test_choices_are_part_of_the_options() -> None:
+    options = CompileOptions(accumulate=("float32", "conv_in=auto"))
+    assert CompileOptions.from_json(options.to_json()) == options != CompileOptions()
+
+
+def test_every_product_of_a_unet_is_summed_as_reported() -> None:
+    def compiled(*choices: str) -> tuple[dict[str, str], list[str]]:
+        asked = request("unet", target="adreno-740")
+        choice = tuple(AccumulateChoice.parse(text) for text in choices)
+        compilation = pipeline.run(dataclasses.replace(asked, accumulate=choice))
+        notes = {report.phase: report.note for report in compilation.reports}
+        ways: list[Any] = [
+            str(function.attrs[PIXELS])
+            for _, function in compilation.module.functions_items()
+            if function.attrs is not None and PIXELS in function.attrs
+        ]
+        return notes, [way for way in ways if way != "attention"]
+
+    notes, ways = compiled()
+    assert set(ways) == {"half", "chunks"}
+    for phase in ("lower products", "fuse geglu"):
+        assert "summed in" in notes[phase]
+        assert "asked" not in notes[phase]
+    notes, ways = compiled("float32")
+    assert set(ways) == {"float"}
+    assert "summed in float32 as asked" in notes["lower products"]
+    notes, ways = compiled("float32", "*.attn1.*=auto")
+    assert "float" in ways
+    assert set(ways) & {"half", "chunks"}
