@@ -31,7 +31,7 @@ from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
-from ddimcache.compiler.target import DeviceProfile
+from ddimcache.compiler.target import DeviceProfile, with_limits
 from ddimcache.errors import UsageError
 from ddimcache.kernels.sampler import kernel as sampler_kernels
 from ddimcache.launches import LaunchLists
@@ -98,6 +98,7 @@ def compile_pipeline(
     start = time.perf_counter()
     check_destination(out_dir)
     device, skipped = tuned_profile(options.target, options.tune_log)
+    device = with_limits(device, options.lower_limits)
     find_linker(options.host)
     folder = load_pipeline_folder(model_dir, options.lora_choices)
     sizes = _sizes(folder, options)

@@ -16,6 +16,15 @@ HOSTS = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-linux-android")
 TARGETS = ("opencl", "adreno-740", "llvm")
 LARGEST_SIDE = 4096
 ACCUMULATE_KINDS = ("auto", "float32", "float16")
+LIMITS = (
+    "max_threads",
+    "max_local_memory",
+    "max_allocation",
+    "max_kernel_arguments",
+    "max_argument_bytes",
+    "max_image_pixels",
+)
+"""Limits of a device profile that ``--limit`` may lower."""
 NO_RECORDS = "none"
 """As ``--tune-log``: the families' defaults, and no tuning record."""
 
@@ -78,8 +87,9 @@ class CompileOptions:
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
     ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them; ``image_to_image`` adds the
     image encoder, which a model for inpainting has anyway; ``accumulate`` are as
-    :meth:`AccumulateChoice.parse` reads them, the last that names a layer counts. How many cuts a model has,
-    and what its sizes must be multiples of beyond 8, is the frontend's to say.
+    :meth:`AccumulateChoice.parse` reads them, the last that names a layer counts; ``limits`` are
+    ``NAME=NUMBER`` and lower those of the target's profile. How many cuts a model has, and what its sizes
+    must be multiples of beyond 8, is the frontend's to say.
     """
 
     target: str = "opencl"
@@ -95,12 +105,13 @@ class CompileOptions:
     loras: tuple[str, ...] = ()
     image_to_image: bool = False
     accumulate: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("--target", self.target, TARGETS)
         _one_of("--weights", self.weights, get_args(WeightsKind))
         _one_of("--host", self.host, HOSTS)
-        _ = self.lora_choices, self.accumulate_choices
+        _ = self.lora_choices, self.accumulate_choices, self.lower_limits
         if self.cut < 0:
             raise UsageError(f"{self.cut} is negative", where="--cut", remedy="cuts count from 0")
         if not 1 <= self.batch <= 64:
@@ -128,6 +139,21 @@ class CompileOptions:
     def accumulate_choices(self) -> tuple[AccumulateChoice, ...]:
         """``accumulate`` read, in the order given; raises :class:`UsageError`."""
         return tuple(AccumulateChoice.parse(text) for text in self.accumulate)
+
+    @property
+    def lower_limits(self) -> dict[str, int]:
+        """``limits`` read, the lowest of each name; raises :class:`UsageError`."""
+        found: dict[str, int] = {}
+        for text in self.limits:
+            name, _, number = text.partition("=")
+            if name not in LIMITS or not number.isdecimal() or int(number) < 1:
+                raise UsageError(
+                    f"'{text}' is no limit",
+                    where="--limit",
+                    remedy=f"write NAME=NUMBER; names are {', '.join(LIMITS)}",
+                )
+            found[name] = min(int(number), found.get(name, int(number)))
+        return found
 
     def to_json(self) -> str:
         """Return the options as one line of JSON with sorted keys."""

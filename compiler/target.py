@@ -325,6 +325,13 @@ PROFILES = {
 }
 
 
+def with_limits(profile: DeviceProfile, limits: Mapping[str, int]) -> DeviceProfile:
+    """``profile`` with each of ``limits`` that is lower than its own."""
+    return dataclasses.replace(
+        profile, **{name: min(number, getattr(profile, name)) for name, number in limits.items()}
+    )
+
+
 def profile(name: str) -> DeviceProfile:
     """The device profile called ``name``; raises :class:`UsageError` when there is none."""
     if name not in PROFILES:

@@ -77,6 +77,7 @@ class TestCompile:
         lora = tmp_path / "ink.safetensors"
         lora.write_bytes(b"")
         options += ["--lora", f"{lora}:0.5", "--image-to-image", "--accumulate", "float32"]
+        options += ["--limit", "max_allocation=268435456"]
         assert run("compile", model, "-o", tmp_path / "out", *options).code == 0
         expected = {
             "target": "adreno-740",
@@ -91,6 +92,7 @@ class TestCompile:
             "dump_ir": None,
             "image_to_image": True,
             "accumulate": ("float32",),
+            "limits": ("max_allocation=268435456",),
             "loras": (f"{lora}:0.5",),
         }
         assert dataclasses.asdict(compiler.calls[0][2]) == expected
@@ -104,6 +106,9 @@ class TestCompile:
             (["--size", "100x100"], "--size: width 100 is not a multiple of 8"),
             (["--batch", "0"], "--batch: 0 is outside 1 … 64"),
             (["--host", "riscv"], "--host: 'riscv' is none of"),
+            (["--accumulate", "double"], "--accumulate: 'double' does not say how to sum; write one of"),
+            (["--limit", "max_speed=1"], "--limit: 'max_speed=1' is no limit; write NAME=NUMBER"),
+            (["--limit", "max_threads=0"], "--limit: 'max_threads=0' is no limit"),
             (["--memory-budget", "much"], "--memory-budget: 'much' is no number of bytes"),
             (["--memory-budget", "0"], "--memory-budget: 0 bytes is no budget"),
             (["--tune-log", "/no/such"], "--tune-log: /no/such is not a folder"),

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tvm import relax, s_tir, te
 
 from ddimcache.compiler import pipeline
+from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.limit_kernels import LimitKernels, local_bytes
-from ddimcache.compiler.target import DeviceProfile, profile
+from ddimcache.compiler.target import DeviceProfile, profile, with_limits
 from ddimcache.errors import CompileError
 from tests.passes.test_pipeline import request
 
@@ -125,6 +126,12 @@ def test_the_figure_is_that_of_the_kernel(threads: tuple[int, int, int], most: i
         assert f"{items} work-items, opencl takes {most}" in refusal(kernel, device)
     else:
         LimitKernels(device, "unet", PATHS)(module_of(kernel))
+
+
+def test_limits_are_only_ever_lowered() -> None:
+    options = CompileOptions(limits=("max_threads=64", "max_threads=32", "max_allocation=99999999999"))
+    device = with_limits(PROFILE, options.lower_limits)
+    assert (device.max_threads, device.max_allocation) == (32, PROFILE.max_allocation)
 
 
 def test_a_component_whose_tiles_are_too_large_is_refused_by_layer() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ddimcache.commands.terminal import say
 from ddimcache.errors import BundleError, UsageError
 from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
-from ddimcache.runtime.devices import DeviceSpec, describe_missing, parse_device
+from ddimcache.runtime.devices import DeviceSpec, describe_missing, list_devices, parse_device
 from ddimcache.runtime.image import ImageSession, MemoryChoice
 from ddimcache.runtime.local_device import device_name, host_triple, keep_programs, open_device
 from ddimcache.runtime.profiler import LocalProfiler, Profiler
@@ -118,6 +118,28 @@ def default_device(kind: str | None) -> DeviceSpec:
         return DeviceSpec("opencl")
     say("no OpenCL device is there, running on the CPU by LLVM (`ddimcache doctor` says why)")
     return DeviceSpec("llvm")
+
+
+def limits_at_hand(target: str, host: str | None) -> list[str]:
+    """Return the limits of this machine's OpenCL device that are lower than those of ``target``, and say so.
+
+    Nothing where the target is of a certain device, or the bundle is for another ``host``.
+    """
+    if target != "opencl" or host not in (None, host_triple()) or describe_missing() is not None:
+        return []
+    from ddimcache.compiler.target import profile
+
+    device, known = list_devices()[0], profile(target)
+    limits = {
+        "max_threads": device.max_work_group_size,
+        "max_local_memory": device.local_mem_bytes,
+        "max_allocation": device.max_alloc_bytes,
+        "max_argument_bytes": device.max_kernel_argument_bytes,
+    }
+    lower = [f"{name}={number}" for name, number in limits.items() if 0 < number < getattr(known, name)]
+    if lower:
+        say(f"{device.name} takes less than target {target}: {', '.join(lower)}")
+    return lower
 
 
 def find_model(path: Path | None) -> Path:

@@ -82,6 +82,14 @@ def compile_model(
             metavar="[PATTERN=]KIND",
         ),
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Lower a limit of the target, such as max_allocation=268435456. For opencl those of this "
+            "machine's device are taken where they are lower.",
+            metavar="NAME=NUMBER",
+        ),
+    ] = None,
     dump_ir: Annotated[
         Path | None, typer.Option(help="Write the IR after every phase.", metavar="DIR")
     ] = None,
@@ -110,6 +118,7 @@ def compile_model(
 
     The bundle appears as a whole when everything is done; a bundle of that name is replaced then.
     """
+    from ddimcache.commands.choose import limits_at_hand
     from ddimcache.compiler.bundle import check_destination
     from ddimcache.compiler.options import CompileOptions
     from ddimcache.runtime.local_device import host_triple
@@ -129,6 +138,7 @@ def compile_model(
         dump_ir=None if dump_ir is None else str(dump_ir),
         loras=tuple(lora or ()),
         accumulate=tuple(accumulate or ()),
+        limits=(*(limit or ()), *limits_at_hand(target, host)),
     )
     if not (model / "model_index.json").is_file():
         raise UsageError(f"{model} holds no model_index.json, so it is no diffusers folder", where="MODEL")
