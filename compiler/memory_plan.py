@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from tvm import relax
 
@@ -22,14 +23,24 @@ def buffers(function: relax.Function) -> Iterator[int]:
                 yield _bytes(binding.var)
 
 
-def peak(name: str, function: relax.Function) -> MemoryPeak:
-    """The moment of ``function`` at which most bytes are in use, and what is in use then.
+@dataclass(frozen=True)
+class Lifetime:
+    """A tensor of a function: the variable that allocates it, and the first and last binding that uses it."""
 
-    The function calls its kernels into tensors of their own, as before storage is planned. No plan needs
-    less than this sum without another order of the calls or other kernels. Outputs do not count: they
-    outlive the call.
+    variable: relax.Var
+    bytes: int
+    first: int
+    last: int
+    writer: str
+    """The kernel that writes it first."""
+
+
+def lifetimes(function: relax.Function) -> list[Lifetime]:
+    """The tensors that ``function`` allocates and uses, in the order in which they are written.
+
+    The function calls its kernels into tensors of their own, as before storage is planned. Outputs are left
+    out: they outlive the call.
     """
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
     source: dict[relax.Var, relax.Expr] = {}
     allocated: set[relax.Var] = set()
     writer: dict[relax.Var, str] = {}
@@ -43,6 +54,7 @@ def peak(name: str, function: relax.Function) -> MemoryPeak:
             found |= roots(source[variable]) if variable in source else {variable} & allocated
         return found
 
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
     for index, binding in enumerate(bindings):
         value = binding.value
         if op_name(value) == "relax.builtin.alloc_tensor":
@@ -56,16 +68,33 @@ def peak(name: str, function: relax.Function) -> MemoryPeak:
                 called = value.op
                 writer[tensor] = called.name_hint if isinstance(called, relax.GlobalVar) else op_name(value)
             last[tensor] = index
-    inner = [tensor for tensor in first if tensor not in roots(function.body.body)]
-    best: list[relax.Var] = []
-    for index in sorted({first[tensor] for tensor in inner}):
-        live = [tensor for tensor in inner if first[tensor] <= index <= last[tensor]]
-        if sum(map(_bytes, live)) > sum(map(_bytes, best)):
+    outputs = roots(function.body.body)
+    return [
+        Lifetime(tensor, _bytes(tensor), first[tensor], last[tensor], writer[tensor])
+        for tensor in first
+        if tensor not in outputs
+    ]
+
+
+def peak(name: str, function: relax.Function) -> MemoryPeak:
+    """The moment of ``function`` at which most bytes are in use, and what is in use then.
+
+    No plan needs less than this sum without another order of the calls or other kernels.
+    """
+    best: list[Lifetime] = []
+    tensors = lifetimes(function)
+    for index in sorted({tensor.first for tensor in tensors}):
+        live = [tensor for tensor in tensors if tensor.first <= index <= tensor.last]
+        if sum(tensor.bytes for tensor in live) > sum(tensor.bytes for tensor in best):
             best = live
-    tensors = tuple(
-        LiveTensor(writer[tensor], tuple(static_shape(tensor) or ()), _bytes(tensor)) for tensor in best
+    return MemoryPeak(
+        name,
+        sum(tensor.bytes for tensor in best),
+        tuple(
+            LiveTensor(tensor.writer, tuple(static_shape(tensor.variable) or ()), tensor.bytes)
+            for tensor in best
+        ),
     )
-    return MemoryPeak(name, sum(tensor.bytes for tensor in tensors), tensors)
 
 
 def _bytes(tensor: relax.Expr) -> int:

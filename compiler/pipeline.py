@@ -38,6 +38,7 @@ from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
 from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
+from ddimcache.compiler.passes.plan_memory import PlanMemory
 from ddimcache.compiler.passes.serialize_conv2d import SerializeConv2d
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
 from ddimcache.compiler.passes.split_convolutions import SplitConvolutions
@@ -181,7 +182,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     paths = weight_paths(compilation.weight_names, request.component.weight_paths, compilation.merged_weights)
     yield "limit kernels", LimitKernels(profile, request.component.name, paths)
     compilation.peaks = tuple(peak(name, compilation.module[name]) for name in inputs)
-    yield "plan memory", relax.transform.StaticPlanBlockMemory()
+    yield "plan memory", PlanMemory()
 
 
 def start(request: Request) -> Compilation:

@@ -1,0 +1,188 @@
+"""Tensors of different moments share storages; those of one moment never do."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.compress.weights import WeightStore
+from ddimcache.compiler.memory_plan import Lifetime, buffers, lifetimes, peak
+from ddimcache.compiler.passes.plan_memory import PlanMemory, plan
+from tests.kit.relax_run import run_relax
+from tests.passes.test_pipeline import request
+
+
+def called(module: tvm.IRModule) -> tvm.IRModule:
+    """``module`` with its kernels called into tensors of their own, none fused."""
+    for phase in (
+        relax.transform.LegalizeOps(),
+        relax.transform.RewriteDataflowReshape(),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+    ):
+        module = phase(module)
+    return module
+
+
+def alive_together(function: relax.Function) -> None:
+    """No two tensors of a planned function are in one storage while both are still read."""
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
+    storage: dict[relax.Var, relax.Var] = {}
+    of: dict[relax.Var, relax.Var] = {}
+    made: dict[relax.Var, int] = {}
+    ends: dict[relax.Var, int] = {}
+    for number, binding in enumerate(bindings):
+        value = binding.value
+        if isinstance(value, relax.Call) and str(value.op) == 'I.Op("relax.memory.alloc_tensor")':
+            storage[binding.var], of[binding.var] = value.args[0], binding.var
+            continue
+        for variable in relax.analysis.free_vars(value):
+            if variable in of:
+                made.setdefault(of[variable], number)
+                ends[of[variable]] = number
+                if not (isinstance(value, relax.Call) and isinstance(value.op, relax.GlobalVar)):
+                    of[binding.var] = of[variable]
+    for one in storage:
+        for other in storage:
+            if not one.same_as(other) and storage[one].same_as(storage[other]):
+                assert ends[one] < made[other] or ends[other] < made[one]
+
+
+@I.ir_module
+class Chain:
+    @R.function
+    def main(x: R.Tensor((4,), "float32")) -> R.Tensor((2,), "float32"):
+        with R.dataflow():
+            a = R.exp(x)
+            b = R.negative(a)
+            c = R.concat((b, b), axis=0)
+            d = R.strided_slice(c, axes=[0], begin=[1], end=[3])
+            e = R.exp(d)
+            f = R.negative(e)
+            R.output(f)
+        return f
+
+
+def test_tensors_of_different_moments_share_a_storage() -> None:
+    before = called(Chain)
+    planner = PlanMemory()
+    after = planner(before)
+    # b and d beside the joined c of 32 bytes, into whose place a and e go.
+    assert sorted(buffers(after["main"])) == [8, 16, 32]
+    assert planner.note == "main: 5 tensors in 2 storages of 48 bytes"
+    alive_together(after["main"])
+
+    def allocations(module: tvm.IRModule, name: str) -> int:
+        return module.script().count(f"R.{name}(")
+
+    assert (allocations(before, "builtin.alloc_tensor"), allocations(before, "memory.alloc_tensor")) == (6, 0)
+    assert (allocations(after, "builtin.alloc_tensor"), allocations(after, "memory.alloc_tensor")) == (1, 5)
+    assert allocations(after, "memory.alloc_storage") == 2
+    [result] = run_relax(after, [np.arange(4, dtype="float32")], WeightStore())
+    middle = np.tile(-np.exp(np.arange(4)), 2)[1:3]
+    np.testing.assert_allclose(result, -np.exp(middle), rtol=1e-5)
+
+
+def test_leaves_alone_what_is_returned() -> None:
+    @I.ir_module
+    class Single:
+        @R.function
+        def main(x: R.Tensor((4,), "float32")) -> R.Tensor((4,), "float32"):
+            with R.dataflow():
+                a = R.exp(x)
+                R.output(a)
+            return a
+
+    module = called(Single)
+    tvm.ir.assert_structural_equal(PlanMemory()(module), module)
+
+
+@st.composite
+def random_lifetimes(draw: st.DrawFn) -> list[Lifetime]:
+    count = draw(st.integers(1, 30))
+    found = []
+    for number in range(count):
+        first = draw(st.integers(0, 40))
+        last = first + draw(st.integers(0, 12))
+        size = draw(st.integers(1, 1000))
+        variable = relax.Var(f"t{number}", relax.TensorType([size], "int8"))
+        found.append(Lifetime(variable, size, first, last, "kernel"))
+    return sorted(found, key=lambda tensor: tensor.first)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensors=random_lifetimes())
+def test_a_plan_is_between_the_floor_and_no_sharing(tensors: list[Lifetime]) -> None:
+    storages = plan(tensors)
+    placed = [tensor for storage in storages for tensor in storage.tensors]
+    assert sorted(map(id, placed)) == sorted(map(id, tensors))
+    for storage in storages:
+        assert storage.bytes == max(tensor.bytes for tensor in storage.tensors)
+        ordered = sorted(storage.tensors, key=lambda tensor: tensor.first)
+        assert all(one.last < other.first for one, other in itertools.pairwise(ordered))
+    total = sum(storage.bytes for storage in storages)
+    moments = [[one.bytes for one in tensors if one.first <= t.first <= one.last] for t in tensors]
+    # The k-th storage by size is at least as large as the k-th tensor of any moment.
+    most = max(map(len, moments))
+    ranked = [sorted(moment, reverse=True) + [0] * (most - len(moment)) for moment in moments]
+    floor = sum(max(moment[rank] for moment in ranked) for rank in range(most))
+    assert floor <= total <= sum(tensor.bytes for tensor in tensors)
+
+
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_planned_functions_compute_the_same(data: st.DataObject) -> None:
+    """Random graphs of sums and joins, whose tensors have many sizes and live long and short."""
+    steps = data.draw(
+        st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=12)
+    )
+    x = relax.Var("x", relax.TensorType([3], "float32"))
+    value = np.array([0.5, -1.0, 2.0], "float32")
+    builder, made = relax.BlockBuilder(), [(x, value)]
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            for join, first, second in steps:
+                (one, left), (other, right) = made[first % len(made)], made[second % len(made)]
+                if join or left.shape != right.shape:
+                    if left.size + right.size > 300:
+                        continue
+                    made.append(
+                        (builder.emit(relax.op.concat([one, other], 0)), np.concatenate([left, right]))
+                    )
+                else:
+                    made.append((builder.emit(relax.op.add(one, other)), left + right))
+            out = builder.emit_output(relax.op.negative(made[-1][0]))
+        builder.emit_func_output(out)
+    module = PlanMemory()(called(builder.get()))
+    alive_together(module["main"])
+    [result] = run_relax(module, [value], WeightStore())
+    np.testing.assert_allclose(result, -made[-1][1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet"])
+def test_components_need_no_more_than_by_tvms_own_plan(component: str) -> None:
+    asked = request(component, target="adreno-740")
+    compilation = pipeline.start(asked)
+    modules: list[tvm.IRModule] = []
+    with asked.profile.tvm_target():
+        for name, phase in pipeline.phases(asked, compilation):
+            if name == "plan memory":
+                modules.append(compilation.module)
+            compilation.module = phase(compilation.module)
+    [before] = modules
+    tvms = relax.transform.StaticPlanBlockMemory()(before)
+    for name in compilation.inputs:
+        ours = sum(buffers(compilation.module[name]))
+        outputs = sum(buffers(before[name])) - sum(tensor.bytes for tensor in lifetimes(before[name]))
+        assert peak(name, before[name]).bytes <= ours - outputs <= sum(buffers(tvms[name])) - outputs
+        alive_together(compilation.module[name])
