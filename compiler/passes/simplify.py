@@ -1,6 +1,7 @@
 """Removes what does nothing: neutral arithmetic, casts to the same dtype, chains of shape changes.
 
-What is transposed alike and then added or joined is added or joined first: the transpose then meets the next.
+What is transposed alike and then added or joined is added or joined first, and so is what is transposed and
+then activated: the transpose then meets the next.
 
 Before::
 
@@ -88,6 +89,8 @@ class _Simplifier(PyExprMutator):
             return call.args[0]
         if name in ("relax.add", "relax.concat"):
             return self._transposed_behind(call, name)
+        if name == "relax.nn.silu":
+            return self._activated(call)
         if name == "relax.permute_dims":
             return self._permute(call)
         if name in _RESHAPES or name == "relax.broadcast_to":
@@ -111,6 +114,14 @@ class _Simplifier(PyExprMutator):
         else:
             return call
         return self.builder_.normalize(relax.op.permute_dims(self.builder_.emit(joined), axes))
+
+    def _activated(self, call: relax.Call) -> relax.Expr:
+        source = call.args[0]
+        producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
+        if producer is None or op_name(producer) != "relax.permute_dims":
+            return call
+        activated = self.builder_.emit(relax.op.nn.silu(producer.args[0]))
+        return self.builder_.normalize(relax.op.permute_dims(activated, permutation(producer)))
 
     def _permute(self, call: relax.Call) -> relax.Expr:
         source, axes = call.args[0], permutation(call)

@@ -57,6 +57,32 @@ def test_transposes_that_undo_each_other_go() -> None:
     tvm.ir.assert_structural_equal(Simplify()(Before), Expected)
 
 
+def test_what_is_transposed_and_activated_is_activated_first() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3, 4, 5), "float32")) -> R.Tensor((2, 3, 4, 5), "float32"):
+            with R.dataflow():
+                a = R.permute_dims(x, [0, 3, 1, 2])
+                b = R.nn.silu(a)
+                c = R.permute_dims(b, [0, 2, 3, 1])
+                d = R.exp(c)
+                R.output(d)
+            return d
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((2, 3, 4, 5), "float32")) -> R.Tensor((2, 3, 4, 5), "float32"):
+            with R.dataflow():
+                b = R.nn.silu(x)
+                d = R.exp(b)
+                R.output(d)
+            return d
+
+    tvm.ir.assert_structural_equal(Simplify()(Before), Expected)
+
+
 def test_a_transpose_that_moves_only_ones_is_a_reshape_and_reshapes_join() -> None:
     @I.ir_module
     class Before:
