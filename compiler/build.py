@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 import time
@@ -17,7 +18,7 @@ from safetensors.numpy import save_file
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.bundle import check_destination, write_bundle
 from ddimcache.compiler.fingerprint import versions
-from ddimcache.compiler.fit_memory import MemoryLimits, fit
+from ddimcache.compiler.fit_memory import MemoryLimits, fit, largest_plan
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pipeline_folder
 from ddimcache.compiler.frontend.scheduler import sampler_constants
@@ -26,10 +27,12 @@ from ddimcache.compiler.frontend.tokenizer import write_tokenizer
 from ddimcache.compiler.frontend.unet import import_unet
 from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
 from ddimcache.compiler.frontend.vae_encoder import import_vae_encoder
+from ddimcache.compiler.join_sizes import join_sizes
 from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs
 from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
+from ddimcache.compiler.passes.pack_weights import PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
 from ddimcache.compiler.target import DeviceProfile, with_limits
 from ddimcache.errors import UsageError
@@ -43,6 +46,7 @@ from ddimcache.manifest import (
     MergedLora,
     NamedTensor,
     PassReport,
+    PictureSize,
     SamplerConstants,
     TensorSpec,
 )
@@ -66,13 +70,18 @@ class CompileReport:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Latent and picture sizes of a compilation."""
+    """Latent and picture sizes of a compilation; ``suffix`` ends the names of what is of no other size."""
 
     latent_width: int
     latent_height: int
     scale: int
     batch: int
     channels: int
+    suffix: str = ""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.latent_width * self.scale, self.latent_height * self.scale
 
     @property
     def latents(self) -> TensorSpec:
@@ -80,7 +89,7 @@ class _Sizes:
 
     @property
     def image(self) -> TensorSpec:
-        width, height = self.latent_width * self.scale, self.latent_height * self.scale
+        width, height = self.image_size
         return TensorSpec((self.batch, height, width, 3), "uint8")
 
 
@@ -105,15 +114,16 @@ def compile_pipeline(
     with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
         builder = _Builder(folder, options, device, sizes, Path(scratch))
         components = list(builder.components())
-        with progress.stage("compile", total=len(components) * (pipeline.PHASE_COUNT + 3) + 1) as stage:
+        with progress.stage("compile", total=sum(component.stages for component in components)) as stage:
             for component in components:
-                builder.add(*component, stage)
+                builder.add(component, stage)
         manifest = builder.manifest(sampler_constants(folder))
         manifest = write_bundle(out_dir, manifest, builder.files)
     return CompileReport(manifest, time.perf_counter() - start, skipped)
 
 
-def _sizes(folder: PipelineFolder, options: CompileOptions) -> _Sizes:
+def _sizes(folder: PipelineFolder, options: CompileOptions) -> tuple[_Sizes, ...]:
+    """What is compiled for, the size that is drawn unless another is asked for first."""
     config = folder.unet_config
     layers, levels = config["layers_per_block"], len(config["block_out_channels"])
     # A skip connection for conv_in, for every layer of the down path and for every down-sampling.
@@ -125,16 +135,46 @@ def _sizes(folder: PipelineFolder, options: CompileOptions) -> _Sizes:
         )
     height, width = folder.latent_size
     scale = folder.vae_scale
-    if options.width:
-        # Every down-sampling of the UNet halves the latents, and every half has to be whole.
-        multiple = scale * 2 ** (len(folder.unet_config["block_out_channels"]) - 1)
-        for name, side in (("width", options.width), ("height", options.height)):
+    if not options.width:
+        return (_Sizes(width, height, scale, options.batch, folder.latent_channels),)
+    if folder.inpaints and options.more_sizes:
+        raise UsageError(
+            "a model that fills in parts of pictures is compiled for one size",
+            where="--size",
+            remedy="compile a bundle a size",
+        )
+    # Every down-sampling of the UNet halves the latents, and every half has to be whole.
+    multiple = scale * 2 ** (levels - 1)
+    sizes: list[_Sizes] = []
+    for width, height in ((options.width, options.height), *options.more_sizes):
+        for name, side in (("width", width), ("height", height)):
             if side % multiple:
                 raise UsageError(
                     f"{name} {side} is not a multiple of {multiple}, as this model needs", where="--size"
                 )
-        width, height = options.width // scale, options.height // scale
-    return _Sizes(width, height, scale, options.batch, folder.latent_channels)
+        suffix = f"_{width}x{height}" if sizes else ""
+        cells = width // scale, height // scale
+        sizes.append(_Sizes(*cells, scale, options.batch, folder.latent_channels, suffix))
+    return tuple(sizes)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A component to compile: what loads its network, and what imports that for each of ``sizes``."""
+
+    name: str
+    load: Callable[[], Any]
+    imported: Callable[[Any, _Sizes], ImportedComponent]
+    sizes: tuple[_Sizes, ...]
+
+    @property
+    def entry(self) -> str:
+        return {"unet": "main", "vae_decoder": "decode"}.get(self.name, "encode")
+
+    @property
+    def stages(self) -> int:
+        """How far progress goes: imports and phases of every size, then the library and the weights."""
+        return len(self.sizes) * (pipeline.PHASE_COUNT + 1 + 2 * (self.name == "unet")) + 2
 
 
 class _Builder:
@@ -145,7 +185,7 @@ class _Builder:
         folder: PipelineFolder,
         options: CompileOptions,
         device: DeviceProfile,
-        sizes: _Sizes,
+        sizes: tuple[_Sizes, ...],
         scratch: Path,
     ) -> None:
         self.folder = folder
@@ -156,24 +196,35 @@ class _Builder:
         self.files: dict[str, bytes | Path] = {}
         self.entries: dict[str, Component] = {}
         self.passes: list[PassReport] = []
-        self.macs: dict[str, int] = {}
-        self.macs_saved: dict[str, int] = {}
+        self.planned: dict[_Sizes, dict[str, int]] = {each: {} for each in sizes}
+        self.unets: dict[_Sizes, pipeline.Compilation] = {}
         self.cuts = 0
-        self.feature = TensorSpec((1,), "float32")
 
-    def components(self) -> Iterator[tuple[str, Callable[[], ImportedComponent]]]:
-        """The components with what imports them, in the order of use."""
-        dtype, sizes, folder = self.device.compute_dtype, self.sizes, self.folder
-        tokens, batch = folder.text_length, sizes.batch
-        height, width = sizes.latent_height, sizes.latent_width
-        yield "text_encoder", lambda: import_text_encoder(folder.load_text_encoder(), tokens, dtype)
-        yield "unet", lambda: import_unet(folder.load_unet(), batch, height, width, tokens, dtype)
-        yield "vae_decoder", lambda: import_vae_decoder(folder.load_vae(), batch, height, width, dtype)
+    def components(self) -> Iterator[_Task]:
+        """The components in the order of use."""
+        dtype, folder, sizes = self.device.compute_dtype, self.folder, self.sizes
+        tokens, batch = folder.text_length, sizes[0].batch
+
+        def cells(size: _Sizes) -> tuple[int, int]:
+            return size.latent_height, size.latent_width
+
+        def text_encoder(network: Any, _: _Sizes) -> ImportedComponent:
+            return import_text_encoder(network, tokens, dtype)
+
+        def unet(network: Any, size: _Sizes) -> ImportedComponent:
+            return import_unet(network, batch, *cells(size), tokens, dtype)
+
+        def vae_decoder(network: Any, size: _Sizes) -> ImportedComponent:
+            return import_vae_decoder(network, batch, *cells(size), dtype)
+
+        def vae_encoder(network: Any, size: _Sizes) -> ImportedComponent:
+            return import_vae_encoder(network, batch, *cells(size), size.scale, dtype)
+
+        yield _Task("text_encoder", folder.load_text_encoder, text_encoder, sizes[:1])
+        yield _Task("unet", folder.load_unet, unet, sizes)
+        yield _Task("vae_decoder", folder.load_vae, vae_decoder, sizes)
         if self.takes_images:
-            yield (
-                "vae_encoder",
-                lambda: import_vae_encoder(folder.load_vae(), batch, height, width, sizes.scale, dtype),
-            )
+            yield _Task("vae_encoder", folder.load_vae, vae_encoder, sizes)
 
     @property
     def takes_images(self) -> bool:
@@ -184,42 +235,30 @@ class _Builder:
     def context(self) -> TensorSpec:
         return TensorSpec((1, self.folder.text_length, self.folder.text_width), self.device.compute_dtype)  # type: ignore[arg-type]
 
-    def add(self, name: str, load: Callable[[], ImportedComponent], stage: Stage) -> None:
+    def add(self, task: _Task, stage: Stage) -> None:
         """Compiles a component and keeps its files and its entry of the manifest."""
+        name = task.name
         stage.advance(0, f"{name}: import")
-        component = load()
-        stage.advance(1)
-        entry = {"unet": "main", "vae_decoder": "decode"}.get(name, "encode")
-        cut = None
+        network = task.load()
+        compilations: list[tuple[_Sizes, pipeline.Compilation]] = []
+        for size in task.sizes:
+            component = task.imported(network, size)
+            stage.advance(1)
+            packed = compilations[0][1].widths if compilations else {}
+            compilation = self._compiled(task, size, component, packed, stage)
+            compilations.append((size, compilation))
+            of_size = size.image_size if len(task.sizes) > 1 else None
+            for report in compilation.reports:
+                self.passes.append(
+                    PassReport(report.phase, name, report.changes, report.seconds, report.note, of_size)  # type: ignore[arg-type]
+                )
+        module, functions = join_sizes([(size.suffix, compilation) for size, compilation in compilations])
+        first = compilations[0][1]
+        paths = weight_paths(first.weight_names, component.weight_paths, first.merged_weights)
+        launches = list_launches(module, functions, paths, kernel_macs, name)
         if name == "unet":
-            self.cuts, cut = cut_count(component.module), self.options.cut
-        request = pipeline.Request(
-            component,
-            self.device,
-            self.options.weights,
-            entry,
-            cut,
-            accumulate=self.options.accumulate_choices,
-        )
-        dump = None if self.options.dump_ir is None else Path(self.options.dump_ir)
-        trials = 0
-
-        def run(request: pipeline.Request) -> pipeline.Compilation:
-            nonlocal trials
-            trials += 1
-            # Only the first one is sure to run, so only its phases count.
-            count, bands = int(trials == 1), f" ({request.tiling.bands} bands)" if request.tiling else ""
-            return pipeline.run(request, dump, lambda phase: stage.advance(count, f"{name}: {phase}{bands}"))
-
-        compilation = fit(request, self._limits(), run)
-        self.macs.update(compilation.macs)
-        self.macs_saved.update(compilation.macs_saved)
-        module = compilation.module
-        merged = compilation.merged_weights
-        paths = weight_paths(compilation.weight_names, component.weight_paths, merged)
-        launches = list_launches(module, list(compilation.inputs), paths, kernel_macs, name)
-        if name == "unet":
-            sampler = self._sampler(compilation.module["full"].params[1].ty)
+            self.unets = dict(compilations)
+            sampler = self._sampler(first.module["full"].params[1].ty)
             names = [variable.name_hint for variable in sampler.get_global_vars()]
             more = list_launches(sampler, names, [], kernel_macs, "sampler")
             launches = LaunchLists(
@@ -230,44 +269,86 @@ class _Builder:
         self.files[f"{name}.launches.json"] = text.encode()
         stage.advance(0, f"{name}: build kernels")
         path = self.scratch / f"{name}.so"
-        facts = build_library(module, self.device, self.options.host, list(compilation.inputs), path)
+        facts = build_library(module, self.device, self.options.host, list(functions), path)
         stage.advance(1, f"{name}: pack weights")
-        self._keep(name, path, compilation, facts)
+        self._keep(name, path, compilations, facts)
         stage.advance(1)
-        for report in compilation.reports:
-            self.passes.append(
-                PassReport(report.phase, name, report.changes, report.seconds, report.note)  # type: ignore[arg-type]
-            )
 
-    def _limits(self) -> MemoryLimits:
-        """What the next component may take: the budget is for all of them together."""
+    def _compiled(
+        self,
+        task: _Task,
+        size: _Sizes,
+        component: ImportedComponent,
+        widths: PanelWidths,
+        stage: Stage,
+    ) -> pipeline.Compilation:
+        """One component at one size, in as many bands as its memory wants."""
+        cut = None
+        if task.name == "unet":
+            self.cuts, cut = cut_count(component.module), self.options.cut
+        weights = self.options.weights
+        request = pipeline.Request(
+            component,
+            self.device,
+            weights,
+            task.entry,
+            cut,
+            accumulate=self.options.accumulate_choices,
+            widths=widths,
+        )
+        dump = None if self.options.dump_ir is None else Path(self.options.dump_ir)
+        if dump is not None and size.suffix:
+            dump /= size.suffix.removeprefix("_")
+        trials = 0
+
+        def run(request: pipeline.Request) -> pipeline.Compilation:
+            nonlocal trials
+            trials += 1
+            # Only the first one is sure to run, so only its phases count.
+            count, bands = int(trials == 1), f" ({request.tiling.bands} bands)" if request.tiling else ""
+            where = task.name + size.suffix.replace("_", " ")
+            return pipeline.run(request, dump, lambda phase: stage.advance(count, f"{where}: {phase}{bands}"))
+
+        compilation = fit(request, self._limits(size), run)
+        for each in self.sizes if task.name == "text_encoder" else (size,):
+            self.planned[each][task.name] = largest_plan(compilation)
+        return compilation
+
+    def _limits(self, size: _Sizes) -> MemoryLimits:
+        """What the next component may take: the budget is for all of them together, at each size."""
         wanted, allocation = self.device.wanted_activations, self.device.max_allocation
         budget = self.options.memory_budget
         if budget is not None:
-            left = max(budget - sum(entry.activation_bytes for entry in self.entries.values()), 0)
+            left = max(budget - sum(self.planned[size].values()), 0)
             if left < wanted:
                 return MemoryLimits(left, "--memory-budget leaves", left, allocation)
         return MemoryLimits(wanted, f"{self.device.name} should take", 1 << 62, allocation)
 
     def _sampler(self, time: Any) -> Any:
         """A module with the kernels that the loop runs; the UNet takes ``time``, a type, of a step."""
-        latents = self.sizes.latents.shape
-        assert len(latents) == 4
-        kernels = {
-            "next_step": sampler_kernels.next_step(_spec(time).shape, str(time.dtype)),
-            "step": sampler_kernels.step(latents),
-            "guide_and_step": sampler_kernels.guide_and_step(latents),
-        }
-        if self.takes_images and not self.folder.inpaints:
-            kernels["keep_picture"] = sampler_kernels.keep_picture(latents)
+        kernels = {"next_step": sampler_kernels.next_step(_spec(time).shape, str(time.dtype))}
+        for size in self.sizes:
+            latents = size.latents.shape
+            assert len(latents) == 4
+            kernels[f"step{size.suffix}"] = sampler_kernels.step(latents)
+            kernels[f"guide_and_step{size.suffix}"] = sampler_kernels.guide_and_step(latents)
+            if self.takes_images and not self.folder.inpaints:
+                kernels[f"keep_picture{size.suffix}"] = sampler_kernels.keep_picture(latents)
         if self.device.kind == "llvm":
             kernels = {name: threads_to_loops(kernel) for name, kernel in kernels.items()}
         return tvm.IRModule(
             {name: kernel.with_attr("global_symbol", name) for name, kernel in kernels.items()}
         )
 
-    def _keep(self, name: str, library: Path, compilation: pipeline.Compilation, facts: LibraryFacts) -> None:
-        weights = {weight: compilation.store.array(weight) for weight in compilation.weight_names}
+    def _keep(
+        self,
+        name: str,
+        library: Path,
+        compilations: list[tuple[_Sizes, pipeline.Compilation]],
+        facts: LibraryFacts,
+    ) -> None:
+        size, first = compilations[0]
+        weights = {weight: first.store.array(weight) for weight in first.weight_names}
         weights_path = self.scratch / f"{name}.safetensors"
         save_file(weights, weights_path)
         specs = tuple(NamedTensor(key, array.shape, _dtype(array)) for key, array in weights.items())
@@ -278,33 +359,42 @@ class _Builder:
         if facts.sources:
             sources = f"{name}.sources.json"
             self.files[sources] = json.dumps(facts.sources, indent=0).encode()
-        if name == "unet":
-            shape = compilation.feature_shape
-            assert shape is not None
-            self.feature = TensorSpec(shape, self.device.compute_dtype)  # type: ignore[arg-type]
+        functions = {}
+        for each, compilation in compilations:
+            functions.update(self._functions(name, each, compilation))
+        peaks = {
+            peak.function + each.suffix: peak
+            for each, compilation in compilations
+            for peak in compilation.peaks
+        }
         self.entries[name] = Component(
             library=f"{name}.so",
             weights_file=f"{name}.safetensors",
             weights=specs,
-            functions=self._functions(name, compilation),
+            functions=functions,
             launches=f"{name}.launches.json",
             kernels=facts.kernels,
-            activation_bytes=facts.activation_bytes,
+            activation_bytes=self.planned[size][name],
             sources=sources,
-            peaks=compilation.peaks,
+            peaks=tuple(
+                dataclasses.replace(peak, function=function)
+                for function, peak in peaks.items()
+                if function in functions
+            ),
         )
 
-    def _functions(self, name: str, compilation: pipeline.Compilation) -> dict[str, FunctionSpec]:
-        latents, context = self.sizes.latents, self.context
+    def _functions(
+        self, name: str, size: _Sizes, compilation: pipeline.Compilation
+    ) -> dict[str, FunctionSpec]:
+        latents, context, suffix = size.latents, self.context, size.suffix
         if name == "text_encoder":
             ids = TensorSpec((1, self.folder.text_length), "int32")
             return {"encode": FunctionSpec((ids,), (context,))}
         if name == "vae_decoder":
-            return {"decode": FunctionSpec((latents,), (self.sizes.image,))}
+            return {f"decode{suffix}": FunctionSpec((latents,), (size.image,))}
         if name == "vae_encoder":
-            image = self.sizes.image
-            hole = TensorSpec(image.shape[:3], "uint8")
-            return {"encode": FunctionSpec((image, hole, latents), (latents,))}
+            hole = TensorSpec(size.image.shape[:3], "uint8")
+            return {f"encode{suffix}": FunctionSpec((size.image, hole, latents), (latents,))}
         functions = {
             function: FunctionSpec((_spec(compiled.params[0].ty),), (_spec(compiled.ret_ty),))
             for function in compilation.inputs
@@ -313,11 +403,33 @@ class _Builder:
         }
         parameters = compilation.module["full"].params[: compilation.inputs["full"]]
         inputs = (latents, *(_spec(parameter.ty) for parameter in parameters[1:]))
+        feature = self._feature(size)
         return {
             **functions,
-            "full": FunctionSpec(inputs, (latents, self.feature)),
-            "cached": FunctionSpec((*inputs, self.feature), (latents,)),
+            f"full{suffix}": FunctionSpec(inputs, (latents, feature)),
+            f"cached{suffix}": FunctionSpec((*inputs, feature), (latents,)),
         }
+
+    def _feature(self, size: _Sizes) -> TensorSpec:
+        shape = self.unets[size].feature_shape
+        assert shape is not None
+        return TensorSpec(shape, self.device.compute_dtype)  # type: ignore[arg-type]
+
+    def _picture_size(self, size: _Sizes) -> PictureSize:
+        unet, feature = self.unets[size], self._feature(size)
+        return PictureSize(
+            image_size=size.image_size,
+            latent_size=(size.latent_width, size.latent_height),
+            feature=feature,
+            feature_bytes=feature.bytes,
+            macs_full=unet.macs["full"],
+            macs_cached=unet.macs["cached"],
+            macs_saved_full=unet.macs_saved["full"],
+            macs_saved_cached=unet.macs_saved["cached"],
+            activation_bytes={
+                name: planned for name, planned in self.planned[size].items() if name != "text_encoder"
+            },
+        )
 
     def manifest(self, constants: dict[str, Any]) -> Manifest:
         """The manifest, without the sums of files."""
@@ -325,7 +437,8 @@ class _Builder:
         tokenizer.mkdir()
         for path in write_tokenizer(self.folder.tokenizer, self.folder.tokenizer_constants, tokenizer):
             self.files[f"tokenizer/{path.name}"] = path
-        sizes, options = self.sizes, self.options
+        options, macs = self.options, self.unets[self.sizes[0]].macs
+        first, *others = map(self._picture_size, self.sizes)
         return Manifest(
             format_version=FORMAT_VERSION,
             model=self.folder.path.resolve().name,
@@ -335,31 +448,32 @@ class _Builder:
             profile=self.device.name,
             host=options.host,
             weights=options.weights,  # type: ignore[arg-type]
-            image_size=(sizes.latent_width * sizes.scale, sizes.latent_height * sizes.scale),
-            latent_size=(sizes.latent_width, sizes.latent_height),
-            latent_channels=sizes.channels,
+            image_size=first.image_size,
+            latent_size=first.latent_size,
+            latent_channels=self.sizes[0].channels,
             inpaints=self.folder.inpaints,
-            batch=sizes.batch,
+            batch=self.sizes[0].batch,
             cut=options.cut,
             cuts=self.cuts,
             context=self.context,
-            feature=self.feature,
-            feature_bytes=self.feature.bytes,
+            feature=first.feature,
+            feature_bytes=first.feature_bytes,
             sampler=from_json(SamplerConstants, constants),
             tokenizer="tokenizer",
             built_with=versions(),
             activation_bytes=sum(entry.activation_bytes for entry in self.entries.values()),
-            macs_full=self.macs["full"],
-            macs_cached=self.macs["cached"],
+            macs_full=first.macs_full,
+            macs_cached=first.macs_cached,
             macs_once={
-                hoisted.function: self.macs[hoisted.function]
+                hoisted.function: macs[hoisted.function]
                 for hoisted in pipeline.HOISTED
-                if hoisted.function in self.macs
+                if hoisted.function in macs
             },
-            macs_saved_full=self.macs_saved["full"],
-            macs_saved_cached=self.macs_saved["cached"],
+            macs_saved_full=first.macs_saved_full,
+            macs_saved_cached=first.macs_saved_cached,
             components=self.entries,
             passes=tuple(self.passes),
+            more_sizes=tuple(others),
             loras=tuple(
                 MergedLora(lora.choice.path.name, lora.choice.scale, lora.sha256)
                 for lora in self.folder.loras

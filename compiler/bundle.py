@@ -65,10 +65,10 @@ def write_bundle(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | 
 def with_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
     """Write a bundle again with one more file, or with another content of it, and open it.
 
-    Raises as :func:`write_bundle`.
+    Of a bundle at one of its sizes the whole is written. Raises as :func:`write_bundle`.
     """
     files: dict[str, bytes | Path] = {each: bundle.path(each) for each in bundle.manifest.files}
-    write_bundle(bundle.folder, bundle.manifest, {**files, name: content})
+    write_bundle(bundle.folder, bundle.whole or bundle.manifest, {**files, name: content})
     return open_bundle(bundle.folder, sums=False)
 
 

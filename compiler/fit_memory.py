@@ -76,6 +76,11 @@ def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compila
     return best.compilation
 
 
+def largest_plan(compilation: Compilation) -> int:
+    """Planned bytes of the largest function of a compilation, outputs included."""
+    return max(sum(buffers(compilation.module[name])) for name in compilation.inputs)
+
+
 class _Trial:
     """A compilation in ``bands`` bands, with the planned bytes of its largest function and buffer."""
 

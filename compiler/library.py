@@ -14,7 +14,6 @@ from tvm import relax, tirx
 from tvm.s_tir import SBlock
 
 from ddimcache.compiler.linker import find_linker
-from ddimcache.compiler.memory_plan import buffers
 from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.tags import FAMILY, WORK
@@ -26,11 +25,10 @@ _PROTOTYPE = re.compile(r"^__kernel void \w+\([^{;]*\);\n", re.MULTILINE)
 
 @dataclass(frozen=True)
 class LibraryFacts:
-    """What a component's library holds: kernels with their launches, their sources, planned bytes."""
+    """What a component's library holds: kernels with their launches, and their sources."""
 
     kernels: tuple[KernelSpec, ...]
     sources: dict[str, str]
-    activation_bytes: int
 
 
 def build_library(
@@ -42,7 +40,6 @@ def build_library(
     """
     linker = find_linker(host)
     kernels = _kernels(module, functions)
-    planned = max(sum(buffers(module[name])) for name in functions)
     target = profile.tvm_target(host)
     with target, tvm.transform.PassContext(opt_level=3):
         for phase in (
@@ -57,7 +54,7 @@ def build_library(
             module = phase(module)  # type: ignore[operator]
         executable = relax.build(module, target=target, relax_pipeline=None)
     executable.export_library(str(path), fcompile=linker.compile_function())
-    return LibraryFacts(kernels, _sources(executable.mod), planned)
+    return LibraryFacts(kernels, _sources(executable.mod))
 
 
 def _launches(function: relax.Function) -> dict[str, int]:

@@ -25,6 +25,8 @@ LIMITS = (
     "max_image_pixels",
 )
 """Limits of a device profile that ``--limit`` may lower."""
+MOST_SIZES = 32
+"""Picture sizes of a bundle: each takes about as long to compile as a bundle of its own."""
 NO_RECORDS = "none"
 """As ``--tune-log``: the families' defaults, and no tuning record."""
 
@@ -83,7 +85,8 @@ class AccumulateChoice:
 class CompileOptions:
     """Options of one compilation; making one with a bad value raises :class:`UsageError` naming the option.
 
-    ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``memory_budget`` is in bytes;
+    ``width`` and ``height`` are in pixels, both 0 for the model's own size; ``more_sizes`` are further sizes
+    (width, height) that the bundle makes pictures of. ``memory_budget`` is in bytes;
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
     ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them; ``image_to_image`` adds the
     image encoder, which a model for inpainting has anyway; ``accumulate`` are as
@@ -97,6 +100,7 @@ class CompileOptions:
     cut: int = 0
     width: int = 0
     height: int = 0
+    more_sizes: tuple[tuple[int, int], ...] = ()
     batch: int = 1
     host: str = "x86_64-linux-gnu"
     memory_budget: int | None = None
@@ -118,13 +122,20 @@ class CompileOptions:
             raise UsageError(f"{self.batch} is outside 1 … 64", where="--batch")
         if (self.width == 0) != (self.height == 0):
             raise UsageError("give both width and height, or neither", where="--size")
-        for name, side in (("width", self.width), ("height", self.height)):
-            if side < 0 or side > LARGEST_SIDE or side % 8:
-                raise UsageError(
-                    f"{name} {side} is not a multiple of 8 from 8 to {LARGEST_SIDE}",
-                    where="--size",
-                    remedy="for Stable Diffusion take multiples of 64, such as 512x512",
-                )
+        if self.width:
+            _check_size(self.width, self.height)
+        elif self.more_sizes:
+            raise UsageError("further sizes need a first one", where="--size")
+        for width, height in self.more_sizes:
+            _check_size(width, height)
+        if len({(self.width, self.height), *self.more_sizes}) <= len(self.more_sizes):
+            raise UsageError("names a size twice", where="--size")
+        if len(self.more_sizes) >= MOST_SIZES:
+            raise UsageError(
+                f"{len(self.more_sizes) + 1} sizes, at most {MOST_SIZES} fit into a bundle",
+                where="--size",
+                remedy="take a larger step, such as 384..640x384..640:128",
+            )
         if self.memory_budget is not None and self.memory_budget < 1:
             raise UsageError(f"{self.memory_budget} bytes is no budget", where="--memory-budget")
         if self.tune_log not in (None, NO_RECORDS) and not Path(str(self.tune_log)).is_dir():
@@ -166,6 +177,16 @@ class CompileOptions:
             return from_json(cls, loads(text))
         except RecordProblem as problem:
             raise UsageError(str(problem), where="compile options") from problem
+
+
+def _check_size(width: int, height: int) -> None:
+    for name, side in (("width", width), ("height", height)):
+        if side < 8 or side > LARGEST_SIDE or side % 8:
+            raise UsageError(
+                f"{name} {side} is not a multiple of 8 from 8 to {LARGEST_SIDE}",
+                where="--size",
+                remedy="for Stable Diffusion take multiples of 64, such as 512x512",
+            )
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -37,6 +37,7 @@ from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
 from ddimcache.compiler.passes.merge_projections import MergeProjections
+from ddimcache.compiler.passes.pack_weights import PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.plan_memory import PlanMemory
 from ddimcache.compiler.passes.serialize_conv2d import SerializeConv2d
@@ -71,7 +72,8 @@ class Request:
 
     ``entry`` names the component's function; ``cut`` is set for the UNet only, which becomes two functions.
     ``tiling`` says how large pictures are cut into bands of rows, if at all, and ``accumulate`` how layers
-    are summed where not by rule.
+    are summed where not by rule. ``widths`` are those of weights that another size of the picture has packed
+    already.
     """
 
     component: ImportedComponent
@@ -81,6 +83,7 @@ class Request:
     cut: int | None = None
     tiling: Tiling | None = None
     accumulate: tuple[AccumulateChoice, ...] = ()
+    widths: PanelWidths = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Compilation:
     inputs: dict[str, int]
     weight_names: list[str] = field(default_factory=list)
     packed_weights: set[str] = field(default_factory=set)
+    widths: PanelWidths = field(default_factory=dict)
     merged_weights: dict[str, tuple[str, ...]] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
     macs_saved: dict[str, int] = field(default_factory=dict)
@@ -158,8 +162,10 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
         return path.rpartition(".")[0]
 
     sums = Accumulation(profile, request.accumulate, layer_of)
-    products = LowerProducts(store, profile, request.weights, inputs, sums)
-    yield "fuse geglu", FuseGeglu(store, profile, request.weights, inputs, products.lowered, sums)
+    widths = compilation.widths
+    products = LowerProducts(store, profile, request.weights, inputs, sums, widths)
+    geglu = FuseGeglu(store, profile, request.weights, inputs, products.lowered, sums, widths)
+    yield "fuse geglu", geglu
     yield "lower products", products
     compilation.packed_weights = products.lowered
     yield "fuse group norm", FuseGroupNorm(profile)
@@ -195,7 +201,8 @@ def start(request: Request) -> Compilation:
     else:
         module = component.module
         inputs = {"full": component.input_count, "cached": component.input_count + 1}
-    return Compilation(module, WeightStore.from_torch(component.weights), inputs)
+    store = WeightStore.from_torch(component.weights)
+    return Compilation(module, store, inputs, widths=dict(request.widths))
 
 
 def run(

@@ -3,6 +3,7 @@
 //   draw BUNDLE "a red circle" out.png --seed 7 --steps 20
 //
 // Built by CMake with -DDDIMCACHE_EXAMPLES=ON; docs/opencl-runtime.md says what it needs beside it.
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <fstream>
@@ -21,7 +22,7 @@ using namespace ddimcache::session;
 constexpr char kUsage[] =
     "usage: draw BUNDLE PROMPT OUT.png [--seed N] [--steps N] [--cache-interval N] [--guidance X]\n"
     "                                  [--sampler ddim|euler|dpm++2m|lcm] [--negative-prompt TEXT]\n"
-    "                                  [--device opencl|opencl:1|llvm]\n";
+    "                                  [--size WIDTHxHEIGHT] [--device opencl|opencl:1|llvm]\n";
 
 template <typename Number>
 void Read(const std::string& option, const std::string& text, Number* number) {
@@ -40,6 +41,11 @@ struct Arguments {
     if (option == "--steps") return Read(option, value, &request.steps);
     if (option == "--cache-interval") return Read(option, value, &request.cache_interval);
     if (option == "--guidance") return Read(option, value, &request.guidance);
+    if (option == "--size") {
+      const size_t middle = std::min(value.find('x'), value.size());
+      Read(option, value.substr(0, middle), &request.width);
+      return Read(option, value.substr(std::min(middle + 1, value.size())), &request.height);
+    }
     if (option == "--sampler") {
       request.sampler = value;
       return;
@@ -79,9 +85,10 @@ void Draw(Arguments arguments) {
     std::fprintf(stderr, "\rstep %d of %d", now.steps_done, now.steps);
   }
   Picture picture = session.Result();
+  const Progress done = session.Poll();
   // The first of the batch; a bundle makes `facts.batch` at once.
-  picture.pixels.resize(size_t{3} * facts.width * facts.height);
-  const std::string file = EncodePng(picture.pixels, facts.width, facts.height);
+  picture.pixels.resize(size_t{3} * done.width * done.height);
+  const std::string file = EncodePng(picture.pixels, done.width, done.height);
   std::ofstream stream(arguments.places[2], std::ios::binary);
   stream.write(file.data(), static_cast<std::streamsize>(file.size()));
   if (!stream.flush()) throw Failure("UsageError", "cannot be written", arguments.places[2]);

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddimcache.errors import BundleError
 from ddimcache.launches import LaunchLists
 from ddimcache.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, file_entry
+from ddimcache.picture_sizes import PlainNames, launches_at, manifest_at
 from ddimcache.records import JsonValue, RecordProblem, from_json, loads
 
 _LARGEST_MANIFEST = 64 << 20
@@ -18,10 +19,31 @@ _COMPILE_AGAIN = "compile it again with `ddimcache compile`"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest and files have been checked."""
+    """A bundle whose manifest and files have been checked.
+
+    What :meth:`at` returns has the manifest of a single picture size, and beside it that of the whole bundle.
+    """
 
     folder: Path
     manifest: Manifest
+    names: PlainNames = field(default=PlainNames())
+    whole: Manifest | None = None
+
+    def at(self, image_size: tuple[int, int] | None) -> Bundle:
+        """The bundle as one picture size has it alone, (width, height) in pixels; the first for None.
+
+        Raises :class:`UsageError` for a size that it does not have.
+        """
+        if self.whole is not None and image_size in (None, self.manifest.image_size):
+            return self
+        whole = self.whole or self.manifest
+        names = PlainNames.of_size(whole, whole.size_of(image_size))
+        return Bundle(self.folder, manifest_at(whole, image_size), names, whole)
+
+    def function_name(self, component: str, function: str) -> str:
+        """What the library of a component calls a function of this size."""
+        every = (self.whole or self.manifest).components[component].functions
+        return next(name for name, plain in self.names.of(every).items() if plain == function)
 
     def path(self, name: str) -> Path:
         """Return where a file of the bundle is; raises KeyError for one that the manifest does not list."""
@@ -57,7 +79,7 @@ class Bundle:
         entry = self.manifest.components[component]
         path = self.path(entry.launches)
         try:
-            lists = from_json(LaunchLists, loads(path.read_bytes()))
+            lists = launches_at(from_json(LaunchLists, loads(path.read_bytes())), self.names)
         except RecordProblem as error:
             raise BundleError(str(error), where=path, remedy=_COMPILE_AGAIN) from error
         for function in entry.functions:

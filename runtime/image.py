@@ -54,10 +54,12 @@ class ImageRequest:
     ``cache_interval``: the steps that run the whole UNet, rising from 0. ``sampler`` is one of
     :data:`ddimcache.runtime.sampler.SAMPLERS`; ``lcm`` takes a seed and no cache.
 
-    ``image``, where there is one, is a picture to begin with: the bytes of uint8 [H, W, 3] of the bundle's
-    size. It takes a seed, and only the last ``strength`` of the steps, above 0 to 1; ``cache_interval`` and
-    ``full_steps`` are of these. ``mask``, the bytes of uint8 [H, W], says where that picture is drawn anew:
-    from 128 on it is, below it stays.
+    ``image``, where there is one, is a picture to begin with: the bytes of uint8 [H, W, 3] of the size that
+    is drawn. It takes a seed, and only the last ``strength`` of the steps, above 0 to 1; ``cache_interval``
+    and ``full_steps`` are of these. ``mask``, the bytes of uint8 [H, W], says where that picture is drawn
+    anew: from 128 on it is, below it stays.
+
+    ``size`` is one of the picture sizes that the bundle makes, (width, height) in pixels; None is its first.
     """
 
     ids: Sequence[int]
@@ -71,6 +73,7 @@ class ImageRequest:
     image: bytes = b""
     strength: float = 0.8
     mask: bytes = b""
+    size: tuple[int, int] | None = None
 
     @property
     def steps_taken(self) -> int:
@@ -82,6 +85,7 @@ class ImageRequest:
         seed, body = (None, self.noise) if isinstance(self.noise, bytes) else (self.noise, self.image)
         body += self.mask
         head = {
+            "size": None if self.size is None else list(self.size),
             "ids": list(self.ids),
             "negative_ids": list(self.negative_ids),
             "seed": seed,
@@ -109,7 +113,8 @@ class Picture:
 class DrawProgress:
     """How far an image is.
 
-    ``state`` is ``idle``, ``text``, ``denoise``, ``decode`` or ``done``. ``timings`` has ``seconds``
+    ``state`` is ``idle``, ``text``, ``denoise``, ``decode`` or ``done``, and ``size`` the image's (width,
+    height) in pixels. ``timings`` has ``seconds``
     (``text``, ``denoise``, ``decode``, which count computing only, and ``total``, the time since the image
     was asked for, for the first one since the session was opened, which includes loading), ``full_steps``,
     ``cached_steps``, and ``seconds_full_step`` and ``seconds_cached_step``: medians over the steps of a kind
@@ -119,6 +124,7 @@ class DrawProgress:
     """
 
     state: str
+    size: tuple[int, int]
     steps_done: int
     steps: int
     timings: dict[str, Any]
@@ -136,14 +142,16 @@ class DrawProgress:
     @classmethod
     def of(cls, result: Mapping[str, Any], body: bytes, manifest: Manifest) -> DrawProgress:
         """Read the answer of a session to ``draw`` or ``poll``."""
-        shape, picture, preview = manifest.latents.shape, None, None
+        size = manifest.size_of((result["size"][0], result["size"][1]))
+        image, shape = manifest.image_of(size.image_size), manifest.latents_of(size.latent_size).shape
+        picture, preview = None, None
         if result["state"] == "done":
-            pixels = np.frombuffer(body, np.uint8, manifest.image.bytes).reshape(manifest.image.shape)
-            latents = np.frombuffer(body, "<f4", offset=manifest.image.bytes).reshape(shape)
+            pixels = np.frombuffer(body, np.uint8, image.bytes).reshape(image.shape)
+            latents = np.frombuffer(body, "<f4", offset=image.bytes).reshape(shape)
             picture = Picture(pixels, latents)
         elif body:
             preview = np.frombuffer(body, "<f4").reshape(shape)
-        return cls(**result, preview=preview, picture=picture)
+        return cls(**{**result, "size": size.image_size}, preview=preview, picture=picture)
 
 
 class ImageSession(Protocol):

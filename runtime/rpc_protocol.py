@@ -23,7 +23,7 @@ from ddimcache import errors
 from ddimcache.errors import DdimcacheError, RemoteError
 from ddimcache.records import RecordProblem, from_json, loads, to_json
 
-PROTOCOL = 9
+PROTOCOL = 10
 PREFIX = "ddimcache.session."
 PROBE = "-ddimcache-probe"
 GREETING = "server:"

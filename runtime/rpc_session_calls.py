@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ddimcache.errors import DdimcacheError, DeviceError, RemoteError, UsageError
-from ddimcache.manifest import Count
+from ddimcache.manifest import Count, Size
 from ddimcache.records import Limits, Record, RecordProblem, from_json, to_json
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.image import ImageRequest, MemoryChoice
@@ -37,6 +37,7 @@ class _Sum:
 
 @dataclass(frozen=True)
 class _Draw:
+    size: tuple[Size, Size] | None
     ids: tuple[int, ...]
     negative_ids: tuple[int, ...]
     seed: int | None

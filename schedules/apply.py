@@ -5,13 +5,14 @@ from __future__ import annotations
 import tvm
 from tvm import tirx
 
-from ddimcache.compiler.target import DeviceProfile
-from ddimcache.kernels.workload import tagged
+from ddimcache.compiler.target import Decisions, DeviceProfile, TileTable
+from ddimcache.kernels.workload import NO_WEIGHTS, Workload, tagged
 from ddimcache.schedules.blocked_products import schedule_blocked_product
-from ddimcache.schedules.blocks import workload_of
+from ddimcache.schedules.blocks import panel_of, workload_of
 from ddimcache.schedules.element_wise import schedule_element_wise
 from ddimcache.schedules.pixel_products import schedule_pixel_product
 from ddimcache.schedules.products import schedule_product
+from ddimcache.schedules.spaces import tiles_for_panels
 from ddimcache.schedules.threads_to_loops import threads_to_loops
 from ddimcache.schedules.winograd import schedule_winograd
 
@@ -40,7 +41,7 @@ class ApplySchedules:
 
     def _schedule(self, function: tirx.PrimFunc) -> tirx.PrimFunc:
         workload = workload_of(function)
-        tiles = self.profile.tiles_of(workload)
+        tiles, decisions = self._tiles(function, workload)
         result = (
             schedule_winograd(function, tiles)
             or schedule_pixel_product(function, tiles)
@@ -49,4 +50,17 @@ class ApplySchedules:
             or schedule_element_wise(function, tiles)
         )
         result = result.with_attrs({**dict(function.attrs.items()), SCHEDULED: True})
-        return result if workload is None else tagged(result, workload, self.profile.tuned.get(workload))
+        return result if workload is None else tagged(result, workload, decisions)
+
+    def _tiles(
+        self, function: tirx.PrimFunc, workload: Workload | None
+    ) -> tuple[TileTable, Decisions | None]:
+        """The tiles of a kernel, and what of them its tuning record decided."""
+        tiles = self.profile.tiles
+        if workload is None or not self.profile.tuned:
+            return tiles, None
+        decisions = self.profile.tuned.get(workload)
+        width = None if workload.weights == NO_WEIGHTS else panel_of(function)
+        if width is None:
+            return self.profile.tiles_of(workload), decisions
+        return tiles_for_panels(tiles, workload, decisions, width)

@@ -49,6 +49,18 @@ def inline_all_but(schedule: s_tir.Schedule, kept: set[str]) -> None:
             schedule.compute_inline(schedule.get_sblock(name))
 
 
+def panel_of(function: tirx.PrimFunc) -> int | None:
+    """Output channels of a panel of the weight that a kernel multiplies with, ``None`` without a product."""
+    found: list[int] = []
+
+    def visit(block: Any) -> None:
+        if FAMILY in block.annotations and len(block.reads) > 1:
+            found.append(int(block.reads[1].source.shape[-1]))
+
+    tvm_ffi.structural_walk(function.body, [(s_tir.SBlock, visit)], order="pre")
+    return found[0] if found else None
+
+
 def workload_of(function: tirx.PrimFunc) -> Workload | None:
     """The workload that a kernel's product is tagged with, or ``None``."""
     found: list[str] = []

@@ -74,6 +74,25 @@ def problem(tiles: TileTable, workload: Workload, decisions: Decisions) -> str |
     return _misfit(with_decisions(tiles, decisions), workload)
 
 
+def tiles_for_panels(
+    tiles: TileTable, workload: Workload, decisions: Decisions | None, width: int
+) -> tuple[TileTable, Decisions | None]:
+    """Tiles of a product whose weight lies in panels of ``width`` channels, and the decisions they have.
+
+    Bands and sizes of a picture share a weight, and one of them chose its panels. A record of another that
+    wants others is left out, and blocks are made smaller where the defaults would keep too much.
+    """
+    decided = tiles if decisions is None else with_decisions(tiles, decisions)
+    if pixel_sum_of(tiles, workload) or panel_width(_channels(workload), decided.columns) == width:
+        return decided, decisions
+    tiles = with_decisions(tiles, {"columns": width})
+    place = "winograd.tiles" if is_winograd(tiles, workload) else "blocks.rows"
+    while _private_bytes(tiles, workload) > PRIVATE_BYTES:
+        [number] = defaults(tiles, workload, [place]).values()
+        tiles = with_decisions(tiles, {place: number // 2})
+    return tiles, None
+
+
 def _misfit(tiles: TileTable, workload: Workload) -> str | None:
     """What of the numbers together does not fit, or ``None``."""
     private = _private_bytes(tiles, workload)

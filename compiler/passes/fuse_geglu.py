@@ -25,7 +25,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.lower_products import OUT_ELEMENTWISE_FUSABLE, call_kernel, dtype_name
-from ddimcache.compiler.passes.pack_weights import WeightPacker, close
+from ddimcache.compiler.passes.pack_weights import PanelWidths, WeightPacker, close
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.geglu import kernel as geglu_kernel
@@ -137,6 +137,7 @@ class FuseGeglu:
         inputs: dict[str, int],
         lowered: set[str],
         accumulation: Accumulation | None = None,
+        widths: PanelWidths | None = None,
     ) -> None:
         self.store = store
         self.profile = profile
@@ -144,12 +145,15 @@ class FuseGeglu:
         self.inputs = inputs
         self.lowered = lowered
         self.accumulation = accumulation
+        self.widths = widths
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Fuses in every Relax function of ``module``."""
         keys: dict[relax.Var, str] = {}
-        packer = WeightPacker(self.store, self.profile, self.weights, keys, self.lowered, self.accumulation)
+        packer = WeightPacker(
+            self.store, self.profile, self.weights, keys, self.lowered, self.accumulation, self.widths
+        )
         fuser = _GegluFuser(module, packer)
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):

@@ -28,7 +28,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import Weight, WeightStore
-from ddimcache.compiler.passes.pack_weights import Part, WeightPacker, close
+from ddimcache.compiler.passes.pack_weights import PanelWidths, Part, WeightPacker, close
 from ddimcache.compiler.passes.simplify import op_name, permutation, slice_of, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
@@ -179,6 +179,7 @@ class LowerProducts:
     are no weights; ``accumulation`` decides how products are summed, by the rule alone where it is not given.
     After the pass, ``lowered`` names the weights that became packed, and ``note`` says how many have which
     scales where those are of groups, and are summed how where there is a choice.
+    ``widths`` is as :class:`WeightPacker` has it.
     """
 
     def __init__(
@@ -188,6 +189,7 @@ class LowerProducts:
         weights: str,
         inputs: dict[str, int],
         accumulation: Accumulation | None = None,
+        widths: PanelWidths | None = None,
     ) -> None:
         self.store = store
         self.profile = profile
@@ -195,12 +197,15 @@ class LowerProducts:
         self.inputs = inputs
         self.accumulation = accumulation
         self.lowered: set[str] = set()
+        self.widths = widths
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every Relax function of ``module``."""
         keys: dict[relax.Var, str] = {}
-        packer = WeightPacker(self.store, self.profile, self.weights, keys, self.lowered, self.accumulation)
+        packer = WeightPacker(
+            self.store, self.profile, self.weights, keys, self.lowered, self.accumulation, self.widths
+        )
         lowerer = _ProductLowerer(module, packer)
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):

@@ -21,6 +21,9 @@ from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.kernels.pixels import PixelSum
 from ddimcache.kernels.workload import SIZES, Workload
 
+PanelWidths = dict[tuple[str, str], int]
+"""Output channels of a panel, by the family of the product and the weight's name."""
+
 _CHANNELS = {family: names.index("channels") for family, names in SIZES.items() if "channels" in names}
 
 
@@ -78,7 +81,8 @@ class WeightPacker(StoredWeights):
 
     ``keys`` maps variables to the store's names and grows; ``lowered`` collects the names of the weights
     that became packed, and ``accumulation`` decides how their products are summed. ``parts`` has those that
-    are parts of others, and ``scales`` how many of them have which scales.
+    are parts of others, and ``scales`` how many of them have which scales. ``widths``, which grows too, has
+    the panels' widths by family and weight.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class WeightPacker(StoredWeights):
         keys: dict[relax.Var, str],
         lowered: set[str],
         accumulation: Accumulation | None = None,
+        widths: PanelWidths | None = None,
     ) -> None:
         super().__init__(profile, weights)
         self.store = store
@@ -96,7 +101,7 @@ class WeightPacker(StoredWeights):
         self.lowered = lowered
         self.accumulation = accumulation or Accumulation(profile)
         self.summed: list[str] = []
-        self.widths: dict[str, int] = {}
+        self.widths: PanelWidths = {} if widths is None else widths
         self.parts: dict[str, Part] = {}
         self.scales: dict[str, set[str]] = {}
 
@@ -151,11 +156,12 @@ class WeightPacker(StoredWeights):
     def panel_width(self, key: str, workload: Workload) -> int:
         """Output channels of a panel of the weight ``key``, for its product ``workload``.
 
-        A weight of several products, those of the bands of a picture, is packed once: the first decides.
+        A weight of several products, those of the bands of a picture or of several picture sizes, is packed
+        once: the first decides.
         """
         columns = self.profile.tiles_of(workload).columns
         width = matmul_kernel.panel_width(workload.sizes[_CHANNELS[workload.family]], columns)
-        return self.widths.setdefault(key, width)
+        return self.widths.setdefault((workload.family, key), width)
 
     def packed(
         self,

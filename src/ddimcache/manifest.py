@@ -6,15 +6,17 @@ or bytes, as the names say; multiply-accumulates are counted for one call of the
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from ddimcache.errors import UsageError
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 MANIFEST_NAME = "manifest.json"
 TIMES_AT_ONCE = 64
 """Timesteps that one call of the UNet's ``embed_time`` takes."""
@@ -187,13 +189,38 @@ class SamplerConstants:
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one compiler pass did to one component: ``changes`` counts rewrites, ``note`` says it in words."""
+    """What one compiler pass did to one component, at the picture ``size`` where a bundle has several:
+    ``changes`` counts rewrites, ``note`` says it in words."""
 
     name: Annotated[str, Limits(minimum=1)]
     component: ComponentName
     changes: Count
     seconds: Annotated[float, Limits(minimum=0)] = 0.0
     note: str = ""
+    size: tuple[Size, Size] | None = None
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """What a bundle has for one picture size: the fields of :class:`Manifest` that have these names.
+
+    ``activation_bytes`` is by component.
+    """
+
+    image_size: tuple[Size, Size]
+    latent_size: tuple[Size, Size]
+    feature: TensorSpec
+    feature_bytes: Count
+    macs_full: Count
+    macs_cached: Count
+    macs_saved_full: Count
+    macs_saved_cached: Count
+    activation_bytes: dict[str, Count]
+
+    @property
+    def text(self) -> str:
+        """``640x384``, as options name it."""
+        return "x".join(map(str, self.image_size))
 
 
 @dataclass(frozen=True)
@@ -222,6 +249,9 @@ class Manifest:
     cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
     [1, L, D]; ``feature`` is what a full step leaves for the cached ones. ``macs_once`` is by function of the
     UNet that runs before the steps, and ``macs_saved_…`` is what that spares one of ``full`` or ``cached``.
+
+    A bundle of several picture sizes says all of that of the first, and in ``more_sizes`` of the others.
+    These have functions and sampler's kernels of their own, whose names end in the size: ``full_640x384``.
     """
 
     format_version: int
@@ -254,19 +284,53 @@ class Manifest:
     components: dict[str, Component]
     passes: tuple[PassReport, ...] = ()
     loras: tuple[MergedLora, ...] = ()
+    more_sizes: tuple[PictureSize, ...] = ()
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     @property
     def latents(self) -> TensorSpec:
         """The latents [B, 4, h, w], float32, as the UNet and the step kernels take them."""
-        width, height = self.latent_size
-        return TensorSpec((self.batch, self.latent_channels, height, width), "float32")
+        return self.latents_of(self.latent_size)
 
     @property
     def image(self) -> TensorSpec:
         """The decoder's output [B, H, W, 3], uint8."""
-        width, height = self.image_size
+        return self.image_of(self.image_size)
+
+    def latents_of(self, latent_size: tuple[int, int]) -> TensorSpec:
+        """:attr:`latents` of (width, height) cells."""
+        width, height = latent_size
+        return TensorSpec((self.batch, self.latent_channels, height, width), "float32")
+
+    def image_of(self, image_size: tuple[int, int]) -> TensorSpec:
+        """:attr:`image` of (width, height) pixels."""
+        width, height = image_size
         return TensorSpec((self.batch, height, width, 3), "uint8")
+
+    @property
+    def sizes(self) -> tuple[PictureSize, ...]:
+        """Every picture size, the one that is drawn unless another is asked for first."""
+        planned = {name: component.activation_bytes for name, component in self.components.items()}
+        own = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(PictureSize)}
+        return (PictureSize(**{**own, "activation_bytes": planned}), *self.more_sizes)
+
+    def size_of(self, image_size: tuple[int, int] | None) -> PictureSize:
+        """The entry of :attr:`sizes` for (width, height) in pixels, the first for None.
+
+        Raises :class:`UsageError` that says which there are.
+        """
+        for size in self.sizes:
+            if image_size in (None, size.image_size):
+                return size
+        asked, known = "x".join(map(str, image_size or ())), ", ".join(size.text for size in self.sizes)
+        remedy = "take one of these, or compile the model again with that --size"
+        raise UsageError(
+            f"the bundle makes no pictures of {asked}, only of {known}", where="--size", remedy=remedy
+        )
+
+    def suffix_of(self, size: PictureSize) -> str:
+        """What the names of a size's functions end in; nothing for the first."""
+        return "" if size.image_size == self.image_size else f"_{size.text}"
 
     @property
     def takes_images(self) -> bool:
@@ -293,11 +357,26 @@ class Manifest:
         lcm = self.sampler.lcm
         if lcm is not None and lcm.original_steps > trained:
             return f"sampler: lcm.original_steps: {lcm.original_steps} of {trained} training timesteps"
-        if self.feature.bytes != self.feature_bytes:
-            return f"feature_bytes: {self.feature_bytes}, but the feature's shape makes {self.feature.bytes}"
         if len(self.context.shape) != 3 or self.context.shape[0] != 1:
             return f"context: expected shape [1, L, D], found {list(self.context.shape)}"
-        return self._functions_problem() or self._files_problem()
+        return self._sizes_problem() or self._functions_problem() or self._files_problem()
+
+    def _sizes_problem(self) -> str | None:
+        if self.inpaints and self.more_sizes:
+            return "inpaints: true, but pictures of several sizes cannot be filled in"
+        known: set[tuple[int, int]] = set()
+        for size in self.sizes:
+            where = f"more_sizes: {size.text}" if known else ""
+            if size.image_size in known:
+                return f"{where} is there twice"
+            known.add(size.image_size)
+            made, named = size.feature.bytes, ", ".join(sorted(size.activation_bytes)) or "none"
+            if made != size.feature_bytes:
+                problem = f"feature_bytes: {size.feature_bytes}, but the feature's shape makes {made}"
+                return f"{where}: {problem}" if where else problem
+            if where and set(size.activation_bytes) != set(self.components) - {"text_encoder"}:
+                return f"{where}: activation_bytes: of {named}, not of what depends on the size"
+        return None
 
     @property
     def conditions(self) -> tuple[TensorSpec, TensorSpec]:
@@ -352,19 +431,22 @@ class Manifest:
         }
 
     def _functions_problem(self) -> str | None:
-        noise, feature, image = self.latents, self.feature, self.image
         ids, (time, context) = TensorSpec((1, self.context.shape[1]), "int32"), self.conditions
         more = self.surroundings
         contract = {
             ("text_encoder", "encode"): FunctionSpec((ids,), (self.context,)),
             **{("unet", name): spec for name, spec in self._hoisted.items()},
-            ("unet", "full"): FunctionSpec((self.latents, time, context, *more), (noise, feature)),
-            ("unet", "cached"): FunctionSpec((self.latents, time, context, *more, feature), (noise,)),
-            ("vae_decoder", "decode"): FunctionSpec((self.latents,), (image,)),
         }
-        if self.takes_images:
-            hole = TensorSpec(image.shape[:3], "uint8")
-            contract["vae_encoder", "encode"] = FunctionSpec((image, hole, self.latents), (self.latents,))
+        for size in self.sizes:
+            suffix, feature = self.suffix_of(size), size.feature
+            noise, image = self.latents_of(size.latent_size), self.image_of(size.image_size)
+            given = (noise, time, context, *more)
+            contract["unet", f"full{suffix}"] = FunctionSpec(given, (noise, feature))
+            contract["unet", f"cached{suffix}"] = FunctionSpec((*given, feature), (noise,))
+            contract["vae_decoder", f"decode{suffix}"] = FunctionSpec((noise,), (image,))
+            if self.takes_images:
+                hole = TensorSpec(image.shape[:3], "uint8")
+                contract["vae_encoder", f"encode{suffix}"] = FunctionSpec((image, hole, noise), (noise,))
         for (component, function), expected in contract.items():
             where = f"components.{component}.functions"
             found = self.components[component].functions.get(function)

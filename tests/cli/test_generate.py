@@ -19,6 +19,7 @@ KEYS = {
     "image",
     "seed",
     "device",
+    "size",
     "sampler",
     "steps",
     "strength",

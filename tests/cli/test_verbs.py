@@ -85,6 +85,7 @@ class TestCompile:
             "cut": 2,
             "width": 128,
             "height": 64,
+            "more_sizes": (),
             "batch": 4,
             "host": "aarch64-linux-android",
             "memory_budget": 3 << 19,

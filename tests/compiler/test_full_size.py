@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddimcache.runtime.bundle import open_bundle
+from ddimcache.runtime.bundle import Bundle, open_bundle
 from ddimcache.runtime.devices import parse_device
 from ddimcache.runtime.image import ImageRequest
 from ddimcache.runtime.session import Session
@@ -29,12 +29,42 @@ PROMPT = "a photograph of an astronaut riding a horse"
 GIB = 1 << 30
 
 
-def compile_in_a_process(model: Path, out: Path) -> tuple[float, int]:
+def compile_in_a_process(model: Path, out: Path, *more: str) -> tuple[float, int]:
     """Seconds and peak bytes of ``ddimcache compile`` with int8 weights."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "ddimcache.cli", "compile", str(model), "-o", str(out)]
+    command = [sys.executable, "-m", "ddimcache.cli", "compile", str(model), "-o", str(out), *more]
     subprocess.run([*command, "--target", "opencl", "--weights", "int8", "--json"], check=True)
     return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+
+
+def start_latents(bundle: Bundle) -> np.ndarray:
+    return np.random.default_rng(8).standard_normal(bundle.manifest.latents.shape).astype("float32")
+
+
+def draw(bundle: Bundle) -> np.ndarray:
+    """The latents after a full and a cached step."""
+    session = Session(bundle, parse_device("opencl"))
+    ids = Tokenizer(bundle.tokenizer).encode(PROMPT)
+    size = bundle.manifest.image_size
+    done = session.draw(ImageRequest(ids, ids, start_latents(bundle).tobytes(), 2, 2, 1.0, size=size))
+    print(json.dumps(done.timings))
+    session.close()
+    gc.collect()
+    return done.drawn.latents
+
+
+def check_steps(ours: np.ndarray, bundle: Bundle, pipe: TorchPipeline) -> None:
+    """Holds the latents after a full and a cached step against PyTorch with the same rounded weights."""
+    pipe.scheduler.set_timesteps(2)
+    first, second = pipe.scheduler.timesteps.tolist()
+    context, split = pipe.encode([PROMPT]), SplitUNet(pipe.unet, 0)
+    current = torch.from_numpy(start_latents(bundle))
+    noise, feature = split.full(current, first, context)
+    current = pipe.scheduler.step(noise, first, current, return_dict=False)[0]
+    noise = split.cached(current, second, context, feature)
+    current = pipe.scheduler.step(noise, second, current, return_dict=False)[0]
+    theirs = current.numpy()
+    assert np.abs(ours - theirs).max() < 1e-2 * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("preset", ["sd15", "sd21"])
@@ -50,15 +80,7 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
     # All 22 projections of the timestep, and keys and values of all 16 cross-attentions.
     time, prompt = bundle.manifest.conditions
     assert (time.shape, prompt.shape) == ((1, 20160), (1, 77, 24960))
-
-    latents = np.random.default_rng(8).standard_normal(bundle.manifest.latents.shape).astype("float32")
-    session = Session(bundle, parse_device("opencl"))
-    ids = Tokenizer(bundle.tokenizer).encode(PROMPT)
-    done = session.draw(ImageRequest(ids, ids, latents.tobytes(), 2, 2, 1.0))
-    ours = done.picture.latents
-    print(json.dumps(done.timings))
-    session.close()
-    gc.collect()
+    ours = draw(bundle)
 
     pipe = TorchPipeline.load(model)
     launches = check_launches(bundle, pipe)
@@ -69,13 +91,26 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
     assert launches["project_context"] == 1
     fake_quantise(pipe.unet)
     fake_quantise(pipe.text_encoder)
-    pipe.scheduler.set_timesteps(2)
-    first, second = pipe.scheduler.timesteps.tolist()
-    context, split = pipe.encode([PROMPT]), SplitUNet(pipe.unet, 0)
-    current = torch.from_numpy(latents)
-    noise, feature = split.full(current, first, context)
-    current = pipe.scheduler.step(noise, first, current, return_dict=False)[0]
-    noise = split.cached(current, second, context, feature)
-    current = pipe.scheduler.step(noise, second, current, return_dict=False)[0]
-    theirs = current.numpy()
-    assert np.abs(ours - theirs).max() < 1e-2 * np.abs(theirs).max()
+    check_steps(ours, bundle, pipe)
+
+
+def test_two_sizes_of_one_bundle(tmp_path: Path) -> None:
+    """512x512 and 384x640 share their weights, and each is what PyTorch computes."""
+    model = stand_in("sd15", "float16")
+    seconds, peak = compile_in_a_process(model, tmp_path / "bundle", "--size", "512x512,384x640")
+    whole = open_bundle(tmp_path / "bundle")
+    bytes_of = {
+        kind: sum(file.bytes for name, file in whole.manifest.files.items() if name.endswith(kind))
+        for kind in (".so", ".safetensors", ".json")
+    }
+    print(f"compiled in {seconds:.0f} s, {peak / GIB:.1f} GiB at most, {json.dumps(bytes_of)}")
+    assert peak < 16 * GIB
+    bundles = [whole.at(size) for size in ((512, 512), (384, 640))]
+    assert bundles[0].manifest.macs_full == pytest.approx(400.1e9, rel=0.002)
+    all_ours = [draw(bundle) for bundle in bundles]
+    pipe = TorchPipeline.load(model)
+    check_launches(bundles[1], pipe)
+    fake_quantise(pipe.unet)
+    fake_quantise(pipe.text_encoder)
+    for ours, bundle in zip(all_ours, bundles, strict=True):
+        check_steps(ours, bundle, pipe)

@@ -139,7 +139,7 @@ def test_a_bundle_with_an_encoder_draws_from_noise_as_without_one(bundle: Bundle
         ({"strength": 1.5}, "--strength: 1.5 is no share of the steps"),
         ({"strength": float("nan")}, "--strength: nan is no share of the steps"),
         ({"strength": 0.2}, "--strength: it leaves none of 4 steps"),
-        ({"image": bytes(10)}, "--image: 10 bytes, a picture of the bundle's size has 3072"),
+        ({"image": bytes(10)}, "--image: 10 bytes, a picture of this size has 3072"),
         (
             {"latents": np.zeros((1, 4, 16, 16), "float32")},
             "initial latents: a picture is drawn on with noise",

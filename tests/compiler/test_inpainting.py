@@ -268,7 +268,7 @@ def test_a_model_that_fills_in_draws_nothing_without_a_mask(made: tuple[Path, Bu
     ("change", "message"),
     [
         ({"image": b""}, "--mask: says where a picture is drawn anew, and there is none; give --image"),
-        ({"mask": bytes(10)}, "--mask: 10 bytes, a mask of the bundle's size has 1024"),
+        ({"mask": bytes(10)}, "--mask: 10 bytes, a mask of this size has 1024"),
         ({"mask": bytes(1024)}, "--mask: leaves nothing to draw; make white"),
         ({"mask": b"\x7f" * 1024}, "--mask: leaves nothing to draw; make white"),
         (

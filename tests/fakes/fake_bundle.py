@@ -3,7 +3,7 @@
 The "UNet" is one line of arithmetic, but every part matters to the result: timestep, context, feature and
 every weight, so that a wrong order of calls or tensors shows in the picture. :class:`Reference` computes the
 same in numpy. Where it is not ``hoisted``, its UNet takes timestep and context as they are, and has no
-function that runs before the steps.
+function that runs before the steps. ``more`` gives it further picture sizes.
 """
 
 import json
@@ -28,6 +28,7 @@ from ddimcache.manifest import (
     MemoryPeak,
     NamedTensor,
     PassReport,
+    PictureSize,
     SamplerConstants,
     SigmaSampler,
     TensorSpec,
@@ -38,6 +39,8 @@ from ddimcache.schedules.threads_to_loops import threads_to_loops
 SIDE, CHANNELS, SCALE = 8, 4, 8
 LENGTH, WIDTH, VOCABULARY = 77, 6, 64
 TIMES = 2
+Sizes = tuple[tuple[int, int], ...]
+"""(width, height) in latent cells of further picture sizes."""
 _BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype="float64") ** 2
 _ALPHAS = np.cumprod(1 - _BETAS).tolist()
 SAMPLER: dict = {
@@ -77,28 +80,33 @@ def weights(target: str = "llvm") -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _kernels(target: str, batch: int, hoisted: bool, images: bool):
-    shape = (batch, CHANNELS, SIDE, SIDE)
-    kernels = {
-        "next_step": sampler_kernels.next_step((1, TIMES) if hoisted else (1,), "float32"),
-        "step": sampler_kernels.step(shape),
-        "guide_and_step": sampler_kernels.guide_and_step(shape),
+def _suffixes(more: Sizes) -> dict[str, tuple[int, int]]:
+    """(width, height) in latent cells of every size, by what the names of its functions end in."""
+    return {
+        "": (SIDE, SIDE),
+        **{f"_{width * SCALE}x{height * SCALE}": (width, height) for width, height in more},
     }
-    if images:
-        kernels["keep_picture"] = sampler_kernels.keep_picture(shape)
+
+
+def _kernels(target: str, batch: int, hoisted: bool, images: bool, more: Sizes):
+    kernels = {"next_step": sampler_kernels.next_step((1, TIMES) if hoisted else (1,), "float32")}
+    for suffix, (width, height) in _suffixes(more).items():
+        shape = (batch, CHANNELS, height, width)
+        kernels[f"step{suffix}"] = sampler_kernels.step(shape)
+        kernels[f"guide_and_step{suffix}"] = sampler_kernels.guide_and_step(shape)
+        if images:
+            kernels[f"keep_picture{suffix}"] = sampler_kernels.keep_picture(shape)
     placed = kernels if target != "llvm" else {name: threads_to_loops(k) for name, k in kernels.items()}
     return {name: kernel.with_attr("global_symbol", name) for name, kernel in placed.items()}
 
 
-def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: bool):
+def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: bool, more: Sizes):
     from tvm import relax
     from tvm.ir import IRModule
     from tvm.relax import op
 
     all_weights = weights(target)
-    latents_type = relax.TensorType((batch, CHANNELS, SIDE, SIDE), "float32")
     context_type = relax.TensorType((batch, LENGTH, WIDTH), "float32")
-    feature_type = relax.TensorType((batch, 1, SIDE, SIDE), half(target))
     time_type = relax.TensorType((1,), "float32")
     timesteps_type = relax.TensorType((TIMES_AT_ONCE,), "float32")
     times_type = relax.TensorType((1, TIMES), "float32")
@@ -183,10 +191,11 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
         return builder.emit(op.astype(op.round(op.clip(pixels, 0, 255)), "uint8"))
 
     def encode_image(builder, inputs, fields):
+        _, _, height, width = (int(extent) for extent in inputs[2].ty.shape.values)
         seen = op.subtract(number(1), op.astype(op.expand_dims(inputs[1], 3), "float32"))
         picture = op.multiply(op.astype(inputs[0], "float32"), seen)
-        picture = op.reshape(picture, (batch, SIDE, SCALE, SIDE, SCALE, 3))
-        cells = op.reshape(op.mean(picture, axis=[2, 4]), (batch, SIDE, SIDE, 3, 1))
+        picture = op.reshape(picture, (batch, height, SCALE, width, SCALE, 3))
+        cells = op.reshape(op.mean(picture, axis=[2, 4]), (batch, height, width, 3, 1))
         latents = op.sum(op.multiply(cells, op.reshape(fields[0], (1, 1, 1, 3, CHANNELS))), axis=[3])
         noise = op.multiply(inputs[2], number(0.1))
         return builder.emit(op.add(op.permute_dims(latents, (0, 3, 1, 2)), noise))
@@ -195,30 +204,31 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
     conditions = [times_type, words_type] if hoisted else [time_type, context_type]
     if inpaints:
         conditions.append(around_type)
-    functions = {
-        "full": ([latents_type, *conditions], full),
-        "cached": ([latents_type, *conditions, feature_type], cached),
-    }
+    functions, decoders, encoders = {}, {}, {}
+    for suffix, (width, height) in _suffixes(more).items():
+        latents_type = relax.TensorType((batch, CHANNELS, height, width), "float32")
+        feature_type = relax.TensorType((batch, 1, height, width), half(target))
+        image_type = relax.TensorType((batch, height * SCALE, width * SCALE, 3), "uint8")
+        hole_type = relax.TensorType((batch, height * SCALE, width * SCALE), "uint8")
+        functions[f"full{suffix}"] = ([latents_type, *conditions], full)
+        functions[f"cached{suffix}"] = ([latents_type, *conditions, feature_type], cached)
+        decoders[f"decode{suffix}"] = ([latents_type], decode)
+        encoders[f"encode{suffix}"] = ([image_type, hole_type, latents_type], encode_image)
     if hoisted:
         functions["embed_time"] = ([timesteps_type], embed_time)
         functions["project_context"] = ([context_type], project_context)
     if inpaints:
         functions["project_surroundings"] = ([surroundings_type], project_surroundings)
     unet = build("unet", functions)
-    unet = IRModule(
-        {**dict(unet.functions_items()), **_kernels(target, batch, hoisted, images)}, attrs=unet.attrs
-    )
+    kernels = _kernels(target, batch, hoisted, images, more)
+    unet = IRModule({**dict(unet.functions_items()), **kernels}, attrs=unet.attrs)
     modules = {
         "text_encoder": build("text_encoder", {"encode": ([ids_type], encode)}),
         "unet": unet,
-        "vae_decoder": build("vae_decoder", {"decode": ([latents_type], decode)}),
+        "vae_decoder": build("vae_decoder", decoders),
     }
     if images:
-        image_type = relax.TensorType((batch, SIDE * SCALE, SIDE * SCALE, 3), "uint8")
-        hole_type = relax.TensorType((batch, SIDE * SCALE, SIDE * SCALE), "uint8")
-        modules["vae_encoder"] = build(
-            "vae_encoder", {"encode": ([image_type, hole_type, latents_type], encode_image)}
-        )
+        modules["vae_encoder"] = build("vae_encoder", encoders)
     return modules
 
 
@@ -229,6 +239,7 @@ def libraries(
     hoisted: bool = True,
     images: bool = False,
     inpaints: bool = False,
+    more: Sizes = (),
 ) -> dict[str, Path]:
     """Compile the libraries into ``folder`` for a target kind and return their paths by component."""
     import tvm
@@ -237,7 +248,7 @@ def libraries(
 
     kind = tvm.target.Target(target, host="llvm") if target != "llvm" else tvm.target.Target("llvm")
     paths = {}
-    for name, module in _modules(target, batch, hoisted, images, inpaints).items():
+    for name, module in _modules(target, batch, hoisted, images, inpaints, more).items():
         module = relax.transform.LegalizeOps()(module)
         if target != "llvm":
             with kind:
@@ -248,11 +259,11 @@ def libraries(
 
 
 def launches(
-    component: str, hoisted: bool = True, images: bool = False, inpaints: bool = False
+    component: str, hoisted: bool = True, images: bool = False, inpaints: bool = False, more: Sizes = ()
 ) -> LaunchLists:
     """Return the launches that the manifest speaks of, one a function."""
     launch = Launch(f"{component}_main", "conv_in", 64, 128, 1024, 2048, (2, SIDE), "float32")
-    whole = manifest(hoisted=hoisted, images=images, inpaints=inpaints)
+    whole = manifest(hoisted=hoisted, images=images, inpaints=inpaints, more=more)
     functions = whole.components[component].functions
     return LaunchLists(dict.fromkeys(functions, (launch,)))
 
@@ -263,13 +274,11 @@ def manifest(
     hoisted: bool = True,
     images: bool = False,
     inpaints: bool = False,
+    more: Sizes = (),
 ) -> Manifest:
     """Return the manifest of the fake, without files."""
-    latents = TensorSpec((batch, CHANNELS, SIDE, SIDE), "float32")
     context = TensorSpec((batch, LENGTH, WIDTH), "float32")
-    feature = TensorSpec((batch, 1, SIDE, SIDE), half(target))
     time, ids = TensorSpec((1,), "float32"), TensorSpec((1, LENGTH), "int32")
-    image = TensorSpec((batch, SIDE * SCALE, SIDE * SCALE, 3), "uint8")
     once = {}
     if hoisted:
         timesteps = TensorSpec((TIMES_AT_ONCE,), "float32")
@@ -280,24 +289,45 @@ def manifest(
         once["embed_time"] = FunctionSpec((timesteps,), (times,))
         once["project_context"] = FunctionSpec((context,), (words,))
         time, context = TensorSpec((1, TIMES), "float32"), words
-    inputs = (latents, time, context)
+    around: tuple[TensorSpec, ...] = ()
     if inpaints:
         surroundings = TensorSpec((batch, 1 + CHANNELS, SIDE, SIDE), "float32")
-        around = TensorSpec((batch, SIDE, SIDE, 1), "float32")
-        once["project_surroundings"] = FunctionSpec((surroundings,), (around,))
-        inputs += (around,)
+        around = (TensorSpec((batch, SIDE, SIDE, 1), "float32"),)
+        once["project_surroundings"] = FunctionSpec((surroundings,), around)
     functions = {
         "text_encoder": {"encode": FunctionSpec((ids,), (TensorSpec((1, LENGTH, WIDTH), "float32"),))},
-        "unet": {
-            **once,
-            "full": FunctionSpec(inputs, (latents, feature)),
-            "cached": FunctionSpec((*inputs, feature), (latents,)),
-        },
-        "vae_decoder": {"decode": FunctionSpec((latents,), (image,))},
+        "unet": dict(once),
+        "vae_decoder": {},
+        **({"vae_encoder": {}} if images else {}),
     }
-    if images:
-        hole = TensorSpec(image.shape[:3], "uint8")
-        functions["vae_encoder"] = {"encode": FunctionSpec((image, hole, latents), (latents,))}
+    sizes = []
+    for suffix, (width, height) in _suffixes(more).items():
+        latents = TensorSpec((batch, CHANNELS, height, width), "float32")
+        feature = TensorSpec((batch, 1, height, width), half(target))
+        image = TensorSpec((batch, height * SCALE, width * SCALE, 3), "uint8")
+        inputs = (latents, time, context, *around)
+        functions["unet"][f"full{suffix}"] = FunctionSpec(inputs, (latents, feature))
+        functions["unet"][f"cached{suffix}"] = FunctionSpec((*inputs, feature), (latents,))
+        functions["vae_decoder"][f"decode{suffix}"] = FunctionSpec((latents,), (image,))
+        if images:
+            hole = TensorSpec(image.shape[:3], "uint8")
+            functions["vae_encoder"][f"encode{suffix}"] = FunctionSpec((image, hole, latents), (latents,))
+        share = width * height // SIDE
+        planned = {name: 128 * share for name in functions if name != "text_encoder"}
+        sizes.append(
+            PictureSize(
+                image_size=(width * SCALE, height * SCALE),
+                latent_size=(width, height),
+                feature=feature,
+                feature_bytes=feature.bytes,
+                macs_full=125 * share,
+                macs_cached=100 * share // SIDE,
+                macs_saved_full=30,
+                macs_saved_cached=20,
+                activation_bytes=planned,
+            )
+        )
+    first = sizes[0]
     components = {
         name: Component(
             library=f"{name}.so",
@@ -327,27 +357,28 @@ def manifest(
         profile=target,
         host="x86_64-linux-gnu",
         weights="int8",
-        image_size=(SIDE * SCALE, SIDE * SCALE),
-        latent_size=(SIDE, SIDE),
+        image_size=first.image_size,
+        latent_size=first.latent_size,
         latent_channels=CHANNELS,
         inpaints=inpaints,
         batch=batch,
         cut=0,
         cuts=3,
         context=TensorSpec((1, LENGTH, WIDTH), "float32"),
-        feature=feature,
-        feature_bytes=feature.bytes,
+        feature=first.feature,
+        feature_bytes=first.feature_bytes,
         sampler=SamplerConstants(**SAMPLER, **OTHER_SAMPLERS),
         tokenizer="tokenizer",
         built_with={"ddimcache": "0.1.0"},
         activation_bytes=3072,
-        macs_full=1000,
-        macs_cached=100,
+        macs_full=first.macs_full,
+        macs_cached=first.macs_cached,
         macs_once=dict.fromkeys(once, 50),
         macs_saved_full=30,
         macs_saved_cached=20,
         components=components,
         passes=(PassReport("FuseNothing", "unet", 0, note="left everything alone"),),
+        more_sizes=tuple(sizes[1:]),
     )
 
 
@@ -385,16 +416,17 @@ def build_fake_bundle(
     hoisted: bool = True,
     images: bool = False,
     inpaints: bool = False,
+    more: Sizes = (),
 ) -> Path:
     """Compile the fake and write it as a bundle to ``folder``; ``scratch`` is an existing folder."""
     files: dict[str, bytes | Path] = dict(tokenizer_files())
-    for name, path in libraries(scratch, target, batch, hoisted, images, inpaints).items():
+    for name, path in libraries(scratch, target, batch, hoisted, images, inpaints, more).items():
         files[path.name] = path
         files[f"{name}.safetensors"] = save_safetensors(weights(target)[name])
-        listed = to_json(launches(name, hoisted, images, inpaints))
+        listed = to_json(launches(name, hoisted, images, inpaints, more))
         files[f"{name}.launches.json"] = json.dumps(listed).encode()
         files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
-    write_bundle(folder, manifest(target, batch, hoisted, images, inpaints), files)
+    write_bundle(folder, manifest(target, batch, hoisted, images, inpaints, more), files)
     return folder
 
 
@@ -429,7 +461,9 @@ class Reference:
 
     def encoded(self, picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Return the latents [1, 4, h, w] float32 of a picture [H, W, 3] uint8."""
-        cells = picture.reshape(SIDE, SCALE, SIDE, SCALE, 3).mean(axis=(1, 3), dtype="float32")
+        height, width, _ = picture.shape
+        cells = picture.reshape(height // SCALE, SCALE, width // SCALE, SCALE, 3)
+        cells = cells.mean(axis=(1, 3), dtype="float32")
         latents = np.einsum("yxd,dc->cyx", cells, weights()["vae_encoder"]["channels"])
         return (latents[None] + np.float32(0.1) * noise).astype("float32")
 

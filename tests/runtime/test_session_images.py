@@ -92,7 +92,7 @@ def test_the_same_over_rpc(folder, tmp_path):
     assert there.latents.tobytes() == here.latents.tobytes()
     for change, message in (
         ({"strength": 0.0}, "--strength: 0 is no share"),
-        ({"image": b"1"}, "--image: 1 bytes, a picture of the bundle's size has 12288"),
+        ({"image": b"1"}, "--image: 1 bytes, a picture of this size has 12288"),
         ({"noise": bytes(1024)}, "initial latents: a picture is drawn on with noise of the seed"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -143,7 +143,7 @@ def test_the_same_over_rpc(folders, tmp_path, inpaints):
     assert there.pixels.tobytes() == here.pixels.tobytes()
     for change, message in (
         ({"image": b""}, "--mask: says where a picture is drawn anew, and there is none"),
-        ({"mask": b"1"}, "--mask: 1 bytes, a mask of the bundle's size has 4096"),
+        ({"mask": b"1"}, "--mask: 1 bytes, a mask of this size has 4096"),
         ({"mask": bytes(SIDE * SIDE)}, "--mask: leaves nothing to draw"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from ddimcache.compiler.target import PROFILES, profile, with_decisions
 from ddimcache.errors import BundleError, UsageError
+from ddimcache.kernels.matmul.kernel import panel_width
 from ddimcache.kernels.workload import Workload, parse
 from ddimcache.records import from_json, to_json
 from ddimcache.schedules import tuning_records as store
-from ddimcache.schedules.spaces import VERSIONS, defaults, problem, space_of
+from ddimcache.schedules.spaces import VERSIONS, defaults, problem, space_of, tiles_for_panels
 from tests.kit.tuning import record, write_folder
 
 PRODUCT = Workload("matmul", (4096, 320, 320), "float32", "int8")
@@ -247,3 +248,26 @@ def test_the_records_that_come_with_the_package_are_all_good() -> None:
         _, skipped = store.tuned_profile(folder.name)
         assert skipped == ()
         assert store.read_log(folder, profile(folder.name)).records
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "conv2d 1x64x64x320x320x3x3x1x1 float32 int8",
+        "matmul 4096x1280x320 float32 int8",
+        "geglu 1024x640x5120 float32 int8",
+        "matmul 3x320x1280 float32 float32",
+    ],
+)
+def test_panels_of_another_shape_leave_a_record_out_and_stay_small(text: str) -> None:
+    tiles, workload = profile("opencl").tiles, parse(text)
+    for width in space_of(tiles, workload)["columns"]:
+        chosen, decisions = tiles_for_panels(tiles, workload, None, width)
+        assert decisions is None
+        assert panel_width(workload.sizes[4 if workload.family == "conv2d" else 2], chosen.columns) == width
+        assert problem(chosen, workload, {}) is None
+        own = {"columns": width}
+        if problem(tiles, workload, own) is None:
+            assert tiles_for_panels(tiles, workload, own, width)[1] == own
+        other = next(each for each in space_of(tiles, workload)["columns"] if each != width)
+        assert tiles_for_panels(tiles, workload, {"columns": other}, width)[1] is None

@@ -1,6 +1,8 @@
 #include "manifest.h"
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "json_reader.h"
 #include "session.h"
@@ -191,12 +193,81 @@ SamplerConstants ReadSampler(const Place& place) {
 }
 
 void CheckPass(const Place& place) {
-  const Fields fields = place.Object({"name", "component", "changes"}, {"seconds", "note"});
+  const Fields fields = place.Object({"name", "component", "changes"}, {"seconds", "note", "size"});
   fields["name"].Text(1);
   fields["component"].Choice({"text_encoder", "unet", "vae_decoder", "vae_encoder"});
   fields["changes"].Integer(0);
   if (const auto seconds = fields.Find("seconds")) seconds->Number(0);
   if (const auto note = fields.Find("note")) note->Text();
+  if (const auto size = fields.FindUnlessNull("size")) {
+    for (const Place& side : size->Items(2)) side.Integer(1);
+  }
+}
+
+// The keys of a manifest, and of one of its further sizes, that are about one size.
+PictureSize ReadSize(const Fields& fields) {
+  const auto side = [](const Place& item) {
+    const int64_t extent = item.Integer(1);
+    // Five such sides make a product of less than 63 bits.
+    if (extent > 1 << 20) item.Refuse("is larger than any picture");
+    return extent;
+  };
+  PictureSize size;
+  const auto image = fields["image_size"].Items(2), latent = fields["latent_size"].Items(2);
+  size.width = side(image[0]), size.height = side(image[1]);
+  size.latent_width = side(latent[0]), size.latent_height = side(latent[1]);
+  size.feature = ReadSpec(fields["feature"]);
+  for (const char* key : {"macs_full", "macs_cached", "macs_saved_full", "macs_saved_cached"}) {
+    fields[key].Integer(0);
+  }
+  return size;
+}
+
+void CheckFeature(const PictureSize& size, const Place& bytes) {
+  const auto found = static_cast<uint64_t>(bytes.Integer(0));
+  if (size.feature.bytes() == found) return;
+  throw JsonProblem(
+      (size.suffix.empty() ? "" : "more_sizes: " + size.text() + ": ") + "feature_bytes",
+      std::to_string(found) + ", but the feature's shape makes " + std::to_string(size.feature.bytes()));
+}
+
+PictureSize ReadFurtherSize(const Place& place) {
+  const Fields fields =
+      place.Object({"image_size", "latent_size", "feature", "feature_bytes", "macs_full", "macs_cached",
+                    "macs_saved_full", "macs_saved_cached", "activation_bytes"});
+  PictureSize size = ReadSize(fields);
+  size.suffix = "_" + size.text();
+  for (const auto& [name, bytes] : fields["activation_bytes"].Entries()) {
+    size.activation_bytes[name] = static_cast<uint64_t>(bytes.Integer(0));
+  }
+  CheckFeature(size, fields["feature_bytes"]);
+  return size;
+}
+
+template <typename Map>
+std::string Names(const Map& map) {
+  std::string list;
+  for (const auto& entry : map) list += (list.empty() ? "" : ", ") + entry.first;
+  return list.empty() ? "none" : list;
+}
+
+// Each size once, and activations of what depends on the size.
+void CheckSizes(const Manifest& manifest) {
+  std::set<std::pair<int64_t, int64_t>> known;
+  for (const PictureSize& size : manifest.sizes) {
+    if (!known.insert({size.width, size.height}).second) {
+      throw JsonProblem("more_sizes", size.text() + " is there twice");
+    }
+    const auto& planned = size.activation_bytes;
+    const bool same = planned.size() + 1 == manifest.components.size() && !planned.count("text_encoder") &&
+                      std::all_of(planned.begin(), planned.end(), [&](const auto& entry) {
+                        return manifest.components.count(entry.first) != 0;
+                      });
+    if (!size.suffix.empty() && !same) {
+      throw JsonProblem("more_sizes", size.text() + ": activation_bytes: of " + Names(planned) +
+                                          ", not of what depends on the size");
+    }
+  }
 }
 
 std::string Text(const FunctionSpec& function) {
@@ -209,32 +280,26 @@ std::string Text(const FunctionSpec& function) {
 }
 
 // Throws JsonProblem for the first contradiction, as Manifest.first_problem does in Python.
-void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
-                const std::map<std::string, int64_t>& macs_once) {
-  const auto names = [](const auto& map) {
-    std::string list;
-    for (const auto& entry : map) list += (list.empty() ? "" : ", ") + entry.first;
-    return list.empty() ? "none" : list;
-  };
+void CheckWhole(const Manifest& manifest, const std::map<std::string, int64_t>& macs_once) {
   const auto& components = manifest.components;
   if (components.size() - manifest.takes_images() != 3 || !components.count("text_encoder") ||
       !components.count("unet") || !components.count("vae_decoder")) {
     throw JsonProblem("components",
-                      "expected text_encoder, unet and vae_decoder, found " + names(components));
+                      "expected text_encoder, unet and vae_decoder, found " + Names(components));
   }
   if (manifest.inpaints && !manifest.takes_images()) {
     throw JsonProblem("inpaints", "true, but without a vae_encoder no picture can be filled in");
   }
-  if (manifest.feature.bytes() != feature_bytes) {
-    throw JsonProblem("feature_bytes", std::to_string(feature_bytes) + ", but the feature's shape makes " +
-                                           std::to_string(manifest.feature.bytes()));
+  if (manifest.inpaints && manifest.sizes.size() > 1) {
+    throw JsonProblem("inpaints", "true, but pictures of several sizes cannot be filled in");
   }
   const auto& shape = manifest.context.shape;
   if (shape.size() != 3 || shape[0] != 1) {
     const std::string text = manifest.context.text();
     throw JsonProblem("context", "expected shape [1, L, D], found " + text.substr(text.find('[')));
   }
-  const TensorSpec latents = manifest.latents(), ids{{1, shape[1]}, "int32"};
+  CheckSizes(manifest);
+  const TensorSpec ids{{1, shape[1]}, "int32"};
   struct Entry {
     std::string component, function;
     FunctionSpec spec;
@@ -242,14 +307,18 @@ void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
   std::vector<Entry> contract = {{"text_encoder", "encode", {{ids}, {manifest.context}}}};
   for (const auto& [name, spec] : manifest.once()) contract.push_back({"unet", name, spec});
   const TensorSpec time = manifest.time(), prompt = manifest.prompt();
-  std::vector<TensorSpec> given = {latents, time, prompt};
-  if (manifest.inpaints) given.push_back(manifest.projected());
-  contract.push_back({"unet", "full", {given, {latents, manifest.feature}}});
-  given.push_back(manifest.feature);
-  contract.push_back({"unet", "cached", {given, {latents}}});
-  contract.push_back({"vae_decoder", "decode", {{latents}, {manifest.image()}}});
-  if (manifest.takes_images()) {
-    contract.push_back({"vae_encoder", "encode", {{manifest.image(), manifest.hole(), latents}, {latents}}});
+  for (const PictureSize& size : manifest.sizes) {
+    const TensorSpec latents = manifest.latents(size), image = manifest.image(size);
+    const std::string& end = size.suffix;
+    std::vector<TensorSpec> given = {latents, time, prompt};
+    if (manifest.inpaints) given.push_back(manifest.projected());
+    contract.push_back({"unet", "full" + end, {given, {latents, size.feature}}});
+    given.push_back(size.feature);
+    contract.push_back({"unet", "cached" + end, {given, {latents}}});
+    contract.push_back({"vae_decoder", "decode" + end, {{latents}, {image}}});
+    if (manifest.takes_images()) {
+      contract.push_back({"vae_encoder", "encode" + end, {{image, manifest.hole(size), latents}, {latents}}});
+    }
   }
   for (const auto& [component, function, expected] : contract) {
     const std::string where = "components." + component + ".functions";
@@ -269,7 +338,7 @@ void CheckWhole(const Manifest& manifest, uint64_t feature_bytes,
                                 [&](const auto& entry) { return macs_once.count(entry.first) != 0; });
   if (!same) {
     throw JsonProblem("macs_once",
-                      names(macs_once) + ", but what the UNet has before its steps is " + names(once));
+                      Names(macs_once) + ", but what the UNet has before its steps is " + Names(once));
   }
   if (manifest.files.count(kManifestName)) {
     throw JsonProblem("files", std::string(kManifestName) + " cannot hold its own sum");
@@ -318,7 +387,7 @@ Manifest Read(const Place& place) {
                                       "macs_saved_full",
                                       "macs_saved_cached",
                                       "components"},
-                                     {"passes", "loras", "files"});
+                                     {"passes", "loras", "more_sizes", "files"});
   Manifest manifest;
   manifest.model = fields["model"].Text(1);
   ReadSha256(fields["model_fingerprint"]);
@@ -326,15 +395,7 @@ Manifest Read(const Place& place) {
   for (const char* key : {"target", "profile"}) fields[key].Text(1);
   manifest.host = fields["host"].Text(1);
   fields["weights"].Choice({"int8", "int8-g32", "int8-g64", "int8-g128", "fp16", "fp32"});
-  const auto side = [](const Place& item) {
-    const int64_t extent = item.Integer(1);
-    // Five such sides make a product of less than 63 bits.
-    if (extent > 1 << 20) item.Refuse("is larger than any picture");
-    return extent;
-  };
-  const auto image = fields["image_size"].Items(2), latent = fields["latent_size"].Items(2);
-  manifest.width = side(image[0]), manifest.height = side(image[1]);
-  manifest.latent_width = side(latent[0]), manifest.latent_height = side(latent[1]);
+  manifest.sizes = {ReadSize(fields)};
   manifest.latent_channels = fields["latent_channels"].Integer(1);
   manifest.inpaints = fields["inpaints"].Boolean();
   manifest.batch = fields["batch"].Integer(1);
@@ -345,18 +406,17 @@ Manifest Read(const Place& place) {
     fields["cut"].Refuse(std::to_string(cut) + " is outside 0 … " + std::to_string(cuts - 1));
   }
   manifest.context = ReadSpec(fields["context"]);
-  manifest.feature = ReadSpec(fields["feature"]);
   manifest.sampler = ReadSampler(fields["sampler"]);
   manifest.tokenizer = ReadFileName(fields["tokenizer"]);
   for (const auto& [name, version] : fields["built_with"].Entries()) version.Text();
-  for (const char* key :
-       {"activation_bytes", "macs_full", "macs_cached", "macs_saved_full", "macs_saved_cached"}) {
-    fields[key].Integer(0);
-  }
+  fields["activation_bytes"].Integer(0);
   std::map<std::string, int64_t> macs_once;
   for (const auto& [name, macs] : fields["macs_once"].Entries()) macs_once[name] = macs.Integer(0);
   for (const auto& [name, component] : fields["components"].Entries()) {
     manifest.components[name] = ReadComponent(component);
+  }
+  for (const auto& [name, component] : manifest.components) {
+    manifest.sizes[0].activation_bytes[name] = component.activation_bytes;
   }
   if (const auto passes = fields.Find("passes")) {
     for (const Place& pass : passes->Items()) CheckPass(pass);
@@ -369,6 +429,10 @@ Manifest Read(const Place& place) {
       ReadSha256(lora["sha256"]);
     }
   }
+  CheckFeature(manifest.sizes[0], fields["feature_bytes"]);
+  if (const auto sizes = fields.Find("more_sizes")) {
+    for (const Place& size : sizes->Items()) manifest.sizes.push_back(ReadFurtherSize(size));
+  }
   if (const auto files = fields.Find("files")) {
     for (const auto& [name, entry] : files->Entries()) {
       if (!IsFileName(name)) {
@@ -378,7 +442,7 @@ Manifest Read(const Place& place) {
       manifest.files[name] = {static_cast<uint64_t>(file["bytes"].Integer(0)), ReadSha256(file["sha256"])};
     }
   }
-  CheckWhole(manifest, static_cast<uint64_t>(fields["feature_bytes"].Integer(0)), macs_once);
+  CheckWhole(manifest, macs_once);
   return manifest;
 }
 

@@ -39,9 +39,22 @@ struct ComponentSpec {
   std::string library, weights_file, launches, sources;
   std::vector<Weight> weights;
   std::map<std::string, FunctionSpec> functions;
+  // Of the first picture size.
   uint64_t activation_bytes = 0;
 
   uint64_t weights_bytes() const;
+};
+
+// What a bundle has for one picture size.
+struct PictureSize {
+  int64_t width = 0, height = 0, latent_width = 0, latent_height = 0;
+  TensorSpec feature;
+  std::map<std::string, uint64_t> activation_bytes;
+  // What the names of its functions and of its sampler's kernels end in; nothing for the first size.
+  std::string suffix;
+
+  // "640x384"
+  std::string text() const;
 };
 
 // A sampler that goes by noise levels: Euler's, or DPM-Solver++'s.
@@ -78,18 +91,22 @@ struct FileEntry {
 
 struct Manifest {
   std::string model, device_kind, host, tokenizer;
-  int64_t width = 0, height = 0, latent_width = 0, latent_height = 0, latent_channels = 0, batch = 0;
-  // The UNet takes a mask and the latents of a masked picture beside its own.
+  int64_t latent_channels = 0, batch = 0;
+  // The UNet takes a mask and the latents of a masked picture beside its own; pictures have one size then.
   bool inpaints = false;
-  TensorSpec context, feature;
+  TensorSpec context;
+  // The one that is drawn unless another is asked for first.
+  std::vector<PictureSize> sizes;
   SamplerConstants sampler;
   std::map<std::string, ComponentSpec> components;
   std::map<std::string, FileEntry> files;
 
-  TensorSpec latents() const;
-  TensorSpec image() const;
+  // Throws Failure of kind UsageError that says which sizes there are; the first for 0 x 0.
+  const PictureSize& SizeOf(int64_t width, int64_t height) const;
+  TensorSpec latents(const PictureSize& size) const;
+  TensorSpec image(const PictureSize& size) const;
   // Where an image encoder does not look at a picture.
-  TensorSpec hole() const;
+  TensorSpec hole(const PictureSize& size) const;
   // Mask and masked picture, [B, 1 + C, h, w].
   TensorSpec surroundings() const;
   // Whether a picture can begin with another one: the bundle has an image encoder.
@@ -109,7 +126,7 @@ struct Manifest {
   TensorSpec projected() const;
 };
 
-inline constexpr int kFormatVersion = 7;
+inline constexpr int kFormatVersion = 8;
 // Timesteps that one call of embed_time takes.
 inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";

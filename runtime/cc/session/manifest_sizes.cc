@@ -1,5 +1,6 @@
 // What follows from a manifest: shapes and bytes of what its functions take and return.
 #include "manifest.h"
+#include "session.h"
 
 namespace ddimcache::session {
 
@@ -30,20 +31,38 @@ uint64_t ComponentSpec::weights_bytes() const {
   return total;
 }
 
-TensorSpec Manifest::latents() const {
-  return {{batch, latent_channels, latent_height, latent_width}, "float32"};
+std::string PictureSize::text() const {
+  return std::to_string(width) + "x" + std::to_string(height);
 }
 
-TensorSpec Manifest::image() const {
-  return {{batch, height, width, 3}, "uint8"};
+const PictureSize& Manifest::SizeOf(int64_t width, int64_t height) const {
+  if (width == 0 && height == 0) return sizes.front();
+  std::string known;
+  for (const PictureSize& size : sizes) {
+    if (size.width == width && size.height == height) return size;
+    known += (known.empty() ? "" : ", ") + size.text();
+  }
+  throw Failure("UsageError",
+                "the bundle makes no pictures of " + std::to_string(width) + "x" + std::to_string(height) +
+                    ", only of " + known,
+                "--size", "take one of these, or compile the model again with that --size");
 }
 
-TensorSpec Manifest::hole() const {
-  return {{batch, height, width}, "uint8"};
+TensorSpec Manifest::latents(const PictureSize& size) const {
+  return {{batch, latent_channels, size.latent_height, size.latent_width}, "float32"};
+}
+
+TensorSpec Manifest::image(const PictureSize& size) const {
+  return {{batch, size.height, size.width, 3}, "uint8"};
+}
+
+TensorSpec Manifest::hole(const PictureSize& size) const {
+  return {{batch, size.height, size.width}, "uint8"};
 }
 
 TensorSpec Manifest::surroundings() const {
-  return {{batch, 1 + latent_channels, latent_height, latent_width}, "float32"};
+  const PictureSize& size = sizes.front();
+  return {{batch, 1 + latent_channels, size.latent_height, size.latent_width}, "float32"};
 }
 
 TensorSpec Manifest::contexts() const {
@@ -65,7 +84,10 @@ std::map<std::string, FunctionSpec> Manifest::once() const {
   add("embed_time", {{kTimesAtOnce}, "float32"}, {kTimesAtOnce});
   const TensorSpec given = contexts();
   add("project_context", given, {given.shape[0], given.shape[1]});
-  if (inpaints) add("project_surroundings", surroundings(), {batch, latent_height, latent_width});
+  if (inpaints) {
+    const PictureSize& size = sizes.front();
+    add("project_surroundings", surroundings(), {batch, size.latent_height, size.latent_width});
+  }
   return contract;
 }
 

@@ -19,21 +19,20 @@ constexpr struct {
 // Storage is handed out in pages, and from the pool a quarter larger than asked for at most.
 constexpr uint64_t kRounding = 512 << 10;
 
-}  // namespace
-
-uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
+uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, MemoryPlan plan) {
   const ComponentSpec& text = manifest.components.at("text_encoder");
   const ComponentSpec& unet = manifest.components.at("unet");
   const ComponentSpec& decoder = manifest.components.at("vae_decoder");
   const auto work = [](uint64_t planned) { return planned + planned / 4 + kRounding; };
   const uint64_t text_weights = text.weights_bytes(), text_work = work(text.activation_bytes);
+  const auto work_of = [&](const char* component) { return work(size.activation_bytes.at(component)); };
   const uint64_t unet_weights = unet.weights_bytes();
-  const uint64_t decoder_weights = decoder.weights_bytes(), decoder_work = work(decoder.activation_bytes);
+  const uint64_t decoder_weights = decoder.weights_bytes(), decoder_work = work_of("vae_decoder");
   // It comes and goes before the UNet works, where it does not stay.
   uint64_t encoder_all = 0;
   if (manifest.takes_images()) {
     const ComponentSpec& encoder = manifest.components.at("vae_encoder");
-    encoder_all = encoder.weights_bytes() + work(encoder.activation_bytes);
+    encoder_all = encoder.weights_bytes() + work_of("vae_encoder");
   }
   // Two kinds of steps with two calls each, none of which shares storage with another in a recording.
   // Features and predictions of both prompts are kept; the rest are latents, the picture predicted before,
@@ -42,8 +41,8 @@ uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
   const uint64_t latents = manifest.takes_images() ? 11 : 8;
   const uint64_t surroundings =
       manifest.inpaints ? manifest.surroundings().bytes() + manifest.projected().bytes() : 0;
-  const uint64_t unet_work = surroundings + work((plan.replay ? 4 : 1) * unet.activation_bytes) +
-                             2 * manifest.feature.bytes() + latents * manifest.latents().bytes() +
+  const uint64_t unet_work = surroundings + work((plan.replay ? 4 : 1) * size.activation_bytes.at("unet")) +
+                             2 * size.feature.bytes() + latents * manifest.latents(size).bytes() +
                              2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
   const uint64_t contexts = 2 * manifest.contexts().bytes();
   switch (plan.mode) {
@@ -58,6 +57,14 @@ uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
       return contexts + text_weights + text_work + unet_weights + unet_work + decoder_weights + decoder_work +
              encoder_all;
   }
+}
+
+}  // namespace
+
+uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
+  uint64_t most = 0;
+  for (const PictureSize& size : manifest.sizes) most = std::max(most, EstimateAt(manifest, size, plan));
+  return most;
 }
 
 MemoryPlan PlanMemory(const Manifest& manifest, Memory mode, bool replay, uint64_t bytes) {

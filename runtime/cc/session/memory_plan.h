@@ -15,8 +15,9 @@ struct MemoryPlan {
   bool replay;
 };
 
-// Bytes on the device at most: weights, planned activations, and what the loop keeps. An estimate: drivers
-// and the host's side of libraries are not in it.
+// Bytes on the device at most: weights, planned activations, and what the loop keeps, at the picture size
+// that needs most; sizes are there one after another. An estimate: drivers and the host's side of libraries
+// are not in it.
 uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan);
 
 // The fastest plan with this mode, or any where it is kAuto, whose estimate is within `bytes`; steps are

@@ -78,6 +78,7 @@ std::string ProgressJson(const Progress& progress) {
   AddSeconds(&times, "seconds_cached_step", timings.cached_step);
   return JsonObject()
       .Add("state", StateName(progress.state))
+      .AddRaw("size", "[" + count(progress.width) + ", " + count(progress.height) + "]")
       .AddRaw("steps_done", count(progress.steps_done))
       .AddRaw("steps", count(progress.steps))
       .AddRaw("preview_step", progress.preview.empty() ? "null" : count(progress.preview_step))

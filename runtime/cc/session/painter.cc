@@ -47,44 +47,44 @@ DLTensor Slice(const Tensor& batch, int64_t picture, std::vector<int64_t>* shape
 }
 
 // The mask where latents are, 1 for what is drawn anew: the pixel in the corner of each of their cells.
-std::vector<float> MaskOfLatents(const std::vector<uint8_t>& mask, const Manifest& manifest) {
+std::vector<float> MaskOfLatents(const std::vector<uint8_t>& mask, const PictureSize& size) {
   std::vector<float> cells;
-  for (int64_t y = 0; y < manifest.latent_height; ++y) {
-    for (int64_t x = 0; x < manifest.latent_width; ++x) {
-      const int64_t row = y * manifest.height / manifest.latent_height;
-      const int64_t column = x * manifest.width / manifest.latent_width;
-      const uint8_t pixel = mask[static_cast<size_t>(row * manifest.width + column)];
+  for (int64_t y = 0; y < size.latent_height; ++y) {
+    for (int64_t x = 0; x < size.latent_width; ++x) {
+      const int64_t row = y * size.height / size.latent_height;
+      const int64_t column = x * size.width / size.latent_width;
+      const uint8_t pixel = mask[static_cast<size_t>(row * size.width + column)];
       cells.push_back(pixel >= kLeastWhite ? 1.0F : 0.0F);
     }
   }
   return cells;
 }
 
-void CheckMask(const Request& request, const Manifest& manifest) {
+void CheckMask(const Request& request, const PictureSize& size) {
   if (request.image.empty()) {
     Refuse("says where a picture is drawn anew, and there is none", "--mask", "give --image as well");
   }
-  const auto expected = static_cast<uint64_t>(manifest.width * manifest.height);
+  const auto expected = static_cast<uint64_t>(size.width * size.height);
   if (request.mask.size() != expected) {
-    Refuse(std::to_string(request.mask.size()) + " bytes, a mask of the bundle's size has " +
-               std::to_string(expected),
-           "--mask");
+    Refuse(
+        std::to_string(request.mask.size()) + " bytes, a mask of this size has " + std::to_string(expected),
+        "--mask");
   }
-  const std::vector<float> cells = MaskOfLatents(request.mask, manifest);
+  const std::vector<float> cells = MaskOfLatents(request.mask, size);
   if (std::none_of(cells.begin(), cells.end(), [](float cell) { return cell != 0; })) {
     Refuse("leaves nothing to draw", "--mask",
            "make white what is to be drawn anew, in parts larger than " +
-               std::to_string(manifest.width / manifest.latent_width) + " pixels");
+               std::to_string(size.width / size.latent_width) + " pixels");
   }
 }
 
-void CheckImage(const Request& request, const Manifest& manifest) {
+void CheckImage(const Request& request, const Manifest& manifest, const PictureSize& size) {
   if (!manifest.takes_images()) {
     Refuse("the bundle has no image encoder", "--image", "compile the model with --image-to-image");
   }
-  const uint64_t expected = manifest.image().bytes() / static_cast<uint64_t>(manifest.batch);
+  const uint64_t expected = manifest.image(size).bytes() / static_cast<uint64_t>(manifest.batch);
   if (request.image.size() != expected) {
-    Refuse(std::to_string(request.image.size()) + " bytes, a picture of the bundle's size has " +
+    Refuse(std::to_string(request.image.size()) + " bytes, a picture of this size has " +
                std::to_string(expected),
            "--image");
   }
@@ -100,7 +100,7 @@ std::optional<double> StrengthOf(const Request& request) {
   return request.image.empty() ? std::nullopt : std::optional(request.strength);
 }
 
-void CheckRequest(const Request& request, const Manifest& manifest) {
+void CheckRequest(const Request& request, const Manifest& manifest, const PictureSize& size) {
   const auto length = static_cast<size_t>(manifest.context.shape[1]);
   const bool guided = request.guidance > 1;
   for (const auto* ids : {&request.ids, &request.negative_ids}) {
@@ -119,8 +119,8 @@ void CheckRequest(const Request& request, const Manifest& manifest) {
   if (!(std::isfinite(request.guidance) && request.guidance >= 0)) {
     Refuse(std::to_string(request.guidance) + " is no finite number from 0 up", "--guidance");
   }
-  if (!request.image.empty()) CheckImage(request, manifest);
-  if (!request.mask.empty()) CheckMask(request, manifest);
+  if (!request.image.empty()) CheckImage(request, manifest, size);
+  if (!request.mask.empty()) CheckMask(request, size);
   if (manifest.inpaints && request.mask.empty()) {
     Refuse("the model fills in a part of a picture", "--mask",
            "give a picture with --image, and a mask that is white where it is drawn anew");
@@ -134,7 +134,7 @@ void CheckRequest(const Request& request, const Manifest& manifest) {
   if (SamplerOfName(request.sampler).method == Method::kConsistency) {
     Refuse("lcm adds noise of the seed at every step", "initial latents", "give a seed instead");
   }
-  const uint64_t expected = manifest.latents().elements();
+  const uint64_t expected = manifest.latents(size).elements();
   if (request.latents.size() != expected) {
     Refuse(std::to_string(request.latents.size()) + " numbers, expected " + std::to_string(expected),
            "initial latents");
@@ -166,13 +166,22 @@ Painter::Painter(const Bundle& bundle, const ComputeDevice& device, Memory mode,
       replay_(replay),
       components_(bundle, device),
       contexts_{EmptyTensor(bundle.manifest.contexts(), device),
-                EmptyTensor(bundle.manifest.contexts(), device)} {}
+                EmptyTensor(bundle.manifest.contexts(), device)},
+      size_(&bundle.manifest.sizes.front()) {}
+
+void Painter::SetSize(const PictureSize& size) {
+  if (size_ == &size) return;
+  size_ = &size;
+  loop_.reset();
+  device_.ReleaseIdle();
+}
 
 Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& observer) {
   const SamplingPlan plan =
       Schedule(bundle_.manifest.sampler, {request.sampler, request.steps, request.cache_interval,
                                           request.full_steps, StrengthOf(request), !request.mask.empty()});
   device_.MakeCurrent();
+  SetSize(bundle_.manifest.SizeOf(request.width, request.height));
   Clock clock(began);
   Picture picture;
   EncodeText(request, clock, observer);
@@ -217,7 +226,7 @@ void Painter::EncodePrompt(const LoadedComponent& encoder, const std::vector<int
 
 Beginning Painter::Begin(const Request& request, const SamplingPlan& plan, Clock& clock) {
   const Manifest& manifest = bundle_.manifest;
-  const size_t numbers = manifest.latents().elements();
+  const size_t numbers = manifest.latents(*size_).elements();
   // The seed's numbers: the latents' own noise, what the steps add (the last one adds none), and what the
   // encoder draws of the picture and, where the UNet takes it, of the masked picture.
   const size_t kept = (plan.adds_noise ? plan.steps.size() : 1) * numbers;
@@ -246,12 +255,12 @@ Beginning Painter::Begin(const Request& request, const SamplingPlan& plan, Clock
   }
   if (keeps) {
     beginning.noise = part(0, numbers);
-    beginning.mask = MaskOfLatents(request.mask, manifest);
+    beginning.mask = MaskOfLatents(request.mask, *size_);
   }
   if (inpaints) {
     const std::vector<float> masked =
         EncodeImage(request.image, request.mask, part(kept + numbers, drawn.size()), clock);
-    const std::vector<float> cells = MaskOfLatents(request.mask, manifest);
+    const std::vector<float> cells = MaskOfLatents(request.mask, *size_);
     const auto one = static_cast<ptrdiff_t>(numbers) / manifest.batch;
     for (auto from = masked.begin(); from != masked.end(); from += one) {
       beginning.surroundings.insert(beginning.surroundings.end(), cells.begin(), cells.end());
@@ -268,7 +277,7 @@ std::vector<float> Painter::EncodeImage(const std::vector<uint8_t>& image, const
   std::vector<float> latents(noise.size());
   const auto encoder = components_.Get("vae_encoder");
   const auto start = Clock::Now();
-  std::vector<uint8_t> pictures, holes(manifest.hole().bytes(), 0);
+  std::vector<uint8_t> pictures, holes(manifest.hole(*size_).bytes(), 0);
   for (int64_t picture = 0; picture < manifest.batch; ++picture) {
     pictures.insert(pictures.end(), image.begin(), image.end());
     const auto hole = holes.begin() + picture * static_cast<ptrdiff_t>(mask.size());
@@ -281,8 +290,9 @@ std::vector<float> Painter::EncodeImage(const std::vector<uint8_t>& image, const
   };
   const Tensor encoded =
       encoder
-          ->Call("encode", uploaded(manifest.image(), pictures.data()),
-                 uploaded(manifest.hole(), holes.data()), uploaded(manifest.latents(), noise.data()))
+          ->Call("encode" + size_->suffix, uploaded(manifest.image(*size_), pictures.data()),
+                 uploaded(manifest.hole(*size_), holes.data()),
+                 uploaded(manifest.latents(*size_), noise.data()))
           .cast<Tensor>();
   encoded.CopyToBytes(latents.data(), latents.size() * sizeof(float));
   clock.text += Clock::Seconds(start, Clock::Now());
@@ -294,7 +304,8 @@ std::vector<float> Painter::Denoise(const Request& request, const SamplingPlan& 
   const Manifest& manifest = bundle_.manifest;
   const Beginning beginning = Begin(request, plan, clock);
   if (loop_ == nullptr) {
-    loop_ = std::make_unique<UnetLoop>(manifest, components_.Get("unet"), device_, contexts_, replay_);
+    loop_ =
+        std::make_unique<UnetLoop>(manifest, *size_, components_.Get("unet"), device_, contexts_, replay_);
   }
   loop_->Begin(beginning, plan.steps, request.guidance);
   observer.Entered(State::kDenoise, clock.timings());
@@ -355,7 +366,7 @@ void Painter::RunSteps(const std::vector<Step>& steps, Clock& clock, Observer& o
 }
 
 std::vector<float> Painter::ReadLatents() const {
-  std::vector<float> latents(bundle_.manifest.latents().elements());
+  std::vector<float> latents(bundle_.manifest.latents(*size_).elements());
   loop_->latents().CopyToBytes(latents.data(), latents.size() * sizeof(float));
   return latents;
 }
@@ -365,12 +376,12 @@ std::vector<uint8_t> Painter::Decode(Clock& clock, Observer& observer) {
   const Tensor latents = loop_->latents();
   if (mode_ != Memory::kResident) loop_.reset();
   if (mode_ == Memory::kLoadOnUse) components_.Release("unet");
-  std::vector<uint8_t> pixels(bundle_.manifest.image().bytes());
+  std::vector<uint8_t> pixels(bundle_.manifest.image(*size_).bytes());
   {
     const auto decoder = components_.Get("vae_decoder");
     if (mode_ == Memory::kPipelined) device_.ReleaseIdle();
     const auto start = Clock::Now();
-    const Tensor image = decoder->Call("decode", latents).cast<Tensor>();
+    const Tensor image = decoder->Call("decode" + size_->suffix, latents).cast<Tensor>();
     image.CopyToBytes(pixels.data(), pixels.size());
     clock.decode = Clock::Seconds(start, Clock::Now());
   }

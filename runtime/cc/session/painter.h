@@ -59,6 +59,8 @@ class Painter {
   Picture Paint(const Request& request, Clock::Instant began, Observer& observer);
 
  private:
+  // Makes `size` the one that is drawn, and gives back what another one's images left.
+  void SetSize(const PictureSize& size);
   void EncodeText(const Request& request, Clock& clock, Observer& observer);
   void EncodePrompt(const LoadedComponent& encoder, const std::vector<int32_t>& ids, bool negative);
   std::vector<float> Denoise(const Request& request, const SamplingPlan& plan, Clock& clock,
@@ -79,6 +81,8 @@ class Painter {
   Components components_;
   // Of the prompt, and of the negative prompt.
   const std::array<tvm::runtime::Tensor, 2> contexts_;
+  // Of the image at work.
+  const PictureSize* size_;
   std::unique_ptr<UnetLoop> loop_;
 };
 
@@ -86,6 +90,6 @@ class Painter {
 std::optional<double> StrengthOf(const Request& request);
 
 // Throws Failure of kind UsageError that names what is wrong with the request.
-void CheckRequest(const Request& request, const Manifest& manifest);
+void CheckRequest(const Request& request, const Manifest& manifest, const PictureSize& size);
 
 }  // namespace ddimcache::session

@@ -43,6 +43,13 @@ Failure Translate(std::exception_ptr exception, const std::string& device) {
   }
 }
 
+Progress Idle(const PictureSize& size) {
+  Progress progress;
+  progress.width = static_cast<int>(size.width);
+  progress.height = static_cast<int>(size.height);
+  return progress;
+}
+
 }  // namespace
 
 class Session::Implementation final : public Observer {
@@ -62,9 +69,11 @@ class Session::Implementation final : public Observer {
     facts_.tokenizer = bundle_.path(manifest.tokenizer).string();
     facts_.text_length = static_cast<int>(manifest.context.shape[1]);
     facts_.batch = static_cast<int>(manifest.batch);
-    facts_.width = static_cast<int>(manifest.width);
-    facts_.height = static_cast<int>(manifest.height);
-    facts_.latents_shape = manifest.latents().shape;
+    for (const PictureSize& size : manifest.sizes) {
+      facts_.sizes.push_back({static_cast<int>(size.width), static_cast<int>(size.height)});
+    }
+    facts_.latents_shape = manifest.latents(manifest.sizes.front()).shape;
+    progress_ = Idle(manifest.sizes.front());
     try {
       if (bounded_) device_.SetBudget(options.memory_budget);
       device_.ResetPeak();
@@ -87,7 +96,8 @@ class Session::Implementation final : public Observer {
   }
 
   void Start(const Request& request) {
-    CheckRequest(request, bundle_.manifest);
+    const PictureSize& size = bundle_.manifest.SizeOf(request.width, request.height);
+    CheckRequest(request, bundle_.manifest, size);
     std::lock_guard lock(mutex_);
     if (request_.has_value()) {
       throw Failure("UsageError", "an image is at work", "session", "wait for it, or cancel it");
@@ -99,7 +109,7 @@ class Session::Implementation final : public Observer {
     preview_wanted_ = false;
     failure_.reset();
     picture_ = {};
-    progress_ = {};
+    progress_ = Idle(size);
     progress_.state = State::kText;
     progress_.steps = StepsTaken(request.steps, StrengthOf(request));
     Changed();

@@ -8,6 +8,7 @@
 // Link with this library, libtvm_runtime and libtvm_ffi. Whatever goes wrong is thrown as a Failure.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -61,8 +62,10 @@ struct Facts {
   // The folder of the tokenizer's files.
   std::string tokenizer;
   int text_length = 0;
-  int batch = 0, width = 0, height = 0;
-  // [batch, channels, height, width] of the latents.
+  int batch = 0;
+  // Width and height of the pictures it makes; the first is drawn where a request names none.
+  std::vector<std::array<int, 2>> sizes;
+  // [batch, channels, height, width] of the latents of the first size.
   std::vector<int64_t> latents_shape;
   Memory memory = Memory::kResident;
   // Bytes on the device at most with that mode, by the manifest.
@@ -70,14 +73,17 @@ struct Facts {
 };
 
 struct Request {
+  // Of the picture in pixels: one of the sizes that the bundle makes, its first where both are 0.
+  int width = 0, height = 0;
   // Exactly `text_length` token ids each. The negative ones are used where guidance is above 1.
   std::vector<int32_t> ids, negative_ids = {};
   // 0 … 2^63 - 1. Not used when latents are given.
   uint64_t seed = 0;
   // Initial noise of unit variance, row-major, in place of a seed.
   std::vector<float> latents = {};
-  // A picture to begin with, [height, width, 3] of the bundle's size, where the bundle has an image encoder:
-  // noise of the seed is added to it, and of the steps only the last `strength` is taken, above 0 to 1.
+  // A picture to begin with, [height, width, 3] of the size that is drawn, where the bundle has an image
+  // encoder: noise of the seed is added to it, and of the steps only the last `strength` is taken, above 0
+  // to 1.
   std::vector<uint8_t> image = {};
   double strength = 0.8;
   // Where that picture is drawn anew, [height, width]: from 128 on it is, below it stays. At a strength of 1
@@ -117,6 +123,8 @@ struct Timings {
 
 struct Progress {
   State state = State::kIdle;
+  // Of the image in pixels.
+  int width = 0, height = 0;
   int steps_done = 0, steps = 0;
   Timings timings;
   // The latents after `preview_step` steps, where they were asked for and the loop has got to it.

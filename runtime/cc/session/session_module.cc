@@ -82,8 +82,17 @@ std::vector<uint8_t> ReadMask(const Place& bytes, std::string_view* body) {
   return {mask.begin(), mask.end()};
 }
 
+int ReadSide(const Place& place) {
+  place.Integer(1);
+  return ReadCount(place);
+}
+
 Request ReadRequest(const Fields& fields, std::string_view body) {
   Request request;
+  if (const auto size = fields.FindUnlessNull("size")) {
+    const auto sides = size->Items(2);
+    request.width = ReadSide(sides[0]), request.height = ReadSide(sides[1]);
+  }
   request.ids = ReadIds(fields["ids"]);
   request.negative_ids = ReadIds(fields["negative_ids"]);
   request.sampler = fields["sampler"].Text();
@@ -172,8 +181,8 @@ class SessionModule final : public tvm::ffi::ModuleObj {
   std::string Draw(const Message& message) {
     const Json json = Json::Parse(message.head);
     const Fields fields =
-        Place(json, "").Object({"ids", "negative_ids", "seed", "strength", "mask_bytes", "sampler", "steps",
-                                "cache_interval", "full_steps", "guidance", "wait_seconds"});
+        Place(json, "").Object({"size", "ids", "negative_ids", "seed", "strength", "mask_bytes", "sampler",
+                                "steps", "cache_interval", "full_steps", "guidance", "wait_seconds"});
     const auto session = Opened();
     session->Start(ReadRequest(fields, message.body));
     if (const auto wait = fields.FindUnlessNull("wait_seconds"))

@@ -22,22 +22,23 @@ TensorSpec TimesOf(TensorSpec time) {
 
 }  // namespace
 
-UnetLoop::UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> unet,
+UnetLoop::UnetLoop(const Manifest& manifest, const PictureSize& size, std::shared_ptr<LoadedComponent> unet,
                    const ComputeDevice& device, const std::array<Tensor, 2>& contexts, bool replay)
-    : device_(device),
+    : size_(size),
+      device_(device),
       unet_(std::move(unet)),
       replay_(replay),
-      full_(unet_->function("full")),
-      cached_(unet_->function("cached")),
+      full_(unet_->function("full" + size.suffix)),
+      cached_(unet_->function("cached" + size.suffix)),
       next_step_(unet_->Kernel("next_step")),
-      step_(unet_->Kernel("step")),
-      guide_and_step_(unet_->Kernel("guide_and_step")),
+      step_(unet_->Kernel("step" + size.suffix)),
+      guide_and_step_(unet_->Kernel("guide_and_step" + size.suffix)),
       embed_time_(unet_->Find("embed_time")),
       project_context_(unet_->Find("project_context")),
       project_surroundings_(unet_->Find("project_surroundings")),
-      latents_(EmptyTensor(manifest.latents(), device)),
-      history_(EmptyTensor(manifest.latents(), device)),
-      noise_(EmptyTensor(manifest.latents(), device)),
+      latents_(EmptyTensor(manifest.latents(size), device)),
+      history_(EmptyTensor(manifest.latents(size), device)),
+      noise_(EmptyTensor(manifest.latents(size), device)),
       table_(EmptyTensor({{kMostSteps, kColumns}, "float32"}, device)),
       row_(EmptyTensor({{2}, "int32"}, device)),
       timesteps_(EmptyTensor({{kMostBlocks, kTimesAtOnce}, "float32"}, device)),
@@ -115,7 +116,7 @@ void UnetLoop::PlacePicture(const Beginning& beginning) {
   if (beginning.mask.empty()) return;
   if (!kept_.has_value()) {
     const std::vector<int64_t> shape(latents_->shape, latents_->shape + latents_->ndim);
-    kept_ = Kept{unet_->Kernel("keep_picture"), EmptyTensor({shape, "float32"}, device_),
+    kept_ = Kept{unet_->Kernel("keep_picture" + size_.suffix), EmptyTensor({shape, "float32"}, device_),
                  EmptyTensor({shape, "float32"}, device_),
                  EmptyTensor({{shape[2], shape[3]}, "float32"}, device_)};
   }

@@ -30,11 +30,11 @@ struct Beginning {
 
 class UnetLoop {
  public:
-  // `contexts` are of the prompt and of the negative prompt, [B, L, D]; what they hold may change between
-  // images. With `replay`, which the CPU cannot, steps are recorded and replayed; without it every launch
-  // goes through the VM.
-  UnetLoop(const Manifest& manifest, std::shared_ptr<LoadedComponent> unet, const ComputeDevice& device,
-           const std::array<tvm::runtime::Tensor, 2>& contexts, bool replay);
+  // For pictures of `size`, an entry of the manifest. `contexts` are of the prompt and of the negative
+  // prompt, [B, L, D]; what they hold may change between images. With `replay`, which the CPU cannot, steps
+  // are recorded and replayed; without it every launch goes through the VM.
+  UnetLoop(const Manifest& manifest, const PictureSize& size, std::shared_ptr<LoadedComponent> unet,
+           const ComputeDevice& device, const std::array<tvm::runtime::Tensor, 2>& contexts, bool replay);
   ~UnetLoop();
 
   // Uploads it and one row of numbers for each step, and computes what does not depend on latents.
@@ -44,6 +44,7 @@ class UnetLoop {
   bool Enqueue(bool is_full);
 
   const tvm::runtime::Tensor& latents() const { return latents_; }
+  const PictureSize& size() const { return size_; }
 
  private:
   void Launch(bool is_full);
@@ -54,6 +55,7 @@ class UnetLoop {
   // Puts the noise of the next step where the sampler's kernel reads it. Waits for nothing.
   void PlaceNoise();
 
+  const PictureSize& size_;
   const ComputeDevice& device_;
   const std::shared_ptr<LoadedComponent> unet_;
   const bool replay_;

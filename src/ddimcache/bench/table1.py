@@ -58,10 +58,10 @@ def measure(
     Raises as :meth:`Session.poll`.
     """
     length = bundle.manifest.context.shape[1]
-    ids = [1] * length
+    ids, size = [1] * length, bundle.manifest.image_size
 
     def loop_seconds(session: Session, count: int, interval: int) -> float:
-        request = ImageRequest(ids, ids, _SEED, count, interval, guidance)
+        request = ImageRequest(ids, ids, _SEED, count, interval, guidance, size=size)
         return float(session.draw(request).timings["seconds"]["denoise"])
 
     cells = [(count, interval) for count in steps for interval in intervals]

@@ -13,7 +13,7 @@ import typer
 
 from ddimcache.commands import device_options, image_options
 from ddimcache.commands.device_options import device_sources
-from ddimcache.commands.generate import check_fits, check_text, chosen_steps, picture_facts
+from ddimcache.commands.generate import asked_size, check_fits, check_text, chosen_steps, picture_facts
 from ddimcache.commands.terminal import parse_size, print_json, progress, say
 from ddimcache.errors import DeviceError, UsageError
 
@@ -104,10 +104,13 @@ def batch(
     try:
         bars = progress()
         bundle = open_or_compile(folder, given, sources, bars)
+        drawn = bundle.manifest.size_of(asked_size(given)).image_size
+        own_size = None if drawn == bundle.manifest.image_size else drawn
+        # What was measured is of the bundle's first size.
         schedule, cache_interval, full_steps = chosen_steps(
-            bundle, cache_schedule, steps, cache_interval, measured=sampler == "ddim"
+            bundle, cache_schedule, steps, cache_interval, measured=sampler == "ddim" and own_size is None
         )
-        settings = Settings(sampler, (steps, cache_interval, guidance), schedule, full_steps)
+        settings = Settings(sampler, (steps, cache_interval, guidance), schedule, full_steps, own_size)
         jobs = _jobs(bundle, texts, numbers_of_noise, negative_prompt, settings, output)
         pool = Pool(sources, seconds_per_job=seconds_per_picture)
         report = pool.run(jobs, log, bars, lambda result: is_kept(result, output))
@@ -200,18 +203,21 @@ def open_or_compile(
 class Settings:
     """How every picture is sampled: ``numbers`` are steps, cache interval and guidance.
 
-    ``full_steps`` are those that ``schedule`` chose to run the whole UNet; none: as the interval says.
+    ``size`` is in pixels, None for the bundle's first. ``full_steps`` are those that ``schedule`` chose to
+    run the whole UNet; none: as the interval says.
     """
 
     sampler: str
     numbers: tuple[int, int, float]
     schedule: str
     full_steps: tuple[int, ...]
+    size: tuple[int, int] | None = None
 
     def named(self) -> list[Any]:
         """Return what makes the name of a picture; a uniform schedule follows from the numbers."""
         chosen = [] if self.schedule == "uniform" else [self.schedule, list(self.full_steps)]
-        return [self.sampler, *self.numbers, *chosen]
+        size = [] if self.size is None else ["x".join(map(str, self.size))]
+        return [self.sampler, *self.numbers, *chosen, *size]
 
 
 def _jobs(
@@ -280,7 +286,13 @@ class _Picture:
         chosen = self._settings
         ids, negative_ids = self._ids
         request = ImageRequest(
-            ids, negative_ids, self._seed, *chosen.numbers, chosen.full_steps, chosen.sampler
+            ids,
+            negative_ids,
+            self._seed,
+            *chosen.numbers,
+            chosen.full_steps,
+            chosen.sampler,
+            size=chosen.size,
         )
         done = run_image(session, request, SilentProgress())
         manifest = self._bundle.manifest

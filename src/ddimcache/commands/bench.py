@@ -52,6 +52,7 @@ def bench_unet(
     device: bench_options.Device = None,
     weights: bench_options.Weights = None,
     cut: bench_options.Cut = None,
+    size: bench_options.Size = None,
     peer: Annotated[
         str, typer.Option(help=f"What to compare with, separated by commas: {', '.join(PEERS)}.")
     ] = "torch",
@@ -77,7 +78,7 @@ def bench_unet(
     if repeats < 1:
         raise UsageError(f"{repeats} is below 1", where="--repeats")
     bars = progress()
-    found = bench_options.find_subject(model, reference, device, weights, cut, bars)
+    found = bench_options.find_subject(model, reference, device, weights, cut, size, bars)
     from ddimcache.bench import unet
     from ddimcache.bench.cache_gain import speedups
 

@@ -24,6 +24,7 @@ def bench_decoder(
     reference: bench_options.Reference = None,
     device: bench_options.Device = None,
     weights: bench_options.Weights = None,
+    size: bench_options.Size = None,
     repeats: Annotated[int, typer.Option(help="How often each decodes; the median counts.")] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
@@ -38,7 +39,7 @@ def bench_decoder(
     if repeats < 1:
         raise UsageError(f"{repeats} is below 1", where="--repeats")
     bars = progress()
-    found = bench_options.find_subject(model, reference, device, weights, None, bars)
+    found = bench_options.find_subject(model, reference, device, weights, None, size, bars)
     threads = unet.core_count(found.spec)
     say(f"measuring on {found.device}, {repeats} repeats; PyTorch on as many cores: {threads}")
     times = decoder.measure(

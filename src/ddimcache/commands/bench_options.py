@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ddimcache.commands import image_options
-from ddimcache.commands.terminal import say
+from ddimcache.commands.terminal import parse_size, say
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ Device = Annotated[
 ]
 Weights = image_options.Weights
 Cut = image_options.Cut
+Size = image_options.Size
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A bundle of batch 1, the diffusers folder that it was compiled from, and the device that runs it."""
+    """A bundle of batch 1 at one of its sizes, the diffusers folder it was compiled from, and the device."""
 
     bundle: Bundle
     source: Path
@@ -64,6 +65,7 @@ def find_subject(
     device: str | None,
     weights: str | None,
     cut: int | None,
+    size: str | None,
     bars: Progress,
 ) -> Subject:
     """Open or compile what the options name; raises :class:`UsageError` naming the one that does not fit."""
@@ -74,13 +76,17 @@ def find_subject(
         local_device(device)  # refused before anything is written or compiled
     load_compiler()
     folder = find_model_of(model, bars)
-    choices = {name: value for name, value in (("weights", weights), ("cut", cut)) if value is not None}
+    named: dict[str, Any] = {"weights": weights, "cut": cut}
+    choices = {name: value for name, value in named.items() if value is not None}
+    width, height = parse_size(size)
     if is_bundle(folder):
-        bundle, source = _open(folder, reference, choices)
+        bundle, source = _open(folder, reference, choices, (width, height) if width else None)
         chosen = choose_device(device, bundle.manifest.device_kind)
     else:
         if reference is not None:
             raise UsageError("is for a bundle; a folder is its own", where="--reference")
+        if width:
+            choices |= {"width": width, "height": height}
         chosen = choose_device(device)
         bundle, source = compile_for(folder, choices, chosen, bars), folder
     return Subject(bundle, source, chosen.name, local_device(chosen.name))
@@ -114,11 +120,13 @@ def _stand_in(name: str, bars: Progress) -> Path:
     return folder
 
 
-def _open(folder: Path, reference: Path | None, choices: dict[str, Any]) -> tuple[Bundle, Path]:
+def _open(
+    folder: Path, reference: Path | None, choices: dict[str, Any], size: tuple[int, int] | None
+) -> tuple[Bundle, Path]:
     """Return a finished bundle and the model folder that it was compiled from."""
     from ddimcache.runtime.bundle import open_bundle
 
-    bundle = open_bundle(folder)
+    bundle = open_bundle(folder).at(size)
     manifest = bundle.manifest
     found = {"weights": manifest.weights, "cut": manifest.cut, "batch": manifest.batch}
     for name, value in {"batch": 1, **choices}.items():

@@ -28,6 +28,7 @@ def bench_table1(
     device: bench_options.Device = None,
     weights: bench_options.Weights = None,
     cut: bench_options.Cut = None,
+    size: bench_options.Size = None,
     steps: Annotated[str, typer.Option(help="DDIM steps, separated by commas.")] = "20,50,100",
     intervals: Annotated[
         str, typer.Option(help="Cache intervals n, separated by commas; 1 is always measured.")
@@ -57,7 +58,7 @@ def bench_table1(
     if repeats < 1:
         raise UsageError(f"{repeats} is below 1", where="--repeats")
     bars = progress()
-    found = bench_options.find_subject(model, reference, device, weights, cut, bars)
+    found = bench_options.find_subject(model, reference, device, weights, cut, size, bars)
     threads = unet.core_count(found.spec)
     error = unet.check(found.bundle, found.spec, found.source, threads=threads, progress=bars)
     say(f"measuring on {found.device}, {len(all_steps) * len(all_intervals)} loops, {repeats} repeats")

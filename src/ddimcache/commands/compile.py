@@ -12,7 +12,7 @@ from ddimcache.commands import image_options
 from ddimcache.commands.terminal import (
     bytes_text,
     parse_bytes,
-    parse_size,
+    parse_sizes,
     print_json,
     print_table,
     progress,
@@ -32,6 +32,8 @@ EXAMPLES = """
 
   ddimcache compile ./stable-diffusion-inpainting -o inpaint.bundle
 
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --size 512x512,640x384,384x640
+
   ddimcache compile ./my-model -o my.bundle --target llvm --weights fp32 --size 256x256 --json
 """
 
@@ -43,7 +45,12 @@ def compile_model(
     weights: Annotated[str, typer.Option(help="int8, int8-g32, int8-g64, int8-g128, fp16 or fp32.")] = "int8",
     cut: Annotated[int, typer.Option(help="Where the cache cuts the UNet, 0 the outermost.")] = 0,
     size: Annotated[
-        str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")
+        str | None,
+        typer.Option(
+            help="Pixels; several with commas, or a range such as 384..640x384..640:64, make one bundle for "
+            "all of them, whose first is drawn by default. Default: the model's own.",
+            metavar="WIDTHxHEIGHT",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Pictures made at once, 1 … 64.")] = 1,
     host: Annotated[
@@ -123,13 +130,14 @@ def compile_model(
     from ddimcache.compiler.options import CompileOptions
     from ddimcache.runtime.local_device import host_triple
 
-    width, height = parse_size(size)
+    (width, height), *more_sizes = parse_sizes(size) or [(0, 0)]
     options = CompileOptions(
         target=target,
         weights=weights,
         cut=cut,
         width=width,
         height=height,
+        more_sizes=tuple(more_sizes),
         batch=batch,
         host=host or host_triple(),
         memory_budget=parse_bytes(memory_budget, "--memory-budget"),
@@ -174,6 +182,7 @@ def compile_model(
     print_table(
         [
             ("compiled in", seconds_text(seconds)),
+            ("pictures", ", ".join(each.text for each in manifest.sizes)),
             ("weights", bytes_text(manifest.weights_bytes)),
             ("activations", bytes_text(manifest.activation_bytes)),
             ("kernels", str(kernels)),

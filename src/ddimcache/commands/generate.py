@@ -317,6 +317,7 @@ def _run(
                 where="--model",
                 remedy="compile it with --batch 1",
             )
+        size = manifest.size_of(asked_size(given))
         begin = white = b""
         if image is not None:
             if not manifest.takes_images:
@@ -325,18 +326,18 @@ def _run(
                     where="--image",
                     remedy="compile the model with --image-to-image",
                 )
-            begin = read_picture(image, "--image", manifest.image_size)
+            begin = read_picture(image, "--image", size.image_size)
         if mask is not None:
-            white = read_mask(mask, "--mask", manifest.image_size)
+            white = read_mask(mask, "--mask", size.image_size)
         noise: int | bytes = seed if seed is not None else b""
         if latents is not None:
-            noise = latents_bytes(latents, "--latents", manifest.latents)
+            noise = latents_bytes(latents, "--latents", manifest.latents_of(size.latent_size))
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
         steps, cache_interval, guidance = numbers
         taken = steps_taken(steps, strength) if begin else steps
-        # What was measured is of all of DDIM's steps.
-        measured = sampler == "ddim" and not begin
+        # What was measured is of all of DDIM's steps, at the bundle's first size.
+        measured = sampler == "ddim" and not begin and size == manifest.sizes[0]
         used, cache_interval, full_steps = chosen_steps(
             bundle, cache_schedule, taken, cache_interval, measured=measured
         )
@@ -344,7 +345,16 @@ def _run(
         session = device.open(bundle, bars, memory)
         try:
             request = ImageRequest(
-                ids, negative_ids, noise, *numbers, full_steps, sampler, begin, strength, white
+                ids,
+                negative_ids,
+                noise,
+                *numbers,
+                full_steps,
+                sampler,
+                begin,
+                strength,
+                white,
+                size.image_size,
             )
             done = run_image(session, request, bars)
             peak_bytes = session.peak_bytes
@@ -365,6 +375,7 @@ def _run(
                 "image": str(output.absolute()),
                 "seed": seed,
                 "device": device.name,
+                "size": list(size.image_size),
                 "sampler": sampler,
                 "steps": steps,
                 "strength": strength if begin else None,
@@ -429,6 +440,11 @@ def _check_suffix(path: Path, suffix: str, option: str) -> None:
         )
 
 
+def asked_size(given: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the size (width, height) among options that were given, None without one."""
+    return (given["width"], given["height"]) if "width" in given else None
+
+
 def check_fits(given: dict[str, Any], manifest: Manifest, folder: Path) -> None:
     """Refuse options that a finished bundle does not have."""
     if "loras" in given:
@@ -437,14 +453,13 @@ def check_fits(given: dict[str, Any], manifest: Manifest, folder: Path) -> None:
             where="--lora",
             remedy="name the diffusers folder with --model, or give --lora to `ddimcache compile`",
         )
-    width, height = manifest.image_size
-    found = {"weights": manifest.weights, "cut": manifest.cut, "width": width, "height": height}
+    manifest.size_of(asked_size(given))
+    found = {"weights": manifest.weights, "cut": manifest.cut}
     for name, value in given.items():
-        if found[name] != value:
-            option = "--size" if name in ("width", "height") else f"--{name}"
+        if name in found and found[name] != value:
             raise UsageError(
                 f"{folder} was compiled with {name} {found[name]}, not {value}",
-                where=option,
+                where=f"--{name}",
                 remedy="leave the option out, or compile the model again with it",
             )
 

@@ -29,7 +29,13 @@ Lora = Annotated[
     ),
 ]
 Cut = Annotated[int | None, typer.Option(help="Where the cache cuts the UNet, 0 the outermost. Default: 0.")]
-Size = Annotated[str | None, typer.Option(help="Pixels. Default: the model's own.", metavar="WIDTHxHEIGHT")]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Pixels, of a bundle one of its sizes. Default: the model's own, or the bundle's first.",
+        metavar="WIDTHxHEIGHT",
+    ),
+]
 Steps = Annotated[int, typer.Option(help="Steps of the sampler, 1 … 1000.")]
 Sampler = Annotated[
     str,

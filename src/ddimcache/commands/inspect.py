@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ddimcache.commands.terminal import bytes_text, print_json, print_table, say
+from ddimcache.commands.terminal import bytes_text, parse_size, print_json, print_table, say
 from ddimcache.errors import UsageError
 from ddimcache.manifest import TIMES_AT_ONCE, Manifest
+from ddimcache.picture_sizes import manifest_at
 
 if TYPE_CHECKING:
     from ddimcache.runtime.bundle import Bundle
@@ -23,6 +24,8 @@ EXAMPLES = """
   ddimcache inspect sd15.bundle --source conv2d_f16_winograd4_8x4_texture
 
   ddimcache inspect sd15.bundle --layers
+
+  ddimcache inspect sd15.bundle --size 640x384 --memory
 
   ddimcache inspect sd15.bundle --memory
 
@@ -52,6 +55,13 @@ def inspect_bundle(
             "lab; takes a model's folder too.",
         ),
     ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a bundle of several picture sizes, show this one as if it were alone.",
+            metavar="WIDTHxHEIGHT",
+        ),
+    ] = None,
     lab: Annotated[
         Path | None,
         typer.Option(help="The Adreno lab's folder (default: ADRENO_LAB).", metavar="DIR"),
@@ -67,11 +77,13 @@ def inspect_bundle(
     if adreno:
         from ddimcache.commands.inspect_adreno import inspect_adreno
 
-        inspect_adreno(bundle, lab, as_json)
+        inspect_adreno(bundle, lab, parse_size(size), as_json)
         return
     from ddimcache.runtime.bundle import open_bundle
 
     opened = open_bundle(bundle)
+    if size is not None:
+        opened = opened.at(parse_size(size))
     if source is not None:
         text = _find_source(opened, source)
         print_json({"kernel": source, "source": text}) if as_json else print(text)
@@ -119,6 +131,17 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "weights": manifest.weights,
         "loras": [dataclasses.asdict(lora) for lora in manifest.loras],
         "size": [width, height],
+        "sizes": [
+            {
+                "size": list(size.image_size),
+                "macs_full": size.macs_full,
+                "macs_cached": size.macs_cached,
+                "feature_bytes": size.feature_bytes,
+                "activation_bytes": manifest_at(manifest, size.image_size).activation_bytes,
+                "components": size.activation_bytes,
+            }
+            for size in manifest.sizes
+        ],
         "batch": manifest.batch,
         "cut": manifest.cut,
         "cuts": manifest.cuts,
@@ -234,13 +257,13 @@ def _report_memory(facts: dict[str, Any]) -> None:
 
 
 def _report(facts: dict[str, Any]) -> None:
-    width, height = facts["size"]
+    sizes = ", ".join("×".join(map(str, entry["size"])) for entry in facts["sizes"])
     share = facts["macs_cached"] / facts["macs_full"] if facts["macs_full"] else 0
     print_table(
         [
             ("model", facts["model"]),
             ("target", f"{facts['target']} ({facts['profile']}), host {facts['host']}"),
-            ("picture", f"{width}×{height}, batch {facts['batch']}"),
+            ("picture", f"{sizes}, batch {facts['batch']}"),
             ("weights", f"{facts['weights']}, {bytes_text(facts['weights_bytes'])}"),
             *(("LoRA", f"{lora['name']}, scale {lora['scale']:g}") for lora in facts["loras"]),
             ("activations", f"{bytes_text(facts['activation_bytes'])} planned"),
@@ -254,6 +277,8 @@ def _report(facts: dict[str, Any]) -> None:
         ]
     )
     print()
+    if len(facts["sizes"]) > 1:
+        _report_sizes(facts["sizes"])
     print_table(
         [
             (
@@ -291,6 +316,25 @@ def _report(facts: dict[str, Any]) -> None:
     if passes:
         print_table(passes, ("pass", "component", "changes", "what it did"), right=(2,))
     say("\nnext: --layers shows the work by layer, --source KERNEL a kernel, --json all of this for scripts")
+
+
+def _report_sizes(sizes: list[dict[str, Any]]) -> None:
+    """What differs by picture size; all else above is of the first."""
+    parts = list(sizes[0]["components"])
+    rows = [
+        (
+            "×".join(map(str, entry["size"])),
+            f"{entry['macs_full'] / 1e9:.4g}",
+            f"{entry['macs_cached'] / 1e9:.4g}",
+            bytes_text(entry["feature_bytes"]),
+            bytes_text(entry["activation_bytes"]),
+            *(bytes_text(entry["components"].get(part, 0)) for part in parts),
+        )
+        for entry in sizes
+    ]
+    heading = ("size", "full GMAC", "cached GMAC", "feature", "activations", *parts)
+    print_table(rows, heading, right=tuple(range(1, len(heading))))
+    print()
 
 
 def _once(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import typer
 from ddimcache.commands import device_options, image_options
 from ddimcache.commands.device_options import device_sources
 from ddimcache.commands.terminal import (
+    asked,
     bytes_text,
     print_json,
     print_table,
@@ -58,6 +59,7 @@ def profile(
         float, typer.Option(help="Scale of classifier-free guidance; 1 or below: one UNet call a step.")
     ] = 7.5,
     seed: Annotated[int, typer.Option(help="Seed of the noise, 0 … 2⁶³ − 1.")] = 0,
+    size: image_options.Size = None,
     top: Annotated[int, typer.Option(help="Kernels in the table; --json has all.")] = 25,
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write a page for a browser.", metavar="FILE.html")
@@ -121,7 +123,7 @@ def profile(
             check_can_write(path, option)
     for bundle in bundles:
         check_draws_from_text(bundle, "BUNDLE")
-    wish = Wish(prompt, negative_prompt, seed, steps, cache_interval, guidance, measure_again)
+    wish = Wish(prompt, negative_prompt, seed, steps, cache_interval, guidance, measure_again, asked(size))
     written = _Output(html, trace, as_json, top)
     devices = list(dict.fromkeys(device or []))
     if len(bundles) == 1 and runs == 1 and len(devices) < 2 and tracker is None and output is None:
@@ -154,7 +156,7 @@ def _profile_one(folder: Path, device_text: str | None, wish: Wish, output: _Out
     from ddimcache.profile.measure import measure, open_profiled
     from ddimcache.runtime.files import write_atomically
 
-    opened = open_profiled(folder)
+    opened = open_profiled(folder, wish.size)
     device = choose_device(device_text, "opencl")
     try:
         measured, image = measure(opened, device, wish, progress(), say)
@@ -189,7 +191,7 @@ def _profile_shared(
     from ddimcache.runtime.pool import Pool
     from ddimcache.runtime.result_log import ResultLog
 
-    bundles = named([(path, open_profiled(path)) for path in folders])
+    bundles = named([(path, open_profiled(path, wish.size)) for path in folders])
     folder.mkdir(parents=True, exist_ok=True)
     log = ResultLog(folder / RESULTS)
     try:
@@ -267,7 +269,8 @@ def _report(facts: dict[str, Any], top: int) -> None:
             ("device", f"{facts['device']}: {facts['device_name']}, driver {facts['driver']}"),
             (
                 "image",
-                f"{facts['steps']} steps ({facts['full_steps']} full, {facts['cached_steps']} cached), "
+                f"{'×'.join(map(str, facts['size']))}, {facts['steps']} steps "
+                f"({facts['full_steps']} full, {facts['cached_steps']} cached), "
                 f"{facts['unet_calls_a_step']} UNet call{many} a step",
             ),
             ("on the device", seconds_text(seconds["total"])),

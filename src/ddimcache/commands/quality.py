@@ -11,7 +11,7 @@ import typer
 from ddimcache.commands import device_options, image_options
 from ddimcache.commands.batch import read_prompts
 from ddimcache.commands.device_options import device_sources
-from ddimcache.commands.terminal import print_json, print_table, progress, say
+from ddimcache.commands.terminal import asked, parse_size, print_json, print_table, progress, say
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def quality(
             metavar="DB",
         ),
     ] = None,
+    size: image_options.Size = None,
     device: device_options.Devices = None,
     workers: Annotated[int, typer.Option(help="Processes for each device of this machine, 1 … 64.")] = 1,
     tracker: device_options.Tracker = None,
@@ -173,8 +174,13 @@ def quality(
     sources = device_sources(device or [], tracker, device_key, key, workers, kind)
     try:
         loras = tuple(lora or ())
-        given = {"loras": loras} if loras and not is_bundle(folder) else {}
-        own = open_or_compile(folder, given, sources, bars)
+        given: dict[str, Any] = {"loras": loras} if loras and not is_bundle(folder) else {}
+        if size is not None:
+            given |= dict(zip(("width", "height"), parse_size(size), strict=True))
+        own = open_or_compile(folder, given, sources, bars).at(asked(size))
+        if min_psnr is not None and own.names.suffix:
+            remedy = "leave --size out"
+            raise UsageError("is kept for the first size of a bundle", where="--min-psnr", remedy=remedy)
         variants = Variants(own, folder, model, bars, loras)
         wanted = _wanted(variants, all_steps, intervals, weights, cuts, _schedules(schedules))
         make_folder(output, "--output")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ddimcache.runtime.image import MemoryChoice
 
 _SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
+_SIZES = re.compile(r"(\d{1,5})(?:\.\.(\d{1,5}))?[xX×](\d{1,5})(?:\.\.(\d{1,5}))?(?::(\d{1,5}))?")
+_MOST_SIZES = 1000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
@@ -41,6 +44,39 @@ def parse_size(text: str | None) -> tuple[int, int]:
     if match is None or 0 in (width_height := (int(match[1]), int(match[2]))):
         raise UsageError(f"{text!r} is no size", where="--size", remedy="write WIDTHxHEIGHT, such as 512x512")
     return width_height
+
+
+def asked(size: str | None) -> tuple[int, int] | None:
+    """Read ``--size`` as (width, height) in pixels, None as no size; raises :class:`UsageError`."""
+    return None if size is None else parse_size(size)
+
+
+def parse_sizes(text: str | None) -> tuple[tuple[int, int], ...]:
+    """Read ``512x512,384..640x384..640:64`` as sizes in pixels, each once; None as no size.
+
+    A range goes up in steps of the number behind the colon, 64 without one. Raises :class:`UsageError`.
+    """
+    sizes: dict[tuple[int, int], None] = {}
+    for part in [] if text is None else text.split(","):
+        match = _SIZES.fullmatch(part.strip())
+        numbers = [int(number or 0) for number in match.groups()] if match else [0] * 5
+        width, last_width, height, last_height, step = numbers
+        has_range = last_width or last_height
+        if not (width and height) or (match is not None and match[5] and not (has_range and step)):
+            raise UsageError(
+                f"{part!r} is no size",
+                where="--size",
+                remedy="write WIDTHxHEIGHT, such as 512x512, several with commas, or 384..640x384..640:64",
+            )
+        sides = [
+            range(first, (last or first) + 1, step or 64)
+            for first, last in ((width, last_width), (height, last_height))
+        ]
+        if not all(sides) or len(sizes) + len(sides[0]) * len(sides[1]) > _MOST_SIZES:
+            problem = "is empty" if not all(sides) else f"makes more than {_MOST_SIZES} sizes"
+            raise UsageError(f"{part!r} {problem}", where="--size", remedy="write 384..640x384..640:64")
+        sizes.update(dict.fromkeys(itertools.product(sides[0], sides[1])))
+    return tuple(sizes)
 
 
 def parse_bytes(text: str | None, option: str) -> int | None:

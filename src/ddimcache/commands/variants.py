@@ -54,13 +54,14 @@ class Variants:
                 where="--model",
                 remedy="name the folder that the bundle was compiled from",
             )
-        width, height = manifest.image_size
+        (width, height), *more = (size.image_size for size in manifest.sizes)
         options = CompileOptions(
             target=manifest.target,
             weights=weights,
             cut=cut,
             width=width,
             height=height,
+            more_sizes=tuple(more),
             batch=manifest.batch,
             host=manifest.host,
             loras=self._loras,

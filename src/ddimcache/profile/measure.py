@@ -22,7 +22,10 @@ from ddimcache.runtime.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Wish:
-    """The image that is profiled, and whether the device's limits are measured although they are kept."""
+    """The image that is profiled, and whether the device's limits are measured although they are kept.
+
+    ``size`` is (width, height) in pixels, None for the bundle's first.
+    """
 
     prompt: str
     negative_prompt: str
@@ -31,6 +34,7 @@ class Wish:
     cache_interval: int
     guidance: float
     measure_again: bool = False
+    size: tuple[int, int] | None = None
 
 
 class ProfiledDevice(Protocol):
@@ -47,9 +51,12 @@ class ProfiledDevice(Protocol):
         """Load a bundle."""
 
 
-def open_profiled(folder: Path) -> Bundle:
-    """Open a bundle whose kernels carry times; raises :class:`BundleError` and :class:`UsageError`."""
-    opened = open_bundle(folder)
+def open_profiled(folder: Path, size: tuple[int, int] | None = None) -> Bundle:
+    """Open a bundle whose kernels carry times, at one of its picture sizes.
+
+    Raises :class:`BundleError` and :class:`UsageError`.
+    """
+    opened = open_bundle(folder).at(size)
     if opened.manifest.device_kind != "opencl":
         raise UsageError(
             f"{folder} was compiled for {opened.manifest.device_kind}, whose kernels nobody times",
@@ -66,14 +73,15 @@ def measure(
     bars: Progress,
     tell: Callable[[str], object] = lambda line: None,
 ) -> tuple[dict[str, Any], Image]:
-    """Draw an image to warm up and one on which every command is timed.
+    """Draw an image to warm up and one on which every command is timed; ``bundle`` is at the wish's size.
 
     Returns what ``profile --json`` prints but for the folder's name, and the image; ``tell`` is told what
     begins. Raises :class:`BundleError` where the device ran other kernels than the bundle lists.
     """
     tokenizer = Tokenizer(bundle.tokenizer)
     ids, negative_ids = map(tokenizer.encode, (wish.prompt, wish.negative_prompt))
-    request = ImageRequest(ids, negative_ids, wish.seed, wish.steps, wish.cache_interval, wish.guidance)
+    numbers = (wish.seed, wish.steps, wish.cache_interval, wish.guidance)
+    request = ImageRequest(ids, negative_ids, *numbers, size=bundle.manifest.image_size)
     profiler = device.profiler()
     tell("measuring the device's limits, unless they are kept")
     peaks, kept = profiler.peaks(wish.measure_again)

@@ -145,6 +145,7 @@ def _jobs(bundle: Bundle, setting: Setting, commission: Commission, folder: Path
             setting.cache_interval,
             commission.guidance,
             setting.full_steps,
+            size=bundle.manifest.image_size,
         )
         drawing = _Drawing(bundle, request, folder)
         jobs.append(Job(drawing.identity, drawing.draw))
@@ -165,6 +166,8 @@ class _Drawing:
             request.steps,
             request.full_steps,
             request.guidance,
+            # The first size of a bundle has no name of its own.
+            *filter(None, [bundle.names.suffix]),
         ]
         self.identity = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 

@@ -88,7 +88,8 @@ def test_the_picture_is_that_of_generate(draw: Path, bundle: Path, tmp_path: Pat
         ((), 2, "draw: expected BUNDLE, PROMPT and OUT.png"),
         (("b", "p", "o.png", "--steps"), 2, "--steps: has no value"),
         (("b", "p", "o.png", "--steps", "5x"), 2, "--steps: '5x' is no number for it"),
-        (("b", "p", "o.png", "--size", "5"), 2, "--size: is no option of this program"),
+        (("b", "p", "o.png", "--width", "5"), 2, "--width: is no option of this program"),
+        (("b", "p", "o.png", "--size", "5"), 2, "--size: '' is no number for it"),
         (("no-such-folder", "p", "o.png"), 1, "no-such-folder"),
     ],
 )
