@@ -9,7 +9,7 @@ import pytest
 from ddimcache.adreno.bars import broken, family_of
 from ddimcache.adreno.isa import KernelStatistics, parse_compiler_log
 from ddimcache.adreno.model import ASSUMPTIONS, kernel_time
-from ddimcache.adreno.report import picture_seconds, with_work_sizes
+from ddimcache.adreno.report import PICTURES, picture_seconds, with_work_sizes
 from ddimcache.launches import WorkSize
 
 LOG = """
@@ -67,6 +67,13 @@ def test_a_loop_that_counts_to_something_else_is_not_guessed() -> None:
     assert sorted((loop.trips or 0) for loop in kernel.loops) == [0, 5]
 
 
+def test_a_comparison_that_does_not_leave_the_loop_does_not_count() -> None:
+    compared = "MESA: info: (nop2) cmps.s.ge up0.x, r3.x, c4.x"
+    skipped = "MESA: info: cmps.s.ge p0.x, r2.x, 3\nMESA: info: br p0.x, #l13\nMESA: info: l13:\n"
+    (kernel,) = parse_compiler_log(LOG.replace(compared, skipped + compared))
+    assert [loop.trips for loop in kernel.loops] == [loop.trips for loop in statistics().loops]
+
+
 def test_a_launch_takes_what_its_busiest_unit_needs() -> None:
     size = WorkSize((6, 1, 1), (128, 1, 1))
     time = kernel_time([(statistics(), size)], moved_bytes=0)
@@ -114,5 +121,14 @@ def test_a_picture_is_its_functions() -> None:
         "next_step": 0.5,
         "decode": 3.0,
     }
-    assert picture_seconds(seconds, 1) == 2 + 2 * 20 * 10 + 20 + 3
-    assert picture_seconds(seconds, 5) == 2 + 2 * (4 * 10 + 16 * 2) + 20 + 3
+    assert picture_seconds(seconds, 20, 1) == 2 + 2 * 20 * 10 + 20 + 3
+    assert picture_seconds(seconds, 20, 5) == 2 + 2 * (4 * 10 + 16 * 2) + 20 + 3
+    hoisted = {**seconds, "project_context": 0.25, "embed_time": 4.0}
+    assert picture_seconds(hoisted, 65, 65) == 2 + 0.5 + 2 * 4 + 2 * (10 + 64 * 2) + 65 + 3
+
+
+def test_pictures_stand_beside_what_is_published() -> None:
+    pictures = {(picture.steps, picture.interval): picture.published for picture in PICTURES}
+    assert pictures[20, 1] == 10.96
+    assert pictures[50, 5] == 6.2
+    assert (20, 5) in pictures

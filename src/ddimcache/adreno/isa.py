@@ -241,7 +241,10 @@ def _spans(instructions: list[_Instruction], labels: dict[str, int]) -> list[tup
 
 
 def _loops(
-    instructions: list[_Instruction], spans: list[tuple[int, int]], constants: dict[str, int]
+    instructions: list[_Instruction],
+    labels: dict[str, int],
+    spans: list[tuple[int, int]],
+    constants: dict[str, int],
 ) -> tuple[LoopStatistics, ...]:
     loops: list[LoopStatistics] = []
     trips: dict[tuple[int, int], int | None] = {}
@@ -253,7 +256,8 @@ def _loops(
             for position, instruction in enumerate(instructions)
             if start <= position <= end and not any(low <= position <= high for low, high in inside)
         ]
-        trips[start, end] = _trips(own, instructions[:start], constants)
+        left = {name for name, position in labels.items() if not start <= position <= end}
+        trips[start, end] = _trips(own, instructions[:start], constants, left)
         known = [trips[span] for span in [*around, (start, end)]]
         runs = None if None in known else math.prod(count for count in known if count is not None)
         loops.append(LoopStatistics(len(around) + 1, not inside, _mix(own), trips[start, end], runs))
@@ -267,7 +271,17 @@ _COPY = re.compile(rf"mov\.\w+ (h?r\d+\.[xyzw]), {_REGISTER}$")
 _START = re.compile(r"mov\.[us]\d+[us]\d+ (h?r\d+\.[xyzw]), (-?\d+)$")
 
 
-def _trips(own: list[_Instruction], before: list[_Instruction], constants: dict[str, int]) -> int | None:
+def _leaves(after: list[_Instruction], left: set[str]) -> bool:
+    """Whether the first branch of ``after`` goes to one of the labels ``left``, those outside the loop."""
+    for instruction in after:
+        if (target := re.search(r"#(l\d+)", instruction.text)) is not None:
+            return target[1] in left
+    return False
+
+
+def _trips(
+    own: list[_Instruction], before: list[_Instruction], constants: dict[str, int], left: set[str]
+) -> int | None:
     """How often a loop runs, if it counts to a number: what is compared, what is added, where it starts."""
 
     def number(text: str) -> int | None:
@@ -277,6 +291,8 @@ def _trips(own: list[_Instruction], before: list[_Instruction], constants: dict[
         found = _EXIT.match(instruction.text)
         if found is None or (bound := number(found[2])) is None:
             continue
+        if not _leaves(own[exit_at + 1 :], left):
+            continue  # It decides about something in the loop.
         names = {found[1]}
         # What the counter is copied to on its way to the comparison, backwards.
         for earlier in reversed(own[:exit_at]):
@@ -373,7 +389,7 @@ def parse_compiler_log(log: str) -> list[KernelStatistics]:
                 max_work_group_size=int(asked[2]),
                 total=_mix(instructions),
                 straight=_mix(straight),
-                loops=_loops(instructions, spans, _constants(code[kernel])),
+                loops=_loops(instructions, labels, spans, _constants(code[kernel])),
             )
         )
     return statistics

@@ -11,10 +11,8 @@ from ddimcache.commands.terminal import print_json, print_table, progress, say, 
 TARGET = "adreno-740"
 
 
-def inspect_adreno(bundle: Path, lab_folder: Path | None, size: tuple[int, int], as_json: bool) -> None:
+def inspect_adreno(bundle: Path, lab_folder: Path | None, as_json: bool) -> None:
     """Print the ISA statistics of every kernel of a bundle, or of a model compiled for the Adreno 740.
-
-    ``size`` is a picture size in pixels, (0, 0) for all of a bundle's, or the model's own.
 
     Raises :class:`ddimcache.adreno.lab.LabError` where there is no lab, :class:`BundleError` for a bundle
     that was not compiled for OpenCL.
@@ -28,17 +26,11 @@ def inspect_adreno(bundle: Path, lab_folder: Path | None, size: tuple[int, int],
     lab.require()
     if is_bundle(bundle) or not (bundle / "model_index.json").is_file():
         opened = open_bundle(bundle)
-        if size != (0, 0):
-            opened = opened.at(size)
     else:
         from ddimcache.commands.choose import compiled
         from ddimcache.compiler.options import CompileOptions
 
-        opened = compiled(
-            bundle,
-            CompileOptions(target=TARGET, host="aarch64-linux-gnu", width=size[0], height=size[1]),
-            progress(),
-        )
+        opened = compiled(bundle, CompileOptions(target=TARGET, host="aarch64-linux-gnu"), progress())
     total = count_kernels(opened)
     with progress().stage("compile for Adreno 740", total) as stage:
         reports = compile_kernels(opened, stage.advance)
@@ -71,22 +63,22 @@ def _report(facts: dict[str, Any]) -> None:
         *("model: a launch", "limit", "breaks"),
     )
     print_table(rows, heading, right=(3, 4, 5, 6, 7))
-    picture, published = facts["model"]["picture"], facts["model"]["published"]
     print(f"\n{facts['broken']} of {len(facts['kernels'])} kernels break a demand (docs/adreno.md)\n")
     print_table(
-        [
-            *((f"model: {name}", seconds_text(seconds)) for name, seconds in per_call.items()),
-            (
-                f"model: a picture, {picture['steps']} guided steps",
-                seconds_text(picture["seconds"]),
-            ),
-            (
-                f"model: the same, cache interval {picture['cache_interval']}",
-                seconds_text(picture["seconds_cached"]),
-            ),
-            *((f"published: {name}", seconds_text(seconds)) for name, seconds in published.items()),
-        ]
+        [(name, seconds_text(seconds)) for name, seconds in per_call.items()],
+        ("model: a call of", "model: time"),
     )
+    print()
+    pictures = [
+        (
+            f"{picture['steps']} guided steps, cache interval {picture['cache_interval']}",
+            seconds_text(picture["modelled_seconds"]),
+            "–" if picture["published_seconds"] is None else seconds_text(picture["published_seconds"]),
+            picture["published_by"] or "",
+        )
+        for picture in facts["model"]["pictures"]
+    ]
+    print_table(pictures, ("model: a picture with text and decoder", "model: time", "published", "by"))
     say("\na model over what Mesa's compiler says, assumptions in docs/adreno.md; no phone was measured")
 
 
