@@ -11,8 +11,10 @@ from ddimcache.commands.terminal import print_json, print_table, progress, say, 
 TARGET = "adreno-740"
 
 
-def inspect_adreno(bundle: Path, lab_folder: Path | None, as_json: bool) -> None:
+def inspect_adreno(bundle: Path, lab_folder: Path | None, size: tuple[int, int], as_json: bool) -> None:
     """Print the ISA statistics of every kernel of a bundle, or of a model compiled for the Adreno 740.
+
+    ``size`` is a picture size in pixels, (0, 0) for all of a bundle's, or the model's own.
 
     Raises :class:`ddimcache.adreno.lab.LabError` where there is no lab, :class:`BundleError` for a bundle
     that was not compiled for OpenCL.
@@ -26,11 +28,17 @@ def inspect_adreno(bundle: Path, lab_folder: Path | None, as_json: bool) -> None
     lab.require()
     if is_bundle(bundle) or not (bundle / "model_index.json").is_file():
         opened = open_bundle(bundle)
+        if size != (0, 0):
+            opened = opened.at(size)
     else:
         from ddimcache.commands.choose import compiled
         from ddimcache.compiler.options import CompileOptions
 
-        opened = compiled(bundle, CompileOptions(target=TARGET, host="aarch64-linux-gnu"), progress())
+        opened = compiled(
+            bundle,
+            CompileOptions(target=TARGET, host="aarch64-linux-gnu", width=size[0], height=size[1]),
+            progress(),
+        )
     total = count_kernels(opened)
     with progress().stage("compile for Adreno 740", total) as stage:
         reports = compile_kernels(opened, stage.advance)
