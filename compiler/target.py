@@ -45,12 +45,10 @@ class PixelTable:
     """Output channels of a panel of paired sums, half of them gates."""
     tiles: dict[str, PixelTiles]
     """Tiles by the way of summing."""
-    attention_keys: int
-    """Keys that an attention work-item scores at a time."""
-    attention_values: int
-    """Numbers of a result that an attention work-item computes, at most."""
+    attention_together: int
+    """Pixels of each of four keys or values that attention reads before it multiplies them, at most."""
     attention_group: int
-    """Queries of an attention work-group."""
+    """Work-items of an attention work-group, at most, or one team (``kernels/attention/pixels.py``)."""
 
     def sum_of(self, depth: int, taps: int = 1) -> PixelSum | None:
         """How ``taps`` times ``depth`` products are summed; None where ``depth`` is not made of pixels."""
@@ -302,8 +300,7 @@ PROFILES = {
                     "half": PixelTiles(rows=8, unroll=1, across=16, down=8),
                     "chunks": PixelTiles(rows=4, unroll=1, across=16, down=8),
                 },
-                attention_keys=4,
-                attention_values=64,
+                attention_together=5,
                 attention_group=64,
             ),
         ),

@@ -11,15 +11,21 @@ Sums are taken in one of three ways:
 - ``chunks``: chunks in float16, and their sums in float32. The error is that of a chunk, however long the
   reduction is.
 - ``float``: all of it in float32.
+
+Kernels that are written out instead (``kernels/attention/pixels.py``) read pixels themselves, by what stands
+at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tvm import te, tirx
+from tvm.script import tirx as T
 
 from ddimcache.kernels.tags import STAGE
 from ddimcache.kernels.tiling import PIXEL
@@ -83,3 +89,52 @@ def scaled(value: Any, scale: Any, pixel_sum: PixelSum | None) -> Any:
     if pixel_sum is None:
         return value * scale
     return value * (scale * tirx.const(float(FRACTION), "float32")).astype(pixel_sum.total_dtype)
+
+
+def read_back(item: Any, items: int, shared: Any) -> tuple[Any, Any]:
+    """The number of a work-item, below ``items``, from where it was put in ``shared`` memory, and a 0.
+
+    A driver's compiler knows neither, and TVM by their masks that 32 bits are enough for both.
+    """
+    synchronise()
+    T.buffer_store(shared, T.cast(item, str(shared.ty.dtype)), [item])
+    synchronise()
+    number = memory("local", "int32", 1)
+    T.buffer_store(number, T.cast(shared[item], "int32"), [0])
+    return T.bitwise_and(number[0], (1 << (items - 1).bit_length()) - 1), T.bitwise_and(number[0] - item, 1)
+
+
+@contextmanager
+def counted(nought: Any, count: int) -> Iterator[Any]:
+    """A loop to ``count`` from a ``nought`` that a driver's compiler does not know: it stays a loop."""
+    counter = memory("local", "int32", 1)
+    T.buffer_store(counter, nought, [0])
+    with T.While(counter[0] < count):
+        yield T.bitwise_and(counter[0], (1 << count.bit_length()) - 1)
+        T.buffer_store(counter, counter[0] + 1, [0])
+
+
+def memory(scope: str, dtype: str, *shape: int) -> Any:
+    """Memory of a work-item (``local``) or a work-group (``shared``)."""
+    return T.sblock_alloc_buffer(shape, dtype, scope=scope, layout=None)
+
+
+def read_pixel(target: Any, number: int, source: Any, place: Any, image_pixels: int) -> None:
+    """Reads the pixel ``place`` of ``source`` to four places of ``target``, in its type.
+
+    A tensor of more than ``image_pixels`` pixels is no image on the device: it is read as a buffer.
+    """
+    dtype, size = str(target.ty.dtype), math.prod(int(side) for side in source.ty.shape)
+    if size > image_pixels * PIXEL:
+        flat = T.decl_buffer((size,), str(source.ty.dtype), data=source.data, layout=None)
+        with T.vectorized(0, PIXEL) as lane:
+            T.buffer_store(target, flat[place * PIXEL + lane], [number * PIXEL + lane])
+        return
+    name = "read_imageh" if dtype == "float16" else "read_imagef"
+    pixel = tirx.call_pure_extern(f"{dtype}x{PIXEL}", name, source.data, place)
+    T.buffer_store(target, pixel, [T.Ramp(number * PIXEL, 1, PIXEL)])
+
+
+def synchronise() -> None:
+    """Waits until all work-items of a group have come here."""
+    T.evaluate(T.tvm_storage_sync("shared"))

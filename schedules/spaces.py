@@ -16,7 +16,7 @@ from ddimcache.kernels.pixels import PixelSum
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import Workload
 
-VERSIONS = {"matmul": 1, "geglu": 1, "conv2d": 1, "attention": 1}
+VERSIONS = {"matmul": 1, "geglu": 1, "conv2d": 1, "attention": 2}
 """By family; raised when a decision comes to mean something else, or a better kernel has others."""
 
 PRIVATE_BYTES = 1_700_000
@@ -193,11 +193,9 @@ def _vector_space(tiles: TileTable, workload: Workload) -> Space:
 def _attention_space(tiles: TileTable, workload: Workload) -> Space:
     _, queries, tokens, _, width = workload.sizes
     if tiles.pixels is not None and width % PIXEL == 0 and workload.dtype == "float16":
-        parts = [PIXEL * count for count in range(1, width // PIXEL + 1) if width // PIXEL % count == 0]
         return {
-            "pixels.attention_keys": _upto(tokens, 2, 4, 6, 8, 12, 16),
-            "pixels.attention_values": tuple(part for part in parts if 8 <= part <= 80) or (width,),
-            "pixels.attention_group": (32, 64, 128, 256),
+            "pixels.attention_together": _divisors(width // PIXEL, 1, 2, 3, 4, 5, 6, 7, 8, 10),
+            "pixels.attention_group": (32, 64, 128, 192, 256, 384, 512),
         }
     if tiles.attention is None:
         return {

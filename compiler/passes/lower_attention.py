@@ -17,11 +17,11 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.passes.lower_products import dtype_name
 from ddimcache.compiler.passes.simplify import op_name, slice_of_last_axis, static_shape
-from ddimcache.compiler.target import DeviceProfile, TileTable
+from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
 from ddimcache.kernels.attention.kernel import Place, attention
-from ddimcache.kernels.attention.pixels import can_read_pixels, pixel_attention
+from ddimcache.kernels.attention.pixels import MOST_ITEMS, can_read_pixels, pixel_attention
 from ddimcache.kernels.workload import Workload, tagged
 
 CAUSAL = -1.0e30
@@ -29,27 +29,26 @@ CAUSAL = -1.0e30
 
 
 def attention_kernel(
-    tiles: TileTable,
-    shape: tuple[int, int, int, int],
-    tokens: int,
-    dtype: str,
-    scale: float,
-    variant: dict[str, Any],
+    profile: DeviceProfile, workload: Workload, scale: float, variant: dict[str, Any]
 ) -> tirx.PrimFunc:
-    """The kernel of [B, Q, H, D] ``shape`` over ``tokens`` keys that ``tiles`` have, its loops bound.
+    """The kernel of ``workload`` that ``profile`` has, its loops bound.
 
     ``variant`` is ``has_bias`` and ``places``; see ``kernels/attention/kernel.py``.
     """
+    tiles, dtype = profile.tiles_of(workload), workload.dtype
+    batch, queries, tokens, heads, width = workload.sizes
+    shape = (batch, queries, heads, width)
     table, pixels = tiles.attention, tiles.pixels
-    if pixels is not None and dtype == "float16" and can_read_pixels(shape[3], variant["places"]):
+    most_items = min(profile.max_threads, MOST_ITEMS)
+    if pixels is not None and dtype == "float16" and can_read_pixels(width, variant["places"], most_items):
         return pixel_attention(
             shape,
             tokens,
             dtype,
             scale,
-            value_part=pixels.attention_values,
-            key_block=pixels.attention_keys,
-            work_group=pixels.attention_group,
+            together=pixels.attention_together,
+            work_group=min(pixels.attention_group, most_items),
+            image_pixels=profile.max_image_pixels,
             **variant,
         )
     if table is None:
@@ -107,8 +106,7 @@ class _AttentionLowerer(PyExprMutator):
     ) -> tirx.PrimFunc:
         batch, queries, heads, width = shape
         workload = Workload("attention", (batch, queries, tokens, heads, width), dtype)
-        tiles = self.profile.tiles_of(workload)
-        function = attention_kernel(tiles, shape, tokens, dtype, scale, variant)
+        function = attention_kernel(self.profile, workload, scale, variant)
         return tagged(function, workload, self.profile.tuned.get(workload))
 
     def _operand(self, expr: relax.Expr) -> tuple[relax.Expr, Place]:

@@ -13,7 +13,8 @@ becomes::
 
 The runtime declares what is read so as an image over the buffer, int8 as CL_SNORM_INT8, whose fractions of
 127 the texture path computes (``runtime/cc/pixel_source.h``). A copy that begins inside a pixel stays, and so
-do those of a tensor of more pixels than the device's images may have: it is read as a buffer.
+do those of a tensor of more pixels than the device's images may have: it is read as a buffer. Attention reads
+pixels itself (``kernels/attention/pixels.py``) and has no such attribute.
 """
 
 from __future__ import annotations
@@ -74,12 +75,9 @@ class ReadPixels:
 
 
 def _read_pixels(function: tirx.PrimFunc, most: int) -> tirx.PrimFunc:
-    # Attention reads in three places of a loop that is written out: counters there only take registers.
-    counted = str(function.attrs[PIXELS]) != "attention"
-
     def replace(loop: tirx.For) -> tirx.Stmt:
         if loop.kind == tirx.ForKind.SERIAL and isinstance(loop.min, tirx.IntImm) and int(loop.min) == 0:
-            return _count_places(loop, counted)
+            return _count_places(loop)
         if loop.kind != tirx.ForKind.VECTORIZED or not isinstance(loop.extent, tirx.IntImm):
             return loop
         return _pixel(loop, most) or loop
@@ -87,12 +85,11 @@ def _read_pixels(function: tirx.PrimFunc, most: int) -> tirx.PrimFunc:
     return function.with_body(tvm_ffi.structural_map(function.body, [(tirx.For, replace)], order="post"))
 
 
-def _count_places(loop: tirx.For, counted: bool) -> tirx.Stmt:
+def _count_places(loop: tirx.For) -> tirx.Stmt:
     """Counts the places that a loop reads on from where it begins, instead of computing each anew.
 
     A driver's compiler that finds a sum of products in a loop may well compute it there every time. The
-    number is put into a buffer: what is merely bound to a name is written out wherever it is used. Where it
-    is not ``counted``, only what the loop does not change is computed before it.
+    number is put into a buffer: what is merely bound to a name is written out wherever it is used.
     """
     inside = [loop.loop_var]
     tvm_ffi.structural_walk(loop.body, [(tirx.For, lambda other: inside.append(other.loop_var))])
@@ -116,7 +113,7 @@ def _count_places(loop: tirx.For, counted: bool) -> tirx.Stmt:
         moving: list[Any] = []
         step = 0
         for term in _terms(place):
-            factor = _factor(term, loop.loop_var) if counted else None
+            factor = _factor(term, loop.loop_var)
             moves = _mentions(term, tirx.Var, lambda one: any(one.same_as(other) for other in inside))
             # A counter that moves by more than one pixel is left alone: with it, Mesa's compiler for the
             # Adreno 740 waited twice for what a loop reads.

@@ -1,33 +1,50 @@
-"""Attention with a running softmax whose operands are read as pixels, one query a work-item.
+"""Attention with a running softmax whose operands are read as pixels, by teams of work-items.
 
-A pixel is four consecutive numbers of a head, read through the texture path. All work-items of a wave read
-the same keys and values, so that these come out of the cache. For every block of keys:
+A pixel is four consecutive numbers of a head. A team makes four queries of a head: as many work-items as a
+head has pixels, each with one pixel of every query's result. For a block of keys, four to a work-item:
 
-- *scores*: a loop over the pixels of a head, one of the query and one of each key at a time, in float16;
-- *weights*: maximum, exponentials and their sum, in float32;
-- *values*: the block's sum in float16, which then joins the total, scaled as the maximum has grown. A number
-  is thus added to sums of a block, and a block's sum to as many as there are blocks: the error grows with
-  the root of either, not of all keys.
+- *scores*: each work-item scores its four keys for the four queries, 64 multiply-adds on four pixels of keys
+  from an image and four of queries from local memory. A few pixels are summed in float16, and their sums in
+  float32;
+- *weights*: maxima go through local memory, exponentials and their sums are float32;
+- *values*: weights go through local memory too, so that each work-item adds all keys of the block to its own
+  pixel of the results: again 64 multiply-adds on four pixels of values and four of weights. A block's sum is
+  float16, and joins the total, scaled as the maximum has grown: a number is added to sums of a block, and a
+  block's sum to as many as there are blocks, so that the error grows with the root of either.
 
-A work-item keeps ``value_part`` numbers of its result. A wider head is shared among work-items, each of which
-computes the scores again: that costs less than registers that do not fit.
+No score is computed twice, however wide a head is, and what is kept in local memory are 64 bytes a work-item.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.kernels.attention.kernel import LOWEST, MISSING, Place
-from ddimcache.kernels.tags import PIXELS, WORK
+from ddimcache.kernels.pixels import counted, memory, read_back, read_pixel, synchronise
+from ddimcache.kernels.tags import WORK
 from ddimcache.kernels.tiling import PIXEL, largest_divisor
 
+QUERIES = 4
+"""Queries of a team."""
 
-def can_read_pixels(width: int, places: tuple[Place, Place, Place]) -> bool:
-    """Whether heads of ``width`` numbers at ``places`` begin at whole pixels."""
-    return all(number % PIXEL == 0 for place in places for number in (width, place.row, place.first))
+MOST_ITEMS = 512
+"""Work-items of a team, at most: a work-group of more leaves each too few registers."""
+
+FAINT = -6.0e4
+"""The least score that a float16 maximum is taken of."""
+
+
+def can_read_pixels(width: int, places: tuple[Place, Place, Place], most_items: int) -> bool:
+    """Whether heads of ``width`` numbers at ``places`` begin at whole pixels, and a team is no more than
+    ``most_items`` work-items."""
+    whole = all(number % PIXEL == 0 for place in places for number in (width, place.row, place.first))
+    return whole and width // PIXEL <= most_items
 
 
 @cache
@@ -37,143 +54,267 @@ def pixel_attention(
     dtype: str,
     scale: float,
     *,
-    value_part: int,
-    key_block: int,
+    together: int,
     work_group: int,
+    image_pixels: int,
     has_bias: bool,
     places: tuple[Place, Place, Place],
 ) -> tirx.PrimFunc:
     """The same as ``kernel.attention``, for operands of which ``can_read_pixels`` holds.
 
-    ``dtype`` is the type of operands and result, and of products; ``key_block`` keys are scored at a time.
+    ``dtype`` is the type of operands and result, and of products. At most ``together`` pixels of each of four
+    keys or values are read before they are multiplied, by at most ``work_group`` work-items, or one team.
+    Operands of more than ``image_pixels`` pixels are read as buffers.
     """
     batch, queries, heads, width = shape_query
-    q_place, k_place, v_place = places
-    keys = largest_divisor(tokens, key_block)
-    if keys * 2 < key_block:
-        keys = min(key_block, tokens)
-    masked = tokens % keys != 0
-    blocks = -(-tokens // keys)
-    part = PIXEL * largest_divisor(width // PIXEL, value_part // PIXEL)
-    parts = width // part
-    pixels = part // PIXEL
-    group = min(work_group, queries)
-    groups = -(-queries // group)
-    ragged = queries % group != 0
+    emitter = _Emitter(shape_query, tokens, dtype, scale, together, work_group, image_pixels, places)
     bias_shape = (tokens, queries) if has_bias else (1, 1)
-    macs = 2 * batch * heads * queries * tokens * width
-
-    # fmt: off
-    @T.prim_func(private=True, s_tir=True, check_well_formed=False)
-    def kernel(
-        q: T.Buffer((batch, queries, q_place.row), dtype),
-        k: T.Buffer((batch, tokens, k_place.row), dtype),
-        v: T.Buffer((batch, tokens, v_place.row), dtype),
-        bias: T.Buffer(bias_shape, "float32"),
-        out: T.Buffer((batch, queries, heads, width), dtype),
-    ):
+    with IRBuilder() as builder, prim_func(is_private=True, s_tir=True):
+        T.func_name("kernel")
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
+        counts = (queries, tokens, tokens)
+        q, k, v = (
+            T.arg(name, T.buffer((batch, count, place.row), dtype, layout=None))
+            for name, count, place in zip("qkv", counts, places, strict=True)
+        )
+        bias = T.arg("bias", T.buffer(bias_shape, "float32", layout=None))
+        out = T.arg("out", T.buffer((batch, queries, heads, width), dtype, layout=None))
         with T.sblock("root"):
             T.reads()
             T.writes()
-            for b in T.thread_binding(batch, thread="blockIdx.z"):
-                for head in T.thread_binding(heads * parts, thread="blockIdx.y"):
-                    for block in T.thread_binding(groups, thread="blockIdx.x"):
-                        for item in T.thread_binding(group, thread="threadIdx.x"):
-                            asked = T.alloc_buffer((PIXEL,), dtype, scope="local")
-                            read = T.alloc_buffer((PIXEL,), dtype, scope="local")
-                            product = T.alloc_buffer((keys, PIXEL), dtype, scope="local")
-                            score = T.alloc_buffer((keys,), "float32", scope="local")
-                            share = T.alloc_buffer((keys,), dtype, scope="local")
-                            some = T.alloc_buffer((pixels, PIXEL), dtype, scope="local")
-                            total = T.alloc_buffer((pixels, PIXEL), dtype, scope="local")
-                            state = T.alloc_buffer((3,), "float32", scope="local")
-                            shrink = T.alloc_buffer((1,), dtype, scope="local")
-                            query: T.let[T.int32] = T.min(block * group + item, queries - 1)
-                            # state: maximum, sum of weights, maximum before
-                            state[0] = T.float32(LOWEST)
-                            state[1] = T.float32(0)
-                            for c in T.unroll(pixels):
-                                for lane in T.vectorized(PIXEL):
-                                    total[c, lane] = T.Cast(dtype, 0)
-                            for key_base in range(blocks):
-                                for j in T.unroll(keys):
-                                    for lane in T.vectorized(PIXEL):
-                                        product[j, lane] = T.Cast(dtype, 0)
-                                for d in range(width // PIXEL):
-                                    for lane in T.vectorized(PIXEL):
-                                        asked[lane] = q[
-                                            b, query, q_place.first + head // parts * width + d * PIXEL + lane
-                                        ]
-                                    for lane in T.vectorized(PIXEL):
-                                        asked[lane] = asked[lane] * T.Cast(dtype, T.float32(scale))
-                                    for j in T.unroll(keys):
-                                        for lane in T.vectorized(PIXEL):
-                                            read[lane] = k[
-                                                b,
-                                                T.min(key_base * keys + j, tokens - 1)
-                                                if masked
-                                                else key_base * keys + j,
-                                                k_place.first + head // parts * width + d * PIXEL + lane,
-                                            ]
-                                        for lane in T.vectorized(PIXEL):
-                                            product[j, lane] = product[j, lane] + asked[lane] * read[lane]
-                                state[2] = state[0]
-                                for j in T.unroll(keys):
-                                    score[j] = T.Cast("float32", product[j, 0] + product[j, 1]) + T.Cast(
-                                        "float32", product[j, 2] + product[j, 3]
-                                    )
-                                    if has_bias:
-                                        score[j] = score[j] + bias[
-                                            T.min(key_base * keys + j, tokens - 1), query
-                                        ]
-                                    if masked:
-                                        score[j] = score[j] + T.float32(MISSING) * T.Cast(
-                                            "float32", T.max(key_base * keys + j - (tokens - 1), 0)
-                                        )
-                                    state[0] = T.max(state[0], score[j])
-                                state[2] = T.call_pure_extern("float32", "native_exp", state[2] - state[0])
-                                shrink[0] = T.Cast(dtype, state[2])
-                                state[1] = state[1] * state[2]
-                                for j in T.unroll(keys):
-                                    score[j] = T.call_pure_extern(
-                                        "float32", "native_exp", score[j] - state[0]
-                                    )
-                                    state[1] = state[1] + score[j]
-                                    share[j] = T.Cast(dtype, score[j])
-                                for c in T.unroll(pixels):
-                                    for lane in T.vectorized(PIXEL):
-                                        some[c, lane] = T.Cast(dtype, 0)
-                                    for j in T.unroll(keys):
-                                        for lane in T.vectorized(PIXEL):
-                                            read[lane] = v[
-                                                b,
-                                                T.min(key_base * keys + j, tokens - 1)
-                                                if masked
-                                                else key_base * keys + j,
-                                                v_place.first
-                                                + head // parts * width
-                                                + head % parts * part
-                                                + c * PIXEL
-                                                + lane,
-                                            ]
-                                        for lane in T.vectorized(PIXEL):
-                                            some[c, lane] = some[c, lane] + share[j] * read[lane]
-                                    for lane in T.vectorized(PIXEL):
-                                        total[c, lane] = total[c, lane] * shrink[0] + some[c, lane]
-                            shrink[0] = T.Cast(dtype, T.float32(1) / state[1])
-                            first: T.let[T.int32] = head % parts * part
-                            for c in T.unroll(pixels):
-                                if ragged:
-                                    if block * group + item < queries:
-                                        for lane in T.vectorized(PIXEL):
-                                            out[b, query, head // parts, first + c * PIXEL + lane] = (
-                                                total[c, lane] * shrink[0]
-                                            )
-                                else:
-                                    for lane in T.vectorized(PIXEL):
-                                        out[b, query, head // parts, first + c * PIXEL + lane] = (
-                                            total[c, lane] * shrink[0]
-                                        )
-    # fmt: on
-    return kernel.with_attr(WORK, macs).with_attr(PIXELS, "attention")
+            emitter.emit(q, k, v, bias if has_bias else None, out)
+    return builder.get().with_attr(WORK, 2 * batch * heads * queries * tokens * width)
+
+
+class _Emitter:
+    """The loops of one kernel."""
+
+    def __init__(
+        self,
+        shape_query: tuple[int, int, int, int],
+        tokens: int,
+        dtype: str,
+        scale: float,
+        together: int,
+        work_group: int,
+        image_pixels: int,
+        places: tuple[Place, Place, Place],
+    ) -> None:
+        self.batch, self.queries, self.heads, self.width = shape_query
+        self.tokens, self.dtype, self.scale, self.places = tokens, dtype, scale, places
+        self.team = self.width // PIXEL
+        """Work-items of a team, pixels of a head."""
+        self.block = PIXEL * self.team
+        """Keys of a block."""
+        self.teams = min(max(work_group // self.team, 1), -(-self.queries // QUERIES))
+        self.together = largest_divisor(self.team, together)
+        self.image_pixels = image_pixels
+        self.ragged = tokens % self.block != 0
+
+    def emit(self, q: Any, k: Any, v: Any, bias: Any, out: Any) -> None:
+        """Emits the whole kernel."""
+        with (
+            T.thread_binding(0, -(-self.queries // (QUERIES * self.teams)), thread="blockIdx.x") as block,
+            T.thread_binding(0, self.heads, thread="blockIdx.y") as self.head,
+            T.thread_binding(0, self.batch, thread="blockIdx.z") as self.b,
+            T.thread_binding(0, self.teams * self.team, thread="threadIdx.x") as item,
+        ):
+            self.member, team = item % self.team, item // self.team
+            self.first = (block * self.teams + team) * QUERIES
+            self.own = team * (QUERIES * self.team)
+            shared = (self.teams * QUERIES * self.team * PIXEL,)
+            self.asked, self.passed = (memory("shared", self.dtype, *shared) for _ in range(2))
+            self.total = memory("local", self.dtype, QUERIES, PIXEL)
+            self.peak, self.weight = (memory("local", "float32", QUERIES) for _ in range(2))
+            self.shrink = memory("local", "float32", QUERIES)
+            self.score = memory("local", "float32", QUERIES, PIXEL)
+            self.places_of_keys = memory("local", "int32", PIXEL)
+            _, self.nought = read_back(item, self.teams * self.team, self.passed)
+            self._bring_queries(q)
+            for query in range(QUERIES):
+                T.buffer_store(self.peak, T.float32(LOWEST), [query])
+                T.buffer_store(self.weight, T.float32(0), [query])
+                self._vector(self.total, lambda lane: T.cast(0, self.dtype), query)
+            with T.serial(0, -(-self.tokens // self.block)) as number:
+                self._score(k, number)
+                self._weigh(bias, number)
+                self._add_values(v, number)
+            self._store(out)
+
+    def _vector(self, target: Any, value: Any, *at: Any) -> None:
+        with T.vectorized(0, PIXEL) as lane:
+            T.buffer_store(target, value(lane), [*at, lane])
+
+    def _put(self, target: Any, slot: Any, value: Any) -> None:
+        with T.vectorized(0, PIXEL) as lane:
+            T.buffer_store(target, value(lane), [slot * PIXEL + lane])
+
+    def _query(self, number: int) -> Any:
+        """A query of the team, the last one repeated behind the end."""
+        return T.min(self.first + number, self.queries - 1)
+
+    def _origin(self, which: int, tokens: int) -> Any:
+        """Where the head of the first token begins, in pixels."""
+        place = self.places[which]
+        return self.b * (tokens * place.row // PIXEL) + place.first // PIXEL + self.head * self.team
+
+    def _bring_queries(self, q: Any) -> None:
+        held = memory("local", self.dtype, QUERIES * PIXEL)
+        origin = self._origin(0, self.queries) + self.member
+        scale = T.cast(T.float32(self.scale), self.dtype)
+        for query in range(QUERIES):
+            place = origin + self._query(query) * (self.places[0].row // PIXEL)
+            read_pixel(held, query, q, place, self.image_pixels)
+        for query in range(QUERIES):
+            slot = self.own + query * self.team + self._apart(self.member)
+            self._put(self.asked, slot, lambda lane, query=query: held[query * PIXEL + lane] * scale)
+        synchronise()
+
+    def _apart(self, pixel: Any) -> Any:
+        """The place of a pixel in local memory: what is read together lies apart, so that a driver's compiler
+        does not load several pixels at once and take registers for them."""
+        return pixel % self.together * (self.team // self.together) + pixel // self.together
+
+    def _key(self, number: Any, key: Any) -> Any:
+        """The number of a token in a block, the last one repeated behind the end."""
+        token = number * self.block + key
+        return T.min(token, self.tokens - 1) if self.ragged else token
+
+    def _score(self, k: Any, number: Any) -> None:
+        row = self.places[1].row // PIXEL
+        for key in range(PIXEL):
+            token = self._key(number, self.member * PIXEL + key)
+            T.buffer_store(self.places_of_keys, self._origin(1, self.tokens) + token * row, [key])
+        sums = memory("local", self.dtype, QUERIES, PIXEL)
+        for query in range(QUERIES):
+            for key in range(PIXEL):
+                T.buffer_store(self.score, T.float32(0), [query, key])
+                T.buffer_store(sums, T.cast(0, self.dtype), [query, key])
+        with counted(self.nought, self.team // self.together) as step:
+            held = memory("local", self.dtype, self.together * PIXEL * PIXEL)
+            asked = memory("local", self.dtype, QUERIES, PIXEL)
+            for pixel in range(self.together):
+                for key in range(PIXEL):
+                    place = self.places_of_keys[key] + pixel
+                    read_pixel(held, pixel * PIXEL + key, k, place, self.image_pixels)
+            for pixel in range(self.together):
+                for query in range(QUERIES):
+                    slot = self.own + query * self.team + pixel * (self.team // self.together) + step
+                    self._vector(asked, lambda lane, slot=slot: self.asked[slot * PIXEL + lane], query)
+                for lane in range(PIXEL):
+                    for query in range(QUERIES):
+                        for key in range(PIXEL):
+                            product = asked[query, lane] * held[(pixel * PIXEL + key) * PIXEL + lane]
+                            T.buffer_store(sums, sums[query, key] + product, [query, key])
+            for key in range(PIXEL):
+                T.buffer_store(self.places_of_keys, self.places_of_keys[key] + self.together, [key])
+            self._join_scores(sums)
+
+    def _join_scores(self, sums: Any) -> None:
+        for query in range(QUERIES):
+            for key in range(PIXEL):
+                value = self.score[query, key] + T.cast(sums[query, key], "float32")
+                T.buffer_store(self.score, value, [query, key])
+                T.buffer_store(sums, T.cast(0, self.dtype), [query, key])
+
+    def _weigh(self, bias: Any, number: Any) -> None:
+        """Makes weights of scores; leaves them in local memory, and in ``shrink`` by what totals shrink."""
+        for query in range(QUERIES):
+            for key in range(PIXEL):
+                value = self.score[query, key]
+                token = self.member * PIXEL + key
+                if bias is not None:
+                    value = T.max(
+                        value + bias[self._key(number, token), self._query(query)], T.float32(FAINT)
+                    )
+                if self.ragged:
+                    beyond = T.max(number * self.block + token - (self.tokens - 1), 0)
+                    value = value + T.float32(MISSING) * T.cast(beyond, "float32")
+                if bias is not None or self.ragged:
+                    T.buffer_store(self.score, value, [query, key])
+        synchronise()  # All have read the weights of the block before.
+        highest = memory("local", self.dtype, PIXEL)
+        for query in range(QUERIES):
+            value = T.float32(FAINT)
+            for key in range(PIXEL):
+                value = T.max(value, self.score[query, key])
+            T.buffer_store(highest, T.cast(value, self.dtype), [query])
+        self._put(self.passed, self.own + self.member, lambda lane: highest[lane])
+        synchronise()
+        for query in range(QUERIES):
+            T.buffer_store(self.shrink, self.peak[query], [query])
+        with counted(self.nought, self.team) as other:
+            self._vector(highest, lambda lane: self.passed[(self.own + other) * PIXEL + lane])
+            for query in range(QUERIES):
+                value = T.max(self.peak[query], T.cast(highest[query], "float32"))
+                T.buffer_store(self.peak, value, [query])
+        for query in range(QUERIES):
+            self._exponential(self.shrink, self.shrink[query] - self.peak[query], query)
+            T.buffer_store(self.weight, self.weight[query] * self.shrink[query], [query])
+            for key in range(PIXEL):
+                self._exponential(self.score, self.score[query, key] - self.peak[query], query, key)
+                T.buffer_store(self.weight, self.weight[query] + self.score[query, key], [query])
+        synchronise()
+        for query in range(QUERIES):
+            slot = self.own + query * self.team + self._apart(self.member)
+            self._put(
+                self.passed, slot, lambda lane, query=query: T.cast(self.score[query, lane], self.dtype)
+            )
+        synchronise()
+
+    def _exponential(self, target: Any, value: Any, *at: Any) -> None:
+        T.buffer_store(target, tirx.call_pure_extern("float32", "native_exp", value), list(at))
+
+    def _add_values(self, v: Any, number: Any) -> None:
+        some = memory("local", self.dtype, QUERIES, PIXEL)
+        for query in range(QUERIES):
+            self._vector(some, lambda lane: T.cast(0, self.dtype), query)
+        row, place = self.places[2].row // PIXEL, memory("local", "int32", 1)
+        origin = self._origin(2, self.tokens) + self.member
+        last = origin + (self.tokens - 1) * row
+        T.buffer_store(place, origin + number * (self.block * row), [0])
+        with counted(self.nought, self.team // self.together) as step:
+            held = memory("local", self.dtype, self.together * PIXEL * PIXEL)
+            share = memory("local", self.dtype, QUERIES, PIXEL)
+            for key in range(self.together * PIXEL):
+                where = place[0] + key * row
+                where = T.min(where, last) if self.ragged else where
+                read_pixel(held, key, v, where, self.image_pixels)
+            for pixel in range(self.together):
+                for query in range(QUERIES):
+                    slot = self.own + query * self.team + pixel * (self.team // self.together) + step
+                    self._vector(share, lambda lane, slot=slot: self.passed[slot * PIXEL + lane], query)
+                for key in range(PIXEL):
+                    for query in range(QUERIES):
+                        with T.vectorized(0, PIXEL) as lane:
+                            product = share[query, key] * held[(pixel * PIXEL + key) * PIXEL + lane]
+                            T.buffer_store(some, some[query, lane] + product, [query, lane])
+            T.buffer_store(place, place[0] + self.together * PIXEL * row, [0])
+        for query in range(QUERIES):
+            shrink = T.cast(self.shrink[query], self.dtype)
+            self._vector(
+                self.total,
+                lambda lane, query=query, shrink=shrink: self.total[query, lane] * shrink + some[query, lane],
+                query,
+            )
+
+    def _store(self, out: Any) -> None:
+        """Adds the sums of weights up over the team, and stores the results."""
+        synchronise()
+        part = memory("local", self.dtype, PIXEL)
+        for query in range(QUERIES):
+            T.buffer_store(part, T.cast(self.weight[query], self.dtype), [query])
+            T.buffer_store(self.weight, T.float32(0), [query])
+        self._put(self.passed, self.own + self.member, lambda lane: part[lane])
+        synchronise()
+        with counted(self.nought, self.team) as other:
+            self._vector(part, lambda lane: self.passed[(self.own + other) * PIXEL + lane])
+            for query in range(QUERIES):
+                value = self.weight[query] + T.cast(part[query], "float32")
+                T.buffer_store(self.weight, value, [query])
+        for query in range(QUERIES):
+            with T.If(self.first + query < self.queries), T.Then():
+                share = T.cast(T.float32(1) / self.weight[query], self.dtype)
+                with T.vectorized(0, PIXEL) as lane:
+                    place = [self.b, self._query(query), self.head, self.member * PIXEL + lane]
+                    T.buffer_store(out, self.total[query, lane] * share, place)

@@ -135,19 +135,12 @@ def unscheduled(workload: Workload, device: DeviceProfile, inputs: list[np.ndarr
     Its result is the last parameter.
     """
     if workload.family == "attention":
-        batch, queries, tokens, heads, width = workload.sizes
+        _, queries, tokens, heads, width = workload.sizes
         size = heads * width
         places = (Place(size, 0), Place(2 * size, 0), Place(2 * size, size))
         if queries == tokens:
             places = (Place(3 * size, 0), Place(3 * size, size), Place(3 * size, 2 * size))
-        function = attention_kernel(
-            device.tiles_of(workload),
-            (batch, queries, heads, width),
-            tokens,
-            workload.dtype,
-            width**-0.5,
-            {"has_bias": False, "places": places},
-        )
+        function = attention_kernel(device, workload, width**-0.5, {"has_bias": False, "places": places})
         return tagged(function, workload, device.tuned.get(workload))
     placeholders = [
         te.placeholder(wide(array.shape), str(array.dtype), f"p{number}")
