@@ -460,7 +460,7 @@ class _Builder:
             feature_bytes=first.feature_bytes,
             sampler=from_json(SamplerConstants, constants),
             tokenizer="tokenizer",
-            built_with=versions(),
+            built_with={**versions(), **options.untold()},
             activation_bytes=sum(entry.activation_bytes for entry in self.entries.values()),
             macs_full=first.macs_full,
             macs_cached=first.macs_cached,

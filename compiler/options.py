@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -27,6 +28,9 @@ LIMITS = (
 """Limits of a device profile that ``--limit`` may lower."""
 MOST_SIZES = 32
 """Picture sizes of a bundle: each takes about as long to compile as a bundle of its own."""
+OPTIONS_ENTRY = "options"
+"""The entry of a manifest's ``built_with`` that keeps the options which it does not tell otherwise."""
+_UNTOLD = ("accumulate", "limits", "memory_budget")
 NO_RECORDS = "none"
 """As ``--tune-log``: the families' defaults, and no tuning record."""
 
@@ -165,6 +169,30 @@ class CompileOptions:
                 )
             found[name] = min(int(number), found.get(name, int(number)))
         return found
+
+    def untold(self) -> dict[str, str]:
+        """Return what a manifest tells by no field of its own, as an entry of ``built_with``; mostly empty.
+
+        :meth:`with_untold` reads it, so that a variant of a bundle is compiled as the bundle was. Folders of
+        this machine are left out.
+        """
+        values = {name: to_json(getattr(self, name)) for name in _UNTOLD if getattr(self, name)}
+        return {OPTIONS_ENTRY: json.dumps(values, sort_keys=True)} if values else {}
+
+    def with_untold(self, built_with: Mapping[str, str]) -> CompileOptions:
+        """Return these options with those that a manifest's ``built_with`` keeps.
+
+        Raises :class:`UsageError` where that entry is none that :meth:`untold` writes.
+        """
+        try:
+            kept = loads(built_with.get(OPTIONS_ENTRY, "{}"))
+        except RecordProblem as problem:
+            raise UsageError(str(problem), where="compile options of the bundle") from problem
+        if not isinstance(kept, dict) or not set(kept) <= set(_UNTOLD):
+            raise UsageError("are not those that a bundle keeps", where="compile options of the bundle")
+        own = to_json(self)
+        assert isinstance(own, dict)
+        return self.from_json(json.dumps({**own, **kept}))
 
     def to_json(self) -> str:
         """Return the options as one line of JSON with sorted keys."""

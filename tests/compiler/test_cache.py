@@ -156,6 +156,29 @@ class TestOptions:
         assert message in str(caught.value)
 
 
+class TestWhatABundleKeeps:
+    """Options that a manifest tells by no field of its own, for variants of the bundle."""
+
+    def test_nothing_by_default(self):
+        assert CompileOptions(cut=3, weights="fp32").untold() == {}
+
+    def test_a_variant_has_them(self):
+        given = CompileOptions(
+            accumulate=("float32",), limits=("max_threads=64",), memory_budget=10**9, tune_log="none"
+        )
+        variant = CompileOptions(cut=2).with_untold({"ddimcache": "0.1.0", **given.untold()})
+        assert variant == CompileOptions(
+            cut=2, accumulate=("float32",), limits=("max_threads=64",), memory_budget=10**9
+        )
+
+    @pytest.mark.parametrize(
+        "text", ["{", "[]", '{"cut": 1}', '{"limits": "x"}', '{"limits": ["x"]}', '{"memory_budget": "1"}']
+    )
+    def test_what_else_stands_there_is_refused(self, text):
+        with pytest.raises(UsageError):
+            CompileOptions().with_untold({"options": text})
+
+
 def test_cache_folder_is_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.delenv(cache.CACHE_VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path))

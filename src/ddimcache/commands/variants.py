@@ -66,7 +66,7 @@ class Variants:
             host=manifest.host,
             loras=self._loras,
             image_to_image=manifest.takes_images,
-        )
+        ).with_untold(manifest.built_with)
         return compiled(self._model, options, self._bars)
 
 
