@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+import signal
 import shutil
 import subprocess
 import sys
@@ -272,13 +273,19 @@ class TestFullDisk:
 
 @contextmanager
 def files_up_to(count):
-    """Let this process write no file longer than ``count`` bytes."""
+    """Let this process write no file longer than ``count`` bytes.
+
+    Python ignores the signal that a longer write sends, so that it fails with an error. The LLVM in PoCL takes
+    the signal over once it has compiled a kernel in this process, and would end it.
+    """
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 @contextmanager
