@@ -275,8 +275,8 @@ class TestFullDisk:
 def files_up_to(count):
     """Let this process write no file longer than ``count`` bytes.
 
-    Python ignores the signal that a longer write sends, so that it fails with an error. The LLVM in PoCL takes
-    the signal over once it has compiled a kernel in this process, and would end it.
+    Python ignores the signal that a longer write sends, so that it fails with an error. The LLVM in PoCL
+    takes the signal over once it has compiled a kernel in this process, and would end it.
     """
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
