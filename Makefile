@@ -52,7 +52,7 @@ test: $(VENV)/ready-dev
 	-@tools/ensure_opencl.sh $(VENV)
 	@tests/lab/build_lab.sh --if-possible
 	-@tools/ensure_browser.sh
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 full: $(VENV)/ready-dev
 	-@tools/ensure_opencl.sh $(VENV)
