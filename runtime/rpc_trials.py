@@ -239,7 +239,7 @@ class Trials:
             )
         except MemoryError:
             return Outcome("memory", message="asked for more memory than a trial may have")
-        except Exception as error:
+        except Exception as error:  # a candidate's failure, of whatever kind, is its outcome
             return outcome_of_error(error)
 
     @property

@@ -14,8 +14,9 @@ import typer
 from ddimcache.commands import device_options, image_options
 from ddimcache.commands.device_options import device_sources
 from ddimcache.commands.generate import asked_size, check_fits, check_text, chosen_steps, picture_facts
+from ddimcache.commands.pool_results import raise_failures, share_facts
 from ddimcache.commands.terminal import parse_size, print_json, progress, say
-from ddimcache.errors import DeviceError, UsageError
+from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ddimcache.runtime.bundle import Bundle
@@ -124,9 +125,7 @@ def batch(
                 "folder": str(output.absolute()),
                 "pictures": [report.results[job.identity] for job in jobs if job.identity in report.results],
                 "drawn_before": report.taken_over,
-                "by_device": report.by_device,
-                "lost_devices": report.lost,
-                "failed": [{"problem": each.problem, "devices": each.devices} for each in report.failed],
+                **share_facts(report),
             }
         )
     else:
@@ -135,14 +134,7 @@ def batch(
         shares = ", ".join(f"{name}: {count}" for name, count in sorted(report.by_device.items()))
         before = f"; {report.taken_over} were there already" if report.taken_over else ""
         print(f"{len(report.results)} pictures in {output.absolute()} ({shares or 'no device'}{before})")
-    if report.failed:
-        first = report.failed[0]
-        raise DeviceError(
-            f"{len(report.failed)} pictures could not be drawn, the first on {' and '.join(first.devices)}: "
-            f"{first.problem}",
-            where=str(output / RESULTS),
-            remedy="run it again to try once more",
-        )
+    raise_failures(report, "pictures could not be drawn", output / RESULTS)
 
 
 def read_prompts(path: Path) -> list[str]:

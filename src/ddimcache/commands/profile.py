@@ -11,6 +11,7 @@ import typer
 
 from ddimcache.commands import device_options, image_options
 from ddimcache.commands.device_options import device_sources
+from ddimcache.commands.pool_results import raise_failures, share_facts
 from ddimcache.commands.terminal import (
     asked,
     bytes_text,
@@ -20,7 +21,7 @@ from ddimcache.commands.terminal import (
     say,
     seconds_text,
 )
-from ddimcache.errors import DeviceError, UsageError
+from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
     from ddimcache.profile.measure import Wish
@@ -216,9 +217,7 @@ def _profile_shared(
                 "folder": str(folder.absolute()),
                 "profiles": profiles,
                 "measured_before": report.taken_over,
-                "by_device": report.by_device,
-                "lost_devices": report.lost,
-                "failed": [{"problem": each.problem, "devices": each.devices} for each in report.failed],
+                **share_facts(report),
             }
         )
     else:
@@ -228,13 +227,7 @@ def _profile_shared(
             _report(facts, output.top)
             print()
         print_comparison(profiles)
-    if report.failed:
-        first = report.failed[0]
-        raise DeviceError(
-            f"{len(report.failed)} runs failed, the first on {' and '.join(first.devices)}: {first.problem}",
-            where=str(folder / RESULTS),
-            remedy="run it again to try once more",
-        )
+    raise_failures(report, "runs failed", folder / RESULTS)
 
 
 def _write_page(path: Path, facts: dict[str, Any]) -> None:

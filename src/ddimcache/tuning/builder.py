@@ -213,7 +213,7 @@ def _build_module(request: Request, out: Path, link: Any) -> Outcome:
         library.export_library(str(out / LIBRARY), fcompile=link)
     except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # as above: a trace may lead the code generator to any error
         return Outcome("refused", message=last_line(error))
     return Outcome("good")
 
