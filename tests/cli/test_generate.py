@@ -1,7 +1,9 @@
 """``ddimcache generate``: pictures, their files, and what it refuses before any work begins."""
 
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddimcache.models.shapes import FINGERPRINT
 from ddimcache.runtime.noise import noise
 from ddimcache.runtime.session import Session
 from tests.fakes import fake_bundle as fake
@@ -86,6 +89,17 @@ def test_picture_is_the_sessions_and_tells_how_it_was_made(generate, out):
     assert out.read_bytes() == first
     generate("--steps", 6, "--seed", 4, "--negative-prompt", "dog", "--guidance", 2, "--json")
     assert (np.asarray(Image.open(out)) != np.asarray(Image.open(io.BytesIO(first)))).any()
+
+
+def test_a_bundle_of_the_embedded_model_takes_its_guidance(generate, fake_bundle, out, tmp_path):
+    bundle = tmp_path / "embedded.bundle"
+    shutil.copytree(fake_bundle, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["model_fingerprint"] = FINGERPRINT
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = generate("--steps", 2, "--seed", 3, "--model", bundle)
+    assert done.code == 0, done.err
+    assert Image.open(out).text["guidance"] == "2.0"
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpm++2m-karras", "lcm"])

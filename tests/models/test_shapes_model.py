@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
-from ddimcache.models.shapes import train_unet
+from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+from ddimcache.models.shapes import FINGERPRINT, train_unet
 from ddimcache.models.shapes.drawing import drawings_with_cells
 from ddimcache.models.shapes.evaluate import paint
 from ddimcache.models.shapes.export import WEIGHTS
@@ -110,6 +111,10 @@ def test_folder_is_small_and_in_half_precision():
                 tensor = tensors.get_tensor(name)
                 assert tensor.dtype in (torch.float16, torch.int64), name
                 assert torch.isfinite(tensor.float()).all(), name
+
+
+def test_bundles_of_it_are_known_by_its_fingerprint():
+    assert load_pipeline_folder(WEIGHTS).fingerprint() == FINGERPRINT
 
 
 def test_pictures_show_what_was_asked(pipeline):

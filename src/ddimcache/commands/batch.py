@@ -83,7 +83,7 @@ def batch(
     from ddimcache.runtime.result_log import ResultLog
     from ddimcache.runtime.session import check_sampling
 
-    cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model is None)
+    cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model)
     numbers = (steps, cache_interval, guidance)
     check_sampling(*numbers, sampler)
     check_text(negative_prompt, "--negative-prompt")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ddimcache.commands.terminal import say
 from ddimcache.errors import BundleError, UsageError
+from ddimcache.models.shapes import FINGERPRINT
 from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
 from ddimcache.runtime.devices import DeviceSpec, describe_missing, list_devices, parse_device
 from ddimcache.runtime.image import ImageSession, MemoryChoice
@@ -37,6 +38,18 @@ class ChosenDevice:
     profiler: Callable[[], Profiler]
     keep_programs: Callable[[int], int]
     close: Callable[[], None]
+
+
+def is_embedded(folder: Path | None) -> bool:
+    """Whether a model folder or bundle is of the model that ships with the package, as no folder is.
+
+    Raises :class:`BundleError` for a bundle whose manifest is wrong.
+    """
+    if folder is None:
+        return True
+    if is_bundle(folder):
+        return open_bundle(folder, sums=False).manifest.model_fingerprint == FINGERPRINT
+    return folder.resolve() == DEFAULT_MODEL.resolve()
 
 
 def inpaints(folder: Path) -> bool:

@@ -11,7 +11,6 @@ from ddimcache.commands import image_options
 from ddimcache.commands.device_options import device_sources
 from ddimcache.commands.quality import quality_prompts
 from ddimcache.commands.terminal import progress, say
-from ddimcache.commands.variants import is_embedded
 from ddimcache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def compile_gated(
             "pictures are drawn one by one to be measured", where="--batch", remedy="take --batch 1"
         )
     check_draws_from_text(model, "MODEL")
-    guidance = image_options.default_guidance(is_embedded(model))
+    guidance = image_options.default_guidance(model)
     commission = Commission(quality_prompts(None, pictures), 0, guidance)
     bars = progress()
     output = output.absolute()

@@ -133,7 +133,7 @@ def generate(
     from ddimcache.runtime.noise import LARGEST_SEED
     from ddimcache.runtime.session import check_sampling, check_strength
 
-    cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model is None)
+    cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model)
     check_sampling(steps, cache_interval, guidance, sampler)
     check_choice(cache_schedule)
     check_text(prompt, "PROMPT")

@@ -71,18 +71,20 @@ Guidance = Annotated[
 NegativePrompt = Annotated[str, typer.Option(help="What not to draw.")]
 
 
-def default_guidance(embedded: bool) -> float:
-    """Return the guidance where none is named.
+def default_guidance(model: Path | None) -> float:
+    """Return the guidance where none is named, of a model folder or bundle.
 
     The embedded model follows its captions without much of it, and its shapes bend with more.
     """
-    return 2.0 if embedded else 7.5
+    from ddimcache.commands.choose import is_embedded
+
+    return 2.0 if is_embedded(model) else 7.5
 
 
 def of_sampler(
-    sampler: str, cache_interval: int | None, guidance: float | None, embedded: bool
+    sampler: str, cache_interval: int | None, guidance: float | None, model: Path | None
 ) -> tuple[int, float]:
-    """Return cache interval and guidance, by what suits the sampler where they are not named.
+    """Return cache interval and guidance, by what suits the sampler and the model where they are not named.
 
     Raises :class:`UsageError` for a cache with ``lcm``.
     """
@@ -96,5 +98,5 @@ def of_sampler(
     if cache_interval is None:
         cache_interval = 1 if is_lcm else 5
     if guidance is None:
-        guidance = 1.0 if is_lcm else default_guidance(embedded)
+        guidance = 1.0 if is_lcm else default_guidance(model)
     return cache_interval, guidance

@@ -134,7 +134,7 @@ def quality(
     """
     from ddimcache.commands.batch import open_or_compile
     from ddimcache.commands.choose import check_draws_from_text, find_model
-    from ddimcache.commands.variants import Variants, is_embedded
+    from ddimcache.commands.variants import Variants
     from ddimcache.quality.page import page
     from ddimcache.quality.pictures import Commission, draw_sets
     from ddimcache.quality.real_models import RealModels
@@ -155,7 +155,7 @@ def quality(
     if not 1 <= workers <= 64:
         raise UsageError(f"{workers} is outside 1 … 64", where="--workers")
     if guidance is None:
-        guidance = image_options.default_guidance(bundle is None or is_embedded(bundle))
+        guidance = image_options.default_guidance(bundle)
     folder = find_model(bundle)
     check_draws_from_text(folder, "BUNDLE")
     if quant_report is not None:

@@ -77,7 +77,7 @@ def schedule(
     uses what was found with --cache-schedule auto, its default.
     """
     from ddimcache.commands.choose import check_draws_from_text, choose_device, find_model
-    from ddimcache.commands.variants import Variants, is_embedded
+    from ddimcache.commands.variants import Variants
     from ddimcache.quality.cuts import best_cut
     from ddimcache.runtime.bundle import is_bundle, open_bundle
     from ddimcache.runtime.refresh import full_count
@@ -86,7 +86,7 @@ def schedule(
     folder = find_model(bundle)
     check_draws_from_text(folder, "BUNDLE")
     if guidance is None:
-        guidance = image_options.default_guidance(bundle is None or is_embedded(bundle))
+        guidance = image_options.default_guidance(bundle)
     check_sampling(steps, 1, guidance)
     intervals = parse_numbers(cache_interval, "--cache-interval", steps, least=2)
     for option, number, most in (("--pictures", pictures, 1000), ("--most-tried", most_tried, 100_000)):

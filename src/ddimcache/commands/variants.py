@@ -83,13 +83,3 @@ def bundle_fingerprint(bundle: Path) -> str:
     from ddimcache.runtime.bundle import open_bundle
 
     return open_bundle(bundle, sums=False).manifest.model_fingerprint
-
-
-def is_embedded(path: Path) -> bool:
-    """Whether a bundle, or a diffusers folder, is of the model that ships with the package."""
-    from ddimcache.commands.choose import DEFAULT_MODEL
-    from ddimcache.runtime.bundle import is_bundle
-
-    if is_bundle(path):
-        return bundle_fingerprint(path) == fingerprint(DEFAULT_MODEL)
-    return path.resolve() == DEFAULT_MODEL.resolve()
