@@ -25,6 +25,7 @@ from ddimcache.compiler.passes.add_before_reshape import AddBeforeReshape
 from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.count_work import count_work
+from ddimcache.compiler.passes.fuse_attention import FuseAttention
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
 from ddimcache.compiler.passes.fuse_group_norm import FuseGroupNorm
 from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
@@ -62,7 +63,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
-PHASE_COUNT = 34
+PHASE_COUNT = 35
 """Phases of a component; the UNet has two more, or three where it takes surroundings."""
 
 
@@ -119,6 +120,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     """The phases of a component's compilation, first to last."""
     profile, store, inputs = request.profile, compilation.store, compilation.inputs
     yield "simplify", Simplify()
+    yield "fuse attention", FuseAttention()
     count = request.component.input_count
     invariants = [
         invariant for invariant in HOISTED if request.cut is not None and invariant.position < count

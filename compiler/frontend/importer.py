@@ -63,6 +63,12 @@ def _linear(node: fx.Node, importer: Any) -> relax.Var:
     return importer.block_builder.emit(relax.op.linear(arguments[0], arguments[1], bias))
 
 
+def _product(node: fx.Node, importer: Any) -> relax.Var:
+    """``aten.matmul`` and ``aten.bmm`` in the dtype of their inputs; TVM's own converter forces float32."""
+    left, right = importer.retrieve_args(node)[:2]
+    return importer.block_builder.emit(relax.op.matmul(left, right))
+
+
 def _conv2d(node: fx.Node, importer: Any) -> relax.Var:
     """``aten.conv2d`` in the dtype of its input; TVM's own converter forces float32."""
     emit = importer.block_builder.emit
@@ -130,6 +136,8 @@ def _same(node: fx.Node, importer: Any) -> relax.Var:
 
 _CONVERTERS: dict[str, Callable[[fx.Node, Any], relax.Var]] = {
     "linear.default": _linear,
+    "matmul.default": _product,
+    "bmm.default": _product,
     "conv2d.default": _conv2d,
     "scaled_dot_product_attention.default": _attention,
     "embedding.default": _embedding,

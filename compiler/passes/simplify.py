@@ -97,11 +97,17 @@ class _Simplifier(PyExprMutator):
             return self._reshape(call, name)
         return call
 
+    def _made(self, expr: Any) -> Any:
+        """What a variable is bound to, also behind another name of it; nothing for a parameter."""
+        while isinstance(expr, relax.Var):
+            expr = self.lookup_binding(expr)
+        return expr
+
     def _transposed_behind(self, call: relax.Call, name: str) -> relax.Expr:
         parts = call.args[0] if name == "relax.concat" else call.args
         if isinstance(parts, relax.Var):
             return call
-        values = [self.lookup_binding(part) if isinstance(part, relax.Var) else part for part in parts]
+        values = [self._made(part) for part in parts]
         if not all(op_name(value) == "relax.permute_dims" for value in values):
             return call
         axes, sources = permutation(values[0]), [value.args[0] for value in values]
@@ -117,16 +123,16 @@ class _Simplifier(PyExprMutator):
 
     def _activated(self, call: relax.Call) -> relax.Expr:
         source = call.args[0]
-        producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
-        if producer is None or op_name(producer) != "relax.permute_dims":
+        producer = self._made(source)
+        if op_name(producer) != "relax.permute_dims":
             return call
         activated = self.builder_.emit(relax.op.nn.silu(producer.args[0]))
         return self.builder_.normalize(relax.op.permute_dims(activated, permutation(producer)))
 
     def _permute(self, call: relax.Call) -> relax.Expr:
         source, axes = call.args[0], permutation(call)
-        producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
-        if producer is not None and op_name(producer) == "relax.permute_dims":
+        producer = self._made(source)
+        if op_name(producer) == "relax.permute_dims":
             inner = permutation(producer)
             source, axes = producer.args[0], [inner[axis] for axis in axes]
         shape = static_shape(source)
@@ -146,8 +152,8 @@ class _Simplifier(PyExprMutator):
             return source
         if name == "relax.broadcast_to":
             return call
-        producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
-        if producer is not None and op_name(producer) == "relax.reshape":
+        producer = self._made(source)
+        if op_name(producer) == "relax.reshape":
             source = producer.args[0]
             if static_shape(source) == target:
                 return source
