@@ -30,10 +30,11 @@ GIB = 1 << 30
 
 
 def compile_in_a_process(model: Path, out: Path, *more: str) -> tuple[float, int]:
-    """Seconds and peak bytes of ``ddimcache compile`` with int8 weights."""
+    """Seconds and peak bytes of ``ddimcache compile``, with int8 weights unless ``more`` says others."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "ddimcache.cli", "compile", str(model), "-o", str(out), *more]
-    subprocess.run([*command, "--target", "opencl", "--weights", "int8", "--json"], check=True)
+    weights = () if "--weights" in more else ("--weights", "int8")
+    subprocess.run([*command, "--target", "opencl", *weights, "--json"], check=True)
     return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
@@ -53,8 +54,8 @@ def draw(bundle: Bundle) -> np.ndarray:
     return done.drawn.latents
 
 
-def check_steps(ours: np.ndarray, bundle: Bundle, pipe: TorchPipeline) -> None:
-    """Holds the latents after a full and a cached step against PyTorch with the same rounded weights."""
+def check_steps(ours: np.ndarray, bundle: Bundle, pipe: TorchPipeline, most: float) -> None:
+    """Holds the latents after a full and a cached step against PyTorch with the same weights."""
     pipe.scheduler.set_timesteps(2)
     first, second = pipe.scheduler.timesteps.tolist()
     context, split = pipe.encode([PROMPT]), SplitUNet(pipe.unet, 0)
@@ -64,7 +65,9 @@ def check_steps(ours: np.ndarray, bundle: Bundle, pipe: TorchPipeline) -> None:
     noise = split.cached(current, second, context, feature)
     current = pipe.scheduler.step(noise, second, current, return_dict=False)[0]
     theirs = current.numpy()
-    assert np.abs(ours - theirs).max() < 1e-2 * np.abs(theirs).max()
+    distance = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    print(f"{bundle.manifest.image_size}: {distance:.1e} of the largest latent")
+    assert distance < most
 
 
 @pytest.mark.parametrize("preset", ["sd15", "sd21"])
@@ -72,7 +75,7 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
     model = stand_in(preset, "float16")
     seconds, peak = compile_in_a_process(model, tmp_path / "bundle")
     print(f"{preset}: compiled in {seconds:.0f} s, {peak / GIB:.1f} GiB at most")
-    assert peak < 16 * GIB
+    assert peak < 12 * GIB
     bundle = open_bundle(tmp_path / "bundle")
     if preset == "sd15":
         assert bundle.manifest.macs_full == pytest.approx(400.1e9, rel=0.002)
@@ -91,26 +94,23 @@ def test_a_full_and_a_cached_step(preset: str, tmp_path: Path) -> None:
     assert launches["project_context"] == 1
     fake_quantise(pipe.unet)
     fake_quantise(pipe.text_encoder)
-    check_steps(ours, bundle, pipe)
+    check_steps(ours, bundle, pipe, 1e-4)
 
 
-def test_two_sizes_of_one_bundle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["sd15", "sd21"])
+def test_two_sizes_in_float32(preset: str, tmp_path: Path) -> None:
     """512x512 and 384x640 share their weights, and each is what PyTorch computes."""
-    model = stand_in("sd15", "float16")
-    seconds, peak = compile_in_a_process(model, tmp_path / "bundle", "--size", "512x512,384x640")
-    whole = open_bundle(tmp_path / "bundle")
-    bytes_of = {
-        kind: sum(file.bytes for name, file in whole.manifest.files.items() if name.endswith(kind))
-        for kind in (".so", ".safetensors", ".json")
-    }
-    print(f"compiled in {seconds:.0f} s, {peak / GIB:.1f} GiB at most, {json.dumps(bytes_of)}")
+    model = stand_in(preset, "float16")
+    sizes = ("--size", "512x512,384x640", "--weights", "fp32")
+    seconds, peak = compile_in_a_process(model, tmp_path / "bundle", *sizes)
+    print(f"{preset}: two sizes in float32 compiled in {seconds:.0f} s, {peak / GIB:.1f} GiB at most")
     assert peak < 16 * GIB
+    whole = open_bundle(tmp_path / "bundle")
     bundles = [whole.at(size) for size in ((512, 512), (384, 640))]
-    assert bundles[0].manifest.macs_full == pytest.approx(400.1e9, rel=0.002)
+    if preset == "sd15":
+        assert bundles[0].manifest.macs_full == pytest.approx(400.1e9, rel=0.002)
     all_ours = [draw(bundle) for bundle in bundles]
     pipe = TorchPipeline.load(model)
     check_launches(bundles[1], pipe)
-    fake_quantise(pipe.unet)
-    fake_quantise(pipe.text_encoder)
     for ours, bundle in zip(all_ours, bundles, strict=True):
-        check_steps(ours, bundle, pipe)
+        check_steps(ours, bundle, pipe, 1e-4)

@@ -1,4 +1,4 @@
-"""How many kernels a step of Stable Diffusion's UNets launches: their graphs, with few channels."""
+"""What passes do to Stable Diffusion's UNets and what a step launches: their graphs, with few channels."""
 
 from __future__ import annotations
 
@@ -21,12 +21,64 @@ KINDS = {"sd15": {"heads": 8}, "sd21": {"heads": [1, 2, 4, 4], "use_linear_proje
 
 def narrow(kind: str, folder: Path) -> Path:
     preset = Preset(
-        text_encoder(width=8, layers=1, heads=1, vocab_size=600),
-        unet((32, 64, 128, 128), cross_attention_dim=8, sample_size=64, norm_num_groups=8, **KINDS[kind]),
+        text_encoder(width=16, layers=1, heads=1, vocab_size=600),
+        unet((32, 64, 128, 128), cross_attention_dim=16, sample_size=64, norm_num_groups=8, **KINDS[kind]),
         vae((8, 8), sample_size=512, norm_num_groups=4, layers_per_block=1),
         scheduler("DDIMScheduler"),
     )
     return write_stand_in(preset, folder / kind)
+
+
+# What a pass says of both models: all 61 GroupNorms, 48 LayerNorms, 32 attentions, 16 gated layers, 22 sums
+# with the timestep and 12 joined skips of a full step, and those of the one block that a cached step has too.
+BOTH = {
+    "fuse attention": "",  # PyTorch has it as one operator already
+    "common subexpressions": "21 nn.silu",
+    # A row of the timestep for each of 22 blocks, keys and values for each of 16 cross-attentions.
+    "hoist invariants": "54 strided_slice, 2 concat",
+    "merge projections": "86 permute_dims, 86 matmul, 21 add, 2 concat -> 51 strided_slice",
+    "lower attention": "34 nn.attention -> 34 kernel attention",
+    "tile rows": "",
+    "lower row adds": "23 add -> 23 kernel add_row",
+    "limit arguments of joins": "15 of 15 within 128 arguments",
+    "lower joins": "13 concat -> 39 reshape, 13 kernel join",
+}
+OPENCL = {
+    "lower norms": "51 nn.layer_norm -> 102 reshape, 51 kernel layer_norm",
+    "fuse group norm": "65 nn.group_norm, 48 with nn.silu, 48 with nn.pad",
+    "fuse geglu": "17 permute_dims, 17 add, 17 matmul, 17 split -> 17 reshape, 17 kernel geglu",
+    "plan memory": "cached: 28 tensors in 4 storages",
+}
+OF_KIND = {
+    ("sd15", "opencl"): {
+        **OPENCL,
+        "partition at cut": "29 reshape, 17 add, 14 permute_dims, 8 matmul",
+        "serialize conv2d": "105 within the limits",
+        "add before reshape": "",
+        "lower products": "154 reshape, 145 permute_dims, 105 nn.conv2d, 89 matmul -> 138 kernel matmul, "
+        "56 nn.pad, 56 kernel conv2d",
+        "limit arguments": "165 of 165 within 128 arguments",
+        "limit kernels": "138 kernels within the limits: 6 of 128 arguments",
+    },
+    ("sd21", "opencl"): {
+        **OPENCL,
+        "partition at cut": "23 reshape, 20 permute_dims, 17 add, 10 matmul",
+        "serialize conv2d": "71 within the limits",
+        "add before reshape": "17 reshape",
+        "lower products": "179 permute_dims, 123 matmul, 86 reshape, 71 nn.conv2d -> 138 kernel matmul, "
+        "56 nn.pad, 56 kernel conv2d",
+        "limit arguments": "183 of 183 within 128 arguments",
+        "limit kernels": "134 kernels within the limits: 6 of 128 arguments",
+    },
+    ("sd15", "adreno-740"): {
+        # Norms of larger pictures are two launches, and a third where the sums are added up.
+        "lower norms": "51 nn.layer_norm, 20 nn.group_norm -> ",
+        "fuse group norm": "45 nn.group_norm, 34 with nn.silu, 34 with nn.pad",
+        "serialize conv2d": "105 within the limits",
+        "limit kernels": "142 kernels within the limits: 6 of 128 arguments",
+        "plan memory": "cached: 32 tensors in 5 storages",
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -36,12 +88,22 @@ def narrow(kind: str, folder: Path) -> Path:
 def test_a_step_of_512x512(kind: str, target: str, full: int, cached: int, tmp_path: Path) -> None:
     device, folder = profile(target), load_pipeline_folder(narrow(kind, tmp_path))
     component = import_unet(folder.load_unet(), 1, 64, 64, folder.text_length, device.compute_dtype)
-    module = pipeline.run(pipeline.Request(component, device, "int8", "main", 0)).module
+    compilation = pipeline.run(pipeline.Request(component, device, "int8", "main", 0))
     launches = {
         name: sum(
             isinstance(binding.value, relax.Call) and isinstance(binding.value.op, relax.GlobalVar)
-            for binding in bindings_of(module[name])
+            for binding in bindings_of(compilation.module[name])
         )
         for name in ("full", "cached")
     }
     assert launches == {"full": full, "cached": cached}
+    notes = {report.phase: report.note for report in compilation.reports}
+    for phase, note in (BOTH | OF_KIND[kind, target]).items():
+        assert notes[phase].startswith(note), (phase, notes[phase])
+        assert note or not notes[phase], (phase, notes[phase])
+    # Every product but the first and the last is rounded; its scales lie beside it, and no copy of it.
+    kinds = [(name, compilation.store[name].dtype) for name in compilation.weight_names]
+    rounded = {name.partition("@")[0] for name, dtype in kinds if dtype == "int8"}
+    assert len(rounded) == 196
+    assert rounded == {name.partition("@")[0] for name, _ in kinds if name.endswith("@scale")}
+    assert len({name.partition("@")[0] for name, _ in kinds if "@fp16@" in name}) == 2
