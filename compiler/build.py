@@ -403,25 +403,24 @@ class _Builder:
         }
         parameters = compilation.module["full"].params[: compilation.inputs["full"]]
         inputs = (latents, *(_spec(parameter.ty) for parameter in parameters[1:]))
-        feature = self._feature(size)
+        features = self._features(size)
         return {
             **functions,
-            f"full{suffix}": FunctionSpec(inputs, (latents, feature)),
-            f"cached{suffix}": FunctionSpec((*inputs, feature), (latents,)),
+            f"full{suffix}": FunctionSpec(inputs, (latents, *features)),
+            f"cached{suffix}": FunctionSpec((*inputs, *features), (latents,)),
         }
 
-    def _feature(self, size: _Sizes) -> TensorSpec:
-        shape = self.unets[size].feature_shape
-        assert shape is not None
-        return TensorSpec(shape, self.device.compute_dtype)  # type: ignore[arg-type]
+    def _features(self, size: _Sizes) -> tuple[TensorSpec, ...]:
+        dtype: Any = self.device.compute_dtype
+        return tuple(TensorSpec(shape, dtype) for shape in self.unets[size].feature_shapes)
 
     def _picture_size(self, size: _Sizes) -> PictureSize:
-        unet, feature = self.unets[size], self._feature(size)
+        unet, features = self.unets[size], self._features(size)
         return PictureSize(
             image_size=size.image_size,
             latent_size=(size.latent_width, size.latent_height),
-            feature=feature,
-            feature_bytes=feature.bytes,
+            features=features,
+            feature_bytes=sum(feature.bytes for feature in features),
             macs_full=unet.macs["full"],
             macs_cached=unet.macs["cached"],
             macs_saved_full=unet.macs_saved["full"],
@@ -456,7 +455,7 @@ class _Builder:
             cut=options.cut,
             cuts=self.cuts,
             context=self.context,
-            feature=first.feature,
+            features=first.features,
             feature_bytes=first.feature_bytes,
             sampler=from_json(SamplerConstants, constants),
             tokenizer="tokenizer",

@@ -43,6 +43,7 @@ from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.plan_memory import PlanMemory
 from ddimcache.compiler.passes.serialize_conv2d import SerializeConv2d
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
+from ddimcache.compiler.passes.split_at_cut import SplitAtCut
 from ddimcache.compiler.passes.split_convolutions import SplitConvolutions
 from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
 from ddimcache.compiler.target import DeviceProfile
@@ -64,7 +65,7 @@ HOISTED = (
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
 PHASE_COUNT = 35
-"""Phases of a component; the UNet has two more, or three where it takes surroundings."""
+"""Phases of a component; the UNet has three more, or four where it takes surroundings."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Compilation:
     macs: dict[str, int] = field(default_factory=dict)
     macs_saved: dict[str, int] = field(default_factory=dict)
     """What a call of each function need not do because it was hoisted."""
-    feature_shape: tuple[int, ...] | None = None
+    feature_shapes: tuple[tuple[int, ...], ...] = ()
+    """What a full step leaves for the cached ones."""
     peaks: tuple[MemoryPeak, ...] = ()
     reports: list[PhaseReport] = field(default_factory=list)
 
@@ -128,6 +130,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     split = SplitConvolutions(store, count, [invariant.position for invariant in invariants])
     if len(invariants) == len(HOISTED):
         yield "split convolutions", split
+    members = dict(split.members)
     yield "channels last", relax.transform.ConvertLayout(CHANNELS_LAST)
     yield "simplify again", Simplify()
     yield "common subexpressions", relax.transform.EliminateCommonSubexpr()
@@ -138,16 +141,20 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
         yield "hoist invariants", hoist
         inputs.update(dict.fromkeys(hoist.made, 1))
         yield "partition at cut", partition
-        feature = static_shape(compilation.module["cached"].params[count])
-        compilation.feature_shape = tuple(feature or ())
+        parted = SplitAtCut(store, count, profile, request.weights)
+        yield "split at cut", parted
+        inputs["cached"] = count + parted.features
+        features = compilation.module["cached"].params[count : inputs["cached"]]
+        compilation.feature_shapes = tuple(tuple(static_shape(feature) or ()) for feature in features)
         compilation.macs_saved = {
             name: count_work(whole[name]) - count_work(compilation.module[name])
             for name in ("full", "cached")
         }
+        members |= parted.members
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
     merge = MergeProjections(store, inputs)
     yield "merge projections", merge
-    compilation.merged_weights = split.members | merge.members
+    compilation.merged_weights = members | merge.members
     yield "lower attention", LowerAttention(profile)
     yield "fold constants", relax.transform.FoldConstant()
     yield "tile rows", TileRows(request.tiling, profile)

@@ -31,7 +31,8 @@ _CHANNELS = {family: names.index("channels") for family, names in SIZES.items() 
 class Part:
     """The elements from ``begin`` to ``end`` along ``axis`` of the store's weight ``whole`` [O, ..., C].
 
-    A part is rounded as a part of the whole: its numbers and scales are the whole's.
+    A part is rounded as a part of the whole, which may be a part itself: its numbers and scales are those of
+    the outermost.
     """
 
     whole: str
@@ -122,9 +123,17 @@ class WeightPacker(StoredWeights):
         self.parts[key] = part
         return self.variable(key)
 
+    def _parts_of(self, key: str) -> tuple[str, list[Part]]:
+        """The weight that ``key`` is a part of, and the parts that are taken of it, one of the other."""
+        taken: list[Part] = []
+        while key in self.parts:
+            taken.insert(0, self.parts[key])
+            key = self.parts[key].whole
+        return key, taken
+
     def rounded_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that decides how the weight ``key`` of ``shape`` is rounded: the whole's for a part."""
-        return self.store[self.parts[key].whole].shape if key in self.parts else shape
+        return self.store[self._parts_of(key)[0]].shape if key in self.parts else shape
 
     def weights_of_key(self, key: str, shape: tuple[int, ...]) -> str:
         """What a ``Workload`` says of the weight ``key`` of ``shape``."""
@@ -140,8 +149,7 @@ class WeightPacker(StoredWeights):
         whole = self.rounded_shape(key, shape)
         grouped = self.stored(whole)[0] == "int8" and self.group(whole) > 0
         self.summed.append(key)
-        source = self.parts[key].whole if key in self.parts else None
-        weight = matrix if source is None else self.store[source].compute
+        weight = self.store[self._parts_of(key)[0]].compute if key in self.parts else matrix
         return self.accumulation.sum_of(key, whole, grouped, weight)
 
     def note(self) -> str:
@@ -213,15 +221,24 @@ class WeightPacker(StoredWeights):
         """What computes the int8 numbers of a weight of ``shape``, and their scales."""
         if key not in self.parts:
             return lambda: quantize(matrix(), group), lambda: scale_of(matrix(), group)
-        part, scales_shape = self.parts[key], (*shape[:-1], shape[-1] // group) if group else (shape[0],)
-        whole = self.store[part.whole]
+        name, parts = self._parts_of(key)
+        whole, scales_shape = self.store[name], (*shape[:-1], shape[-1] // group) if group else (shape[0],)
+
+        def numbers() -> np.ndarray:
+            found = quantize(whole.compute(), group)
+            for part in parts:
+                found = part.of(found)
+            return found.reshape(shape)
 
         def scales() -> np.ndarray:
             found = scale_of(whole.compute(), group)
-            # One scale an output channel is shared by parts along the input channels.
-            return (part.of(found, group or 1) if group or part.axis == 0 else found).reshape(scales_shape)
+            for part in parts:
+                # One scale an output channel is shared by parts along the input channels.
+                if group or part.axis == 0:
+                    found = part.of(found, group or 1)
+            return found.reshape(scales_shape)
 
-        return lambda: part.of(quantize(whole.compute(), group)).reshape(shape), scales
+        return numbers, scales
 
     def _count(self, key: str, scales: str) -> None:
         self.scales.setdefault(scales, set()).add(key)

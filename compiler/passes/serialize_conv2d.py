@@ -33,7 +33,7 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.passes.pack_weights import StoredWeights
-from ddimcache.compiler.passes.simplify import op_name, static_shape
+from ddimcache.compiler.passes.simplify import op_name, slice_of, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.manifest import ITEM_BYTES
@@ -144,7 +144,9 @@ class _Serializer(PyExprMutator):
         padding = [int(value) for value in call.attrs.padding]
         top, left, bottom, right = padding if len(padding) == 4 else padding * (4 // len(padding))
         padded = x[0] * (x[1] + top + bottom) * (x[2] + left + right) * x[3]
-        kind, dtype = self.stored.stored(tuple(weight))
+        # What was parted before is rounded as the whole.
+        whole = tuple(static_shape(self._whole(call.args[1])) or ())
+        kind, dtype = self.stored.stored(whole)
         return Convolution(
             padded,
             math.prod(out),
@@ -153,8 +155,13 @@ class _Serializer(PyExprMutator):
             inputs,
             ITEM_BYTES[str(call.ty.dtype)],
             ITEM_BYTES[dtype],
-            self.stored.group(tuple(weight)) if kind == "int8" else 0,
+            self.stored.group(whole) if kind == "int8" else 0,
         )
+
+    def _whole(self, weight: relax.Expr) -> relax.Expr:
+        while isinstance(weight, relax.Var) and (part := slice_of(self.lookup_binding(weight))) is not None:
+            weight = part[0]
+        return weight
 
     def _by_outputs(self, call: relax.Call, parts: Parts) -> relax.Expr:
         x, weight = call.args

@@ -1,7 +1,7 @@
 """Removes what does nothing: neutral arithmetic, casts to the same dtype, chains of shape changes.
 
 What is transposed alike and then added or joined is added or joined first, and so is what is transposed and
-then activated: the transpose then meets the next.
+then activated, or normalised over channels that were last before: the transpose then meets the next.
 
 Before::
 
@@ -91,6 +91,8 @@ class _Simplifier(PyExprMutator):
             return self._transposed_behind(call, name)
         if name == "relax.nn.silu":
             return self._activated(call)
+        if name == "relax.nn.group_norm":
+            return self._normalised(call)
         if name == "relax.permute_dims":
             return self._permute(call)
         if name in _RESHAPES or name == "relax.broadcast_to":
@@ -128,6 +130,27 @@ class _Simplifier(PyExprMutator):
             return call
         activated = self.builder_.emit(relax.op.nn.silu(producer.args[0]))
         return self.builder_.normalize(relax.op.permute_dims(activated, permutation(producer)))
+
+    def _normalised(self, call: relax.Call) -> relax.Expr:
+        source, *parameters = call.args
+        producer = self.lookup_binding(source) if isinstance(source, relax.Var) else None
+        if producer is None or op_name(producer) != "relax.permute_dims":
+            return call
+        places, attributes = permutation(producer), call.attrs
+        channels = places[int(attributes.channel_axis) % len(places)]
+        if channels != len(places) - 1 or places[0] != 0:
+            return call
+        normalised = relax.op.nn.group_norm(
+            producer.args[0],
+            *parameters,
+            num_groups=int(attributes.num_groups),
+            channel_axis=channels,
+            axes=sorted(places[int(axis) % len(places)] for axis in attributes.axes),
+            epsilon=float(attributes.epsilon),
+            center=bool(attributes.center),
+            scale=bool(attributes.scale),
+        )
+        return self.builder_.normalize(relax.op.permute_dims(self.builder_.emit(normalised), places))
 
     def _permute(self, call: relax.Call) -> relax.Expr:
         source, axes = call.args[0], permutation(call)

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from ddimcache.errors import UsageError
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 MANIFEST_NAME = "manifest.json"
 TIMES_AT_ONCE = 64
 """Timesteps that one call of the UNet's ``embed_time`` takes."""
@@ -209,7 +209,7 @@ class PictureSize:
 
     image_size: tuple[Size, Size]
     latent_size: tuple[Size, Size]
-    feature: TensorSpec
+    features: tuple[TensorSpec, ...]
     feature_bytes: Count
     macs_full: Count
     macs_cached: Count
@@ -247,8 +247,8 @@ class Manifest:
     ``image_size`` is (width, height) in pixels and ``latent_size`` (width, height) in cells; ``inpaints`` is
     whether the UNet takes a mask and the latents of a masked picture beside its own; ``cut`` is the U2-cache
     cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
-    [1, L, D]; ``feature`` is what a full step leaves for the cached ones. ``macs_once`` is by function of the
-    UNet that runs before the steps, and ``macs_saved_…`` is what that spares one of ``full`` or ``cached``.
+    [1, L, D]; ``features`` are what a full step leaves for the cached ones. ``macs_once`` is by function of
+    the UNet that runs before the steps, and ``macs_saved_…`` is what is spared one of ``full`` or ``cached``.
 
     A bundle of several picture sizes says all of that of the first, and in ``more_sizes`` of the others.
     These have functions and sampler's kernels of their own, whose names end in the size: ``full_640x384``.
@@ -270,7 +270,7 @@ class Manifest:
     cut: Count
     cuts: Size
     context: TensorSpec
-    feature: TensorSpec
+    features: tuple[TensorSpec, ...]
     feature_bytes: Count
     sampler: SamplerConstants
     tokenizer: FileName
@@ -370,12 +370,12 @@ class Manifest:
             if size.image_size in known:
                 return f"{where} is there twice"
             known.add(size.image_size)
-            made, named = size.feature.bytes, ", ".join(sorted(size.activation_bytes)) or "none"
-            if made != size.feature_bytes:
-                problem = f"feature_bytes: {size.feature_bytes}, but the feature's shape makes {made}"
+            made, named = [spec.bytes for spec in size.features], ", ".join(sorted(size.activation_bytes))
+            if not made or sum(made) != size.feature_bytes:
+                problem = f"feature_bytes: {size.feature_bytes}, but {len(made)} features make {sum(made)}"
                 return f"{where}: {problem}" if where else problem
             if where and set(size.activation_bytes) != set(self.components) - {"text_encoder"}:
-                return f"{where}: activation_bytes: of {named}, not of what depends on the size"
+                return f"{where}: activation_bytes: of {named or 'none'}, not of what depends on the size"
         return None
 
     @property
@@ -438,11 +438,11 @@ class Manifest:
             **{("unet", name): spec for name, spec in self._hoisted.items()},
         }
         for size in self.sizes:
-            suffix, feature = self.suffix_of(size), size.feature
+            suffix, features = self.suffix_of(size), size.features
             noise, image = self.latents_of(size.latent_size), self.image_of(size.image_size)
             given = (noise, time, context, *more)
-            contract["unet", f"full{suffix}"] = FunctionSpec(given, (noise, feature))
-            contract["unet", f"cached{suffix}"] = FunctionSpec((*given, feature), (noise,))
+            contract["unet", f"full{suffix}"] = FunctionSpec(given, (noise, *features))
+            contract["unet", f"cached{suffix}"] = FunctionSpec((*given, *features), (noise,))
             contract["vae_decoder", f"decode{suffix}"] = FunctionSpec((noise,), (image,))
             if self.takes_images:
                 hole = TensorSpec(image.shape[:3], "uint8")

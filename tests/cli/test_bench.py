@@ -167,9 +167,9 @@ def test_wrong_answer_is_not_timed(bench, bundle, monkeypatch, call, damage):
 
     def wrong(*arguments):
         answer = right(*arguments)
-        noise, *feature = answer if call == "full" else (answer,)
+        noise, *features = answer if call == "full" else (answer,)
         damaged = tvm.runtime.tensor((noise.numpy() * damage).astype("float32"))
-        return (damaged, *feature) if call == "full" else damaged
+        return (damaged, *features) if call == "full" else damaged
 
     monkeypatch.setattr(unet.DeviceUnet, call, wrong)
     monkeypatch.setattr(turns, "seconds_a_call", lambda *_: pytest.fail("timed a wrong answer"))

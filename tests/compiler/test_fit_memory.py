@@ -98,7 +98,7 @@ def planner(plans: dict[int, list[int]]) -> tuple[list[int], Callable]:
                 builder.emit(storage)
             builder.emit_func_output(relax.Tuple([]))
         compilation = pipeline.Compilation(builder.get(), WeightStore(), {"decode": 0})
-        compilation.feature_shape = (bands,)
+        compilation.feature_shapes = ((bands,),)
         return compilation
 
     return asked, run
@@ -130,7 +130,7 @@ def test_the_least_number_of_bands_that_fits_is_taken(allowed: dict[str, int], a
     seen, run = planner(PLANS)
     compilation = fit(component(), limits(**allowed), run)
     assert seen == asked
-    assert compilation.feature_shape == (4 if asked[-1] == 6 else asked[-1],)
+    assert compilation.feature_shapes == ((4 if asked[-1] == 6 else asked[-1],),)
 
 
 @pytest.mark.parametrize(

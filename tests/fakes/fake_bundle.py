@@ -171,13 +171,20 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
         inner = op.multiply(op.mean(latents, axis=[1], keepdims=True), number(0.5))
         inner = op.add(inner, op.reshape(words, (batch, 1, 1, 1)))
         inner = op.add(inner, op.reshape(time, (1, 1, 1, 1)))
-        feature = builder.emit(op.astype(op.tanh(inner), half(target)))
-        noise = op.add(mixed(latents, mix, gain), op.astype(feature, "float32"))
-        return relax.Tuple([builder.emit(builder.normalize(beside(noise, around))), feature])
+        bent = builder.emit(op.astype(op.tanh(inner), half(target)))
+        level = op.tanh(op.mean(latents, axis=[1], keepdims=True))
+        level = builder.emit(op.astype(level, half(target)))
+        noise = with_features(mixed(latents, mix, gain), bent, level)
+        return relax.Tuple([builder.emit(builder.normalize(beside(noise, around))), bent, level])
+
+    def with_features(noise, bent, level):
+        # Not alike, so that their order shows.
+        noise = op.add(noise, op.astype(bent, "float32"))
+        return op.add(noise, op.multiply(op.astype(level, "float32"), number(0.125)))
 
     def cached(builder, inputs, fields):
-        latents, _, _, *around, feature = inputs
-        noise = op.add(mixed(latents, *fields[:2]), op.astype(feature, "float32"))
+        latents, _, _, *around, bent, level = inputs
+        noise = with_features(mixed(latents, *fields[:2]), bent, level)
         return builder.emit(beside(noise, around))
 
     def encode(builder, inputs, fields):
@@ -211,7 +218,7 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
         image_type = relax.TensorType((batch, height * SCALE, width * SCALE, 3), "uint8")
         hole_type = relax.TensorType((batch, height * SCALE, width * SCALE), "uint8")
         functions[f"full{suffix}"] = ([latents_type, *conditions], full)
-        functions[f"cached{suffix}"] = ([latents_type, *conditions, feature_type], cached)
+        functions[f"cached{suffix}"] = ([latents_type, *conditions, feature_type, feature_type], cached)
         decoders[f"decode{suffix}"] = ([latents_type], decode)
         encoders[f"encode{suffix}"] = ([image_type, hole_type, latents_type], encode_image)
     if hoisted:
@@ -303,11 +310,11 @@ def manifest(
     sizes = []
     for suffix, (width, height) in _suffixes(more).items():
         latents = TensorSpec((batch, CHANNELS, height, width), "float32")
-        feature = TensorSpec((batch, 1, height, width), half(target))
+        features = 2 * (TensorSpec((batch, 1, height, width), half(target)),)
         image = TensorSpec((batch, height * SCALE, width * SCALE, 3), "uint8")
         inputs = (latents, time, context, *around)
-        functions["unet"][f"full{suffix}"] = FunctionSpec(inputs, (latents, feature))
-        functions["unet"][f"cached{suffix}"] = FunctionSpec((*inputs, feature), (latents,))
+        functions["unet"][f"full{suffix}"] = FunctionSpec(inputs, (latents, *features))
+        functions["unet"][f"cached{suffix}"] = FunctionSpec((*inputs, *features), (latents,))
         functions["vae_decoder"][f"decode{suffix}"] = FunctionSpec((latents,), (image,))
         if images:
             hole = TensorSpec(image.shape[:3], "uint8")
@@ -318,8 +325,8 @@ def manifest(
             PictureSize(
                 image_size=(width * SCALE, height * SCALE),
                 latent_size=(width, height),
-                feature=feature,
-                feature_bytes=feature.bytes,
+                features=features,
+                feature_bytes=sum(feature.bytes for feature in features),
                 macs_full=125 * share,
                 macs_cached=100 * share // SIDE,
                 macs_saved_full=30,
@@ -365,7 +372,7 @@ def manifest(
         cut=0,
         cuts=3,
         context=TensorSpec((1, LENGTH, WIDTH), "float32"),
-        feature=first.feature,
+        features=first.features,
         feature_bytes=first.feature_bytes,
         sampler=SamplerConstants(**SAMPLER, **OTHER_SAMPLERS),
         tokenizer="tokenizer",
@@ -443,10 +450,12 @@ class Reference:
         return cls({False: embedding[ids], True: embedding[negative]}, target)
 
     def feature(self, latents: np.ndarray, time: float, negative: bool) -> np.ndarray:
-        """Return what a full step leaves for the cached ones, [B, 1, h, w] float16."""
+        """Return what the two tensors that a full step leaves add to the noise, [B, 1, h, w] float32."""
         words = (self.context[negative] * weights()["unet"]["context"]).mean(dtype="float32")
-        inner = latents.mean(axis=1, keepdims=True) * np.float32(0.5) + words + np.float32(time * 0.001)
-        return np.tanh(inner).astype(half(self.target))
+        level = latents.mean(axis=1, keepdims=True)
+        inner = level * np.float32(0.5) + words + np.float32(time * 0.001)
+        bent, level = (kept.astype(half(self.target)).astype("float32") for kept in (inner, level))
+        return bent + level * np.float32(0.125)
 
     def around(self, surroundings: np.ndarray) -> np.ndarray:
         """Return what the UNet adds for surroundings [B, 5, h, w], [B, 1, h, w]."""
@@ -457,7 +466,7 @@ class Reference:
         """Return the predicted noise [B, 4, h, w] float32."""
         unet = weights(self.target)["unet"]
         factor = unet["mix"].astype("float32") * unet["gain"].astype("float32") * np.float32(0.05)
-        return latents * factor.reshape(1, CHANNELS, 1, 1) + feature.astype("float32")
+        return latents * factor.reshape(1, CHANNELS, 1, 1) + feature
 
     def encoded(self, picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Return the latents [1, 4, h, w] float32 of a picture [H, W, 3] uint8."""

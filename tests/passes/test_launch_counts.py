@@ -30,7 +30,8 @@ def narrow(kind: str, folder: Path) -> Path:
 
 
 # What a pass says of both models: all 61 GroupNorms, 48 LayerNorms, 32 attentions, 16 gated layers, 22 sums
-# with the timestep and 12 joined skips of a full step, and those of the one block that a cached step has too.
+# with the timestep and 12 skips of a full step, and those of the one block that a cached step has too. Behind
+# the cut nothing is joined: a norm and two products of the full step are in two parts there.
 BOTH = {
     "fuse attention": "",  # PyTorch has it as one operator already
     "common subexpressions": "21 nn.silu",
@@ -38,52 +39,53 @@ BOTH = {
     "hoist invariants": "54 strided_slice, 2 concat",
     "merge projections": "86 permute_dims, 86 matmul, 21 add, 2 concat -> 51 strided_slice",
     "lower attention": "34 nn.attention -> 34 kernel attention",
+    "split at cut": "2 convolutions split, of 32 channels from the feature",
     "tile rows": "",
     "lower row adds": "23 add -> 23 kernel add_row",
-    "limit arguments of joins": "15 of 15 within 128 arguments",
-    "lower joins": "13 concat -> 39 reshape, 13 kernel join",
+    "limit arguments of joins": "13 of 13 within 128 arguments",
+    "lower joins": "11 concat -> 33 reshape, 11 kernel join",
 }
 OPENCL = {
     "lower norms": "51 nn.layer_norm -> 102 reshape, 51 kernel layer_norm",
-    "fuse group norm": "65 nn.group_norm, 48 with nn.silu, 48 with nn.pad",
+    "fuse group norm": "66 nn.group_norm, 49 with nn.silu, 49 with nn.pad",
     "fuse geglu": "17 permute_dims, 17 add, 17 matmul, 17 split -> 17 reshape, 17 kernel geglu",
-    "plan memory": "cached: 28 tensors in 4 storages",
+    "plan memory": "cached: 27 tensors in 4 storages",
 }
 OF_KIND = {
     ("sd15", "opencl"): {
         **OPENCL,
         "partition at cut": "29 reshape, 17 add, 14 permute_dims, 8 matmul",
-        "serialize conv2d": "105 within the limits",
+        "serialize conv2d": "107 within the limits",
         "add before reshape": "",
-        "lower products": "154 reshape, 145 permute_dims, 105 nn.conv2d, 89 matmul -> 138 kernel matmul, "
-        "56 nn.pad, 56 kernel conv2d",
+        "lower products": "154 reshape, 145 permute_dims, 107 nn.conv2d, 89 matmul -> 139 kernel matmul, "
+        "57 nn.pad, 57 kernel conv2d",
         "limit arguments": "165 of 165 within 128 arguments",
-        "limit kernels": "138 kernels within the limits: 6 of 128 arguments",
+        "limit kernels": "143 kernels within the limits: 7 of 128 arguments",
     },
     ("sd21", "opencl"): {
         **OPENCL,
-        "partition at cut": "23 reshape, 20 permute_dims, 17 add, 10 matmul",
-        "serialize conv2d": "71 within the limits",
+        "partition at cut": "23 reshape, 17 add, 16 permute_dims, 10 matmul",
+        "serialize conv2d": "73 within the limits",
         "add before reshape": "17 reshape",
-        "lower products": "179 permute_dims, 123 matmul, 86 reshape, 71 nn.conv2d -> 138 kernel matmul, "
-        "56 nn.pad, 56 kernel conv2d",
+        "lower products": "179 permute_dims, 123 matmul, 86 reshape, 73 nn.conv2d -> 139 kernel matmul, "
+        "57 nn.pad, 57 kernel conv2d",
         "limit arguments": "183 of 183 within 128 arguments",
-        "limit kernels": "134 kernels within the limits: 6 of 128 arguments",
+        "limit kernels": "139 kernels within the limits: 7 of 128 arguments",
     },
     ("sd15", "adreno-740"): {
         # Norms of larger pictures are two launches, and a third where the sums are added up.
-        "lower norms": "51 nn.layer_norm, 20 nn.group_norm -> ",
+        "lower norms": "51 nn.layer_norm, 21 nn.group_norm -> ",
         "fuse group norm": "45 nn.group_norm, 34 with nn.silu, 34 with nn.pad",
-        "serialize conv2d": "105 within the limits",
-        "limit kernels": "142 kernels within the limits: 6 of 128 arguments",
-        "plan memory": "cached: 32 tensors in 5 storages",
+        "serialize conv2d": "107 within the limits",
+        "limit kernels": "147 kernels within the limits: 7 of 128 arguments",
+        "plan memory": "cached: 31 tensors in 5 storages",
     },
 }
 
 
 @pytest.mark.parametrize(
     ("kind", "target", "full", "cached"),
-    [("sd15", "opencl", 371, 29), ("sd21", "opencl", 371, 29), ("sd15", "adreno-740", 387, 33)],
+    [("sd15", "opencl", 374, 28), ("sd21", "opencl", 374, 28), ("sd15", "adreno-740", 391, 32)],
 )
 def test_a_step_of_512x512(kind: str, target: str, full: int, cached: int, tmp_path: Path) -> None:
     device, folder = profile(target), load_pipeline_folder(narrow(kind, tmp_path))
@@ -104,6 +106,6 @@ def test_a_step_of_512x512(kind: str, target: str, full: int, cached: int, tmp_p
     # Every product but the first and the last is rounded; its scales lie beside it, and no copy of it.
     kinds = [(name, compilation.store[name].dtype) for name in compilation.weight_names]
     rounded = {name.partition("@")[0] for name, dtype in kinds if dtype == "int8"}
-    assert len(rounded) == 196
+    assert len(rounded) == 198
     assert rounded == {name.partition("@")[0] for name, _ in kinds if name.endswith("@scale")}
     assert len({name.partition("@")[0] for name, _ in kinds if "@fp16@" in name}) == 2

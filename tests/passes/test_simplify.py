@@ -91,6 +91,52 @@ def test_what_is_transposed_and_activated_is_activated_first() -> None:
     tvm.ir.assert_structural_equal(Simplify()(Before), Expected)
 
 
+def test_what_is_transposed_and_normalised_is_normalised_first() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(
+            x: R.Tensor((2, 3, 4, 8), "float32"), g: R.Tensor((8,), "float32"), b: R.Tensor((8,), "float32")
+        ) -> R.Tensor((2, 3, 4, 8), "float32"):
+            with R.dataflow():
+                a = R.permute_dims(x, [0, 3, 1, 2])
+                n = R.nn.group_norm(a, g, b, num_groups=2, channel_axis=1, axes=[2, 3], epsilon=1e-6)
+                c = R.permute_dims(n, [0, 2, 3, 1])
+                d = R.exp(c)
+                R.output(d)
+            return d
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(
+            x: R.Tensor((2, 3, 4, 8), "float32"), g: R.Tensor((8,), "float32"), b: R.Tensor((8,), "float32")
+        ) -> R.Tensor((2, 3, 4, 8), "float32"):
+            with R.dataflow():
+                n = R.nn.group_norm(x, g, b, num_groups=2, channel_axis=3, axes=[1, 2], epsilon=1e-6)
+                d = R.exp(n)
+                R.output(d)
+            return d
+
+    tvm.ir.assert_structural_equal(Simplify()(Before), Expected)
+
+
+def test_what_is_normalised_over_other_axes_stays_behind_its_transpose() -> None:
+    @I.ir_module
+    class Rows:
+        @R.function
+        def main(
+            x: R.Tensor((2, 8, 4, 3), "float32"), g: R.Tensor((8,), "float32"), b: R.Tensor((8,), "float32")
+        ) -> R.Tensor((2, 3, 4, 8), "float32"):
+            with R.dataflow():
+                a = R.permute_dims(x, [0, 3, 2, 1])
+                n = R.nn.group_norm(a, g, b, num_groups=2, channel_axis=3, axes=[1, 2])
+                R.output(n)
+            return n
+
+    tvm.ir.assert_structural_equal(Simplify()(Rows), Rows)
+
+
 def test_a_transpose_that_moves_only_ones_is_a_reshape_and_reshapes_join() -> None:
     @I.ir_module
     class Before:

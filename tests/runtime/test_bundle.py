@@ -124,8 +124,9 @@ def test_manifest_survives_json(fake_bundle):
         (put("loras", [{"name": "a.safetensors", "scale": 1, "sha256": "0"}]), "loras[0].sha256: '0' is not"),
         (put("loras", [{"name": "a.safetensors", "scale": "1"}]), "loras[0]"),
         (put("image_size", [64]), "image_size: expected 2 items, found 1"),
-        (put("feature", "dtype", "float64"), "feature.dtype: 'float64' is none of"),
-        (put("feature_bytes", 5), "feature_bytes: 5, but the feature's shape makes 128"),
+        (put("features", 0, "dtype", "float64"), "features[0].dtype: 'float64' is none of"),
+        (put("feature_bytes", 5), "feature_bytes: 5, but 2 features make 256"),
+        (put("features", []), "feature_bytes: 256, but 0 features make 0"),
         (put("cut", 3), "cut: 3 is outside 0 … 2"),
         (remove("components", "vae_decoder"), "expected text_encoder, unet and vae_decoder, found"),
         (remove("components", "unet", "functions", "cached"), "function 'cached' is missing"),
@@ -348,7 +349,8 @@ def test_the_manifest_that_is_mutated_is_good():
         ),
         (
             remove("components", "unet", "functions", "project_surroundings"),
-            "float32[1, 77, 1], float32[1, 5, 8, 8]) → (float32[1, 4, 8, 8], float16[1, 1, 8, 8])",
+            "float32[1, 77, 1], float32[1, 5, 8, 8]) → (float32[1, 4, 8, 8], float16[1, 1, 8, 8], "
+            "float16[1, 1, 8, 8])",
         ),
         (
             put("components", "vae_encoder", "functions", "encode", "inputs", 1, "shape", [1, 64, 32]),

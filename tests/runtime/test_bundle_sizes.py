@@ -36,10 +36,10 @@ def reading(request):
         (put("more_sizes", 0, "image_size", [0, 48]), "more_sizes[0].image_size[0]: is 0, below the least"),
         (put("more_sizes", 0, "latent_size", [12, 7]), "components.unet.functions.full_96x48: (float32"),
         (
-            put("more_sizes", 0, "feature", "shape", [1, 1, 8, 8]),
-            "more_sizes: 96x48: feature_bytes: 144, but",
+            put("more_sizes", 0, "features", 0, "shape", [1, 1, 8, 8]),
+            "more_sizes: 96x48: feature_bytes: 288, but 2",
         ),
-        (put("more_sizes", 1, "feature_bytes", 3), "more_sizes: 48x96: feature_bytes: 3, but the feature's"),
+        (put("more_sizes", 1, "feature_bytes", 3), "more_sizes: 48x96: feature_bytes: 3, but 2 features"),
         (put("more_sizes", 1, "surprise", 3), "more_sizes[1]: unknown key 'surprise'"),
         (remove("more_sizes", 0, "macs_full"), "more_sizes[0]: key 'macs_full' is missing"),
         (put("more_sizes", 0, "macs_cached", -1), "more_sizes[0].macs_cached: is -1, below the least"),

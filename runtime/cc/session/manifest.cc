@@ -216,7 +216,7 @@ PictureSize ReadSize(const Fields& fields) {
   const auto image = fields["image_size"].Items(2), latent = fields["latent_size"].Items(2);
   size.width = side(image[0]), size.height = side(image[1]);
   size.latent_width = side(latent[0]), size.latent_height = side(latent[1]);
-  size.feature = ReadSpec(fields["feature"]);
+  size.features = ReadSpecs(fields["features"]);
   for (const char* key : {"macs_full", "macs_cached", "macs_saved_full", "macs_saved_cached"}) {
     fields[key].Integer(0);
   }
@@ -225,15 +225,15 @@ PictureSize ReadSize(const Fields& fields) {
 
 void CheckFeature(const PictureSize& size, const Place& bytes) {
   const auto found = static_cast<uint64_t>(bytes.Integer(0));
-  if (size.feature.bytes() == found) return;
-  throw JsonProblem(
-      (size.suffix.empty() ? "" : "more_sizes: " + size.text() + ": ") + "feature_bytes",
-      std::to_string(found) + ", but the feature's shape makes " + std::to_string(size.feature.bytes()));
+  if (!size.features.empty() && size.feature_bytes() == found) return;
+  throw JsonProblem((size.suffix.empty() ? "" : "more_sizes: " + size.text() + ": ") + "feature_bytes",
+                    std::to_string(found) + ", but " + std::to_string(size.features.size()) +
+                        " features make " + std::to_string(size.feature_bytes()));
 }
 
 PictureSize ReadFurtherSize(const Place& place) {
   const Fields fields =
-      place.Object({"image_size", "latent_size", "feature", "feature_bytes", "macs_full", "macs_cached",
+      place.Object({"image_size", "latent_size", "features", "feature_bytes", "macs_full", "macs_cached",
                     "macs_saved_full", "macs_saved_cached", "activation_bytes"});
   PictureSize size = ReadSize(fields);
   size.suffix = "_" + size.text();
@@ -312,8 +312,10 @@ void CheckWhole(const Manifest& manifest, const std::map<std::string, int64_t>& 
     const std::string& end = size.suffix;
     std::vector<TensorSpec> given = {latents, time, prompt};
     if (manifest.inpaints) given.push_back(manifest.projected());
-    contract.push_back({"unet", "full" + end, {given, {latents, size.feature}}});
-    given.push_back(size.feature);
+    std::vector<TensorSpec> made = {latents};
+    made.insert(made.end(), size.features.begin(), size.features.end());
+    contract.push_back({"unet", "full" + end, {given, made}});
+    given.insert(given.end(), size.features.begin(), size.features.end());
     contract.push_back({"unet", "cached" + end, {given, {latents}}});
     contract.push_back({"vae_decoder", "decode" + end, {{latents}, {image}}});
     if (manifest.takes_images()) {
@@ -375,7 +377,7 @@ Manifest Read(const Place& place) {
                                       "cut",
                                       "cuts",
                                       "context",
-                                      "feature",
+                                      "features",
                                       "feature_bytes",
                                       "sampler",
                                       "tokenizer",

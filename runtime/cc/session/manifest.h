@@ -48,13 +48,15 @@ struct ComponentSpec {
 // What a bundle has for one picture size.
 struct PictureSize {
   int64_t width = 0, height = 0, latent_width = 0, latent_height = 0;
-  TensorSpec feature;
+  // What a full step leaves for the cached ones.
+  std::vector<TensorSpec> features;
   std::map<std::string, uint64_t> activation_bytes;
   // What the names of its functions and of its sampler's kernels end in; nothing for the first size.
   std::string suffix;
 
   // "640x384"
   std::string text() const;
+  uint64_t feature_bytes() const;
 };
 
 // A sampler that goes by noise levels: Euler's, or DPM-Solver++'s.
@@ -126,7 +128,7 @@ struct Manifest {
   TensorSpec projected() const;
 };
 
-inline constexpr int kFormatVersion = 8;
+inline constexpr int kFormatVersion = 9;
 // Timesteps that one call of embed_time takes.
 inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";

@@ -35,6 +35,12 @@ std::string PictureSize::text() const {
   return std::to_string(width) + "x" + std::to_string(height);
 }
 
+uint64_t PictureSize::feature_bytes() const {
+  uint64_t total = 0;
+  for (const TensorSpec& feature : features) total += feature.bytes();
+  return total;
+}
+
 const PictureSize& Manifest::SizeOf(int64_t width, int64_t height) const {
   if (width == 0 && height == 0) return sizes.front();
   std::string known;

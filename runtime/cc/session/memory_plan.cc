@@ -42,7 +42,7 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, MemoryPla
   const uint64_t surroundings =
       manifest.inpaints ? manifest.surroundings().bytes() + manifest.projected().bytes() : 0;
   const uint64_t unet_work = surroundings + work((plan.replay ? 4 : 1) * size.activation_bytes.at("unet")) +
-                             2 * size.feature.bytes() + latents * manifest.latents(size).bytes() +
+                             2 * size.feature_bytes() + latents * manifest.latents(size).bytes() +
                              2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
   const uint64_t contexts = 2 * manifest.contexts().bytes();
   switch (plan.mode) {

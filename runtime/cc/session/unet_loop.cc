@@ -168,27 +168,30 @@ bool UnetLoop::Enqueue(bool is_full) {
   return recorded;
 }
 
+Any UnetLoop::Call(const tvm::ffi::Function& function, size_t side, const std::vector<Any>& features) {
+  std::vector<tvm::ffi::AnyView> arguments = {latents_, time_, prompts_[side]};
+  if (projected_.has_value()) arguments.push_back(*projected_);
+  arguments.insert(arguments.end(), features.begin(), features.end());
+  arguments.push_back(unet_->weights());
+  Any result;
+  function.CallPacked(arguments.data(), static_cast<int>(arguments.size()), &result);
+  return result;
+}
+
 void UnetLoop::Launch(bool is_full) {
   next_step_(times_, row_, time_);
-  const auto& weights = unet_->weights();
   auto& predictions = predictions_[is_full];
   // The negative prompt first, as the sampler's kernel takes them.
   for (int negative = guided_; negative >= 0; --negative) {
     const auto side = static_cast<size_t>(negative);
     if (is_full) {
-      features_[side] = predictions[side] = Any();
-      const Any returned = projected_.has_value()
-                               ? full_(latents_, time_, prompts_[side], *projected_, weights)
-                               : full_(latents_, time_, prompts_[side], weights);
-      const auto outputs = returned.cast<tvm::ffi::Array<Any>>();
+      features_[side].clear(), predictions[side] = Any();
+      const auto outputs = Call(full_, side, {}).cast<tvm::ffi::Array<Any>>();
       predictions[side] = outputs[0];
-      features_[side] = outputs[1];
+      features_[side].assign(outputs.begin() + 1, outputs.end());
     } else {
       predictions[side] = Any();
-      const Tensor feature = features_[side].cast<Tensor>();
-      predictions[side] = projected_.has_value()
-                              ? cached_(latents_, time_, prompts_[side], *projected_, feature, weights)
-                              : cached_(latents_, time_, prompts_[side], feature, weights);
+      predictions[side] = Call(cached_, side, features_[side]);
     }
   }
   const Tensor prediction = predictions[0].cast<Tensor>();

@@ -48,6 +48,9 @@ class UnetLoop {
 
  private:
   void Launch(bool is_full);
+  // A function of the UNet for one of the prompts.
+  tvm::ffi::Any Call(const tvm::ffi::Function& function, size_t side,
+                     const std::vector<tvm::ffi::Any>& features);
   // Computes what the UNet takes of 64 steps from `first` on. Waits for nothing.
   void EmbedTimes(size_t first);
   // Uploads what a mask keeps, where there is one, or what the UNet takes of it.
@@ -83,7 +86,8 @@ class UnetLoop {
   std::array<tvm::runtime::Tensor, 2> prompts_;
   // What a UNet that inpaints takes of an image, and what that is made of; nothing for other UNets.
   std::optional<tvm::runtime::Tensor> projected_, surroundings_;
-  std::array<tvm::ffi::Any, 2> features_;
+  // What the last full step left for the cached ones, of each prompt.
+  std::array<std::vector<tvm::ffi::Any>, 2> features_;
   // These two are of a cached and of a full step. A recording writes to its own predictions at every replay.
   std::array<std::array<tvm::ffi::Any, 2>, 2> predictions_;
   std::array<std::unique_ptr<opencl::Recording>, 2> recordings_;

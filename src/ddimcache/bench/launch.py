@@ -96,8 +96,8 @@ def measure(bundle: Bundle, spec: DeviceSpec, *, repeats: int, progress: Progres
         kernel = _small_kernel(device, spec)
         stage.advance(1, "small kernel")
         placed = unet.place(random_inputs(bundle.manifest), bundle.manifest)
-        _, feature = unet.full(placed)
-        step = _cached_step(unet, placed, feature, spec)
+        _, features = unet.full(placed)
+        step = _cached_step(unet, placed, features, spec)
         stage.advance(1, "cached step")
         profile = _profile_ratio(step["direct"], device, spec, 3 * repeats)
         stage.advance(1, "profile")
@@ -160,13 +160,13 @@ def _compile_small_kernel() -> Any:
 
 
 def _cached_step(
-    unet: DeviceUnet, placed: tuple[Any, ...], feature: Any, spec: DeviceSpec
+    unet: DeviceUnet, placed: tuple[Any, ...], features: tuple[Any, ...], spec: DeviceSpec
 ) -> dict[str, Callable[[], object]]:
-    expected = unet.cached(placed, feature).numpy()
+    expected = unet.cached(placed, features).numpy()
     answers: list[Any] = []
     ways: dict[str, Callable[[], object]] = {}
     for name, recording in _recordings(
-        lambda: answers.append(unet.launch_cached(placed, feature)), spec
+        lambda: answers.append(unet.launch_cached(placed, features)), spec
     ).items():
         noise = answers[len(ways)]
         # its buffer may hold the right answer from a call before
@@ -175,7 +175,7 @@ def _cached_step(
         if not np.array_equal(noise.numpy(), expected):
             raise _wrong(spec, f"a cached step, {name}, gives another prediction")
         ways[name] = recording.replay
-    return {"direct": lambda: unet.launch_cached(placed, feature), **ways}
+    return {"direct": lambda: unet.launch_cached(placed, features), **ways}
 
 
 def _profile_ratio(call: Callable[[], object], device: Any, spec: DeviceSpec, rounds: int) -> float:

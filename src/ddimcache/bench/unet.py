@@ -1,6 +1,6 @@
 """Times one full and one cached call of a bundle's UNet on a device of this machine, in turns with its peers.
 
-A cached call is given the feature that the full call has just left, so both must give what PyTorch gives for
+A cached call is given the features that the full call has just left, so both must give what PyTorch gives for
 the whole UNet with the same rounded weights. No time is taken before they do.
 """
 
@@ -116,23 +116,23 @@ class DeviceUnet:
         with device_failures(self._spec):
             return tuple(tvm.runtime.tensor(array, self._device) for array in arrays)
 
-    def full(self, inputs: tuple[Any, ...]) -> tuple[Any, Any]:
-        """Run the whole UNet and wait for it; return noise [1, C, h, w] float32 and the feature."""
+    def full(self, inputs: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """Run the whole UNet and wait for it; return noise [1, C, h, w] float32 and the features."""
         with device_failures(self._spec):
-            noise, feature = self._component.call("full", *inputs)
+            noise, *features = self._component.call("full", *inputs)
             self._device.sync()
-        return noise, feature
+        return noise, tuple(features)
 
-    def cached(self, inputs: tuple[Any, ...], feature: Any) -> Any:
+    def cached(self, inputs: tuple[Any, ...], features: tuple[Any, ...]) -> Any:
         """Run what lies outside the cut and wait for it; return noise [1, C, h, w] float32."""
         with device_failures(self._spec):
-            noise = self.launch_cached(inputs, feature)
+            noise = self.launch_cached(inputs, features)
             self._device.sync()
         return noise
 
-    def launch_cached(self, inputs: tuple[Any, ...], feature: Any) -> Any:
+    def launch_cached(self, inputs: tuple[Any, ...], features: tuple[Any, ...]) -> Any:
         """As :meth:`cached`, without waiting; errors are TVM's."""
-        return self._component.call("cached", *inputs, feature)
+        return self._component.call("cached", *inputs, *features)
 
 
 def random_inputs(manifest: Manifest) -> UnetInputs:
@@ -189,11 +189,11 @@ def measure(
         stage.advance(1, "PyTorch")
         unet = DeviceUnet(bundle, spec)
         placed = unet.place(inputs, bundle.manifest)
-        error, feature = _checked(unet, placed, expected, spec)
+        error, features = _checked(unet, placed, expected, spec)
         stage.advance(1, "check")
         calls: dict[str, Callable[[], object]] = {"full": lambda: unet.full(placed)}
         calls |= _peer_calls(peers, torch_unet, inputs, expected, threads)
-        calls["cached"] = lambda: unet.cached(placed, feature)
+        calls["cached"] = lambda: unet.cached(placed, features)
         once = unet.once(inputs, bundle.manifest)
         calls |= once
         seconds = turns.medians(calls, repeats, turns.STEPS, lambda: stage.advance(1, "timed calls"))
@@ -222,14 +222,14 @@ def check(bundle: Bundle, spec: DeviceSpec, model: Path, *, threads: int, progre
 
 def _checked(
     unet: DeviceUnet, placed: tuple[Any, ...], expected: NDArray[np.float32], spec: DeviceSpec
-) -> tuple[float, Any]:
-    noise, feature = unet.full(placed)
-    answers = {"full": noise.numpy(), "cached": unet.cached(placed, feature).numpy()}
+) -> tuple[float, tuple[Any, ...]]:
+    noise, features = unet.full(placed)
+    answers = {"full": noise.numpy(), "cached": unet.cached(placed, features).numpy()}
     errors = [
         checked_error(answer, expected, f"the {name} UNet call", spec, LARGEST_ERROR)
         for name, answer in answers.items()
     ]
-    return max(errors), feature
+    return max(errors), features
 
 
 def _peer_calls(
