@@ -10,7 +10,8 @@ import os
 import random
 import socket
 import struct
-import threading
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -103,37 +104,20 @@ def test_mutated_messages(fake_bundle, tmp_path, count, caplog):
     assert draw(direct_device(calls).open(bundle, SilentProgress())) == expected
 
 
-def recorded_stream(server, bundle):
+def recorded_stream(server, bundle, file):
     """What a client sends behind its handshake, for a bundle that is opened and drawn once."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        sent = bytearray()
-
-        def carry(source, target, note):
-            with suppress(OSError):
-                while piece := source.recv(65536):
-                    note.extend(piece)
-                    target.sendall(piece)
-            with suppress(OSError):
-                target.shutdown(socket.SHUT_WR)
-
-        def answer():
-            for session in (False, True):  # the probe comes first
-                client, _ = listener.accept()
-                upstream = socket.create_connection(("127.0.0.1", server.port))
-                note = sent if session else bytearray()
-                back = threading.Thread(target=carry, args=(upstream, client, bytearray()), daemon=True)
-                back.start()
-                carry(client, upstream, note)
-                back.join(10)
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        device = connect(f"rpc://127.0.0.1:{listener.getsockname()[1]}/{KEY}")
-        draw(device.open(bundle, SilentProgress()), steps=2)
-        device.close()
-        thread.join(20)
+    command = [sys.executable, "-m", "tests.fakes.recording_proxy", str(server.port), str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
+        try:
+            device = connect(f"rpc://127.0.0.1:{int(proxy.stdout.readline())}/{KEY}")
+            draw(device.open(bundle, SilentProgress()), steps=2)
+            device.close()
+            assert proxy.wait(20) == 0
+        finally:
+            proxy.kill()
+    sent = file.read_bytes()
     [length] = struct.unpack_from("<i", sent, 4)
-    return bytes(sent[: 8 + length]), bytes(sent[8 + length :])
+    return sent[: 8 + length], sent[8 + length :]
 
 
 @pytest.mark.full  # the server lets each half-dead client wait for seconds
@@ -141,7 +125,7 @@ def test_mutated_streams_against_a_live_server(fake_bundle, tmp_path):
     bundle = open_bundle(fake_bundle)
     store = tmp_path / "store"
     server = RunningServer(store, options=["--idle-seconds", "1", "--store-bytes", "4M"])
-    handshake, stream = recorded_stream(server, bundle)
+    handshake, stream = recorded_stream(server, bundle, tmp_path / "sent")
     rng = random.Random(4)
     here = Path.cwd()
     before = {path: path.lstat().st_mtime_ns for folder in (tmp_path, here) for path in folder.iterdir()}
