@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.bundle import check_destination, write_bundle
 from ddimcache.compiler.fingerprint import versions
-from ddimcache.compiler.fit_memory import MemoryLimits, fit, largest_plan
+from ddimcache.compiler.fit_memory import MemoryLimits, fit, planned_bytes
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pipeline_folder
 from ddimcache.compiler.frontend.scheduler import sampler_constants
@@ -311,7 +311,7 @@ class _Builder:
 
         compilation = fit(request, self._limits(size), run)
         for each in self.sizes if task.name == "text_encoder" else (size,):
-            self.planned[each][task.name] = largest_plan(compilation)
+            self.planned[each][task.name] = planned_bytes(compilation)
         return compilation
 
     def _limits(self, size: _Sizes) -> MemoryLimits:

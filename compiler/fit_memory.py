@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ddimcache.compiler.memory_plan import buffers
+from ddimcache.compiler.memory_plan import buffers, output_bytes
 from ddimcache.compiler.passes.tile_rows import Tiling
 from ddimcache.compiler.pipeline import Compilation, Request
 from ddimcache.errors import CompileError
@@ -76,18 +76,19 @@ def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compila
     return best.compilation
 
 
-def largest_plan(compilation: Compilation) -> int:
-    """Planned bytes of the largest function of a compilation, outputs included."""
-    return max(sum(buffers(compilation.module[name])) for name in compilation.inputs)
+def planned_bytes(compilation: Compilation) -> int:
+    """Planned bytes of a compilation: the storages of all its functions, and the outputs of the largest."""
+    outputs = max(output_bytes(compilation.module[name]) for name in compilation.inputs)
+    return sum(compilation.storages) + outputs
 
 
 class _Trial:
-    """A compilation in ``bands`` bands, with the planned bytes of its largest function and buffer."""
+    """A compilation in ``bands`` bands, with the planned bytes of all of it and of its largest buffer."""
 
     def __init__(self, bands: int, compilation: Compilation) -> None:
         self.bands, self.compilation = bands, compilation
-        plans = [list(buffers(compilation.module[name])) for name in compilation.inputs]
-        self.bytes = max(sum(plan) for plan in plans)
+        self.bytes = planned_bytes(compilation)
+        plans = [buffers(compilation.module[name]) for name in compilation.inputs]
         self.largest = max(max(plan, default=0) for plan in plans)
 
     def fits(self, limits: MemoryLimits) -> bool:

@@ -12,6 +12,16 @@ from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.manifest import ITEM_BYTES, LiveTensor, MemoryPeak
 
 
+def output_bytes(function: relax.Function) -> int:
+    """Bytes of what one call of a planned function returns: all that it allocates beside storages."""
+    return sum(
+        _bytes(binding.var)
+        for block in function.body.blocks
+        for binding in block.bindings
+        if op_name(binding.value) == "relax.builtin.alloc_tensor"
+    )
+
+
 def buffers(function: relax.Function) -> Iterator[int]:
     """Bytes of each buffer that one call of a planned function allocates: storage, and outputs."""
     for block in function.body.blocks:

@@ -115,6 +115,8 @@ class Compilation:
     feature_shapes: tuple[tuple[int, ...], ...] = ()
     """What a full step leaves for the cached ones."""
     peaks: tuple[MemoryPeak, ...] = ()
+    storages: tuple[int, ...] = ()
+    """Bytes of the storages that all functions share, the largest first."""
     reports: list[PhaseReport] = field(default_factory=list)
 
 
@@ -197,7 +199,9 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     paths = weight_paths(compilation.weight_names, request.component.weight_paths, compilation.merged_weights)
     yield "limit kernels", LimitKernels(profile, request.component.name, paths)
     compilation.peaks = tuple(peak(name, compilation.module[name]) for name in inputs)
-    yield "plan memory", PlanMemory()
+    plan = PlanMemory()
+    yield "plan memory", plan
+    compilation.storages = plan.storages
 
 
 def start(request: Request) -> Compilation:

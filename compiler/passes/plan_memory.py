@@ -1,4 +1,4 @@
-"""Plans in which storage every tensor of a function lies, so that those of different moments share one.
+"""Plans in which storage every tensor of a component lies, so that those of different moments share one.
 
 Before::
 
@@ -12,7 +12,9 @@ After, as ``c`` is written when ``a`` is no longer read::
     c = R.memory.alloc_tensor(s, 0, ...); h(b, c); ...
 
 A storage holds one tensor at a time and has the size of its largest. What a function returns is allocated for
-itself: it outlives the call.
+itself: it outlives the call. Functions of a component run one after another and leave nothing in a storage,
+so they share one list of storages: a call takes some of them, each of the size that the list has, and the
+next call, of the same function or another, finds the same ones free.
 
 Tensors are placed one after another, each into the smallest storage that holds it and is free as long as it
 lives, or into a new one. Two orders are tried, as published by Pisarchyk and Lee (arXiv 2001.03288), and the
@@ -22,7 +24,8 @@ in each the largest tensors. TVM's own pass goes through the calls in order and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import tvm
@@ -47,6 +50,32 @@ def plan(tensors: Sequence[Lifetime]) -> list[Storage]:
     """The storages of the better of the two orders."""
     plans = [_place(order) for order in (_by_size(tensors), _by_moment(tensors))]
     return min(plans, key=lambda storages: sum(storage.bytes for storage in storages))
+
+
+def plan_together(tensors: Mapping[str, Sequence[Lifetime]]) -> dict[str, list[Storage]]:
+    """The storages of several functions, the same list for each, with its own tensors in them.
+
+    Those that a function puts nothing into have no tensors there.
+    """
+    own = {tensor.variable: name for name, each in tensors.items() for tensor in each}
+    moved, original, begin = [], {}, 0
+    for each in tensors.values():
+        # As if one function ran, and then the next.
+        for tensor in each:
+            later = dataclasses.replace(tensor, first=tensor.first + begin, last=tensor.last + begin)
+            moved.append(later)
+            original[tensor.variable] = tensor
+        begin = max((tensor.last + 1 for tensor in moved), default=0)
+    storages = plan(moved)
+    return {
+        name: [
+            Storage(
+                one.bytes, [original[each.variable] for each in one.tensors if own[each.variable] == name]
+            )
+            for one in storages
+        ]
+        for name in tensors
+    }
 
 
 def _by_size(tensors: Sequence[Lifetime]) -> list[Lifetime]:
@@ -76,23 +105,32 @@ def _place(order: Sequence[Lifetime]) -> list[Storage]:
 
 @tvm.transform.module_pass(opt_level=0, name="PlanMemory")
 class PlanMemory:
-    """See the module's text. After the pass, ``note`` says what every function needs, and its floor."""
+    """See the module's text.
+
+    After the pass, ``storages`` has the bytes of all of them, the largest first, and ``note`` says what every
+    function puts into how many.
+    """
 
     def __init__(self) -> None:
+        self.storages: tuple[int, ...] = ()
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """Plans every Relax function of ``module``."""
-        functions, notes = dict(module.functions_items()), []
-        for variable, function in module.functions_items():
-            if isinstance(function, relax.Function):
-                tensors = lifetimes(function)
-                storages = plan(tensors)
-                functions[variable] = _rewritten(function, storages)
-                total = sum(storage.bytes for storage in storages)
-                placed = f"{len(tensors)} tensors in {len(storages)} storages of {total} bytes"
-                notes.append(f"{variable.name_hint}: {placed}")
-        self.note = ", ".join(notes)
+        """Plans all Relax functions of ``module`` together."""
+        functions = dict(module.functions_items())
+        names = {
+            variable.name_hint: variable
+            for variable, function in functions.items()
+            if isinstance(function, relax.Function)
+        }
+        plans = plan_together({name: lifetimes(functions[names[name]]) for name in sorted(names)})
+        notes = []
+        for name, storages in plans.items():
+            functions[names[name]] = _rewritten(functions[names[name]], storages)
+            self.storages = tuple(sorted((one.bytes for one in storages), reverse=True))
+            tensors = sum(len(one.tensors) for one in storages)
+            notes.append(f"{name}: {tensors} tensors in {sum(bool(one.tensors) for one in storages)}")
+        self.note = f"{len(self.storages)} storages of {sum(self.storages)} bytes; {', '.join(notes)}"
         return tvm.IRModule(functions, attrs=module.attrs, global_infos=module.global_infos)
 
 

@@ -5,6 +5,8 @@
 #include <memory>
 #include <string>
 
+#include "recording.h"
+
 namespace ddimcache::opencl {
 namespace {
 
@@ -19,9 +21,13 @@ Memory* Allocate(Device& device, size_t bytes, const ImageShape& image, Allocati
   memory->image = image;
   memory->kind = kind;
   memory->pooled = allocation.pooled;
-  if (const auto block = device.memory.Take(bytes, image, kind, allocation.pooled)) {
+  Recording* recording = Recording::Current();
+  if (recording != nullptr && &recording->device() != &device) recording = nullptr;
+  const void* arena = recording != nullptr && allocation.pooled ? recording->arena() : nullptr;
+  if (const auto block = device.memory.Take(bytes, image, kind, allocation.pooled, arena)) {
     memory->handle = block->handle;
     memory->bytes = block->bytes;
+    if (recording != nullptr) recording->NoteAllocation(memory->handle);
     return memory.release();
   }
   device.memory.Reserve(kind, bytes, image.width != 0 ? "image" : "buffer");
@@ -42,6 +48,7 @@ Memory* Allocate(Device& device, size_t bytes, const ImageShape& image, Allocati
     device.memory.Cancel(kind, bytes);
     ThrowError(code, call, "of " + size + " for " + MemoryKindName(kind) + " on " + device.Describe());
   }
+  if (recording != nullptr) recording->NoteAllocation(memory->handle);
   return memory.release();
 }
 

@@ -45,7 +45,24 @@ Block MemoryPool::Remove(std::vector<Block>& blocks, uint64_t& counter, size_t i
   return block;
 }
 
-std::optional<Block> MemoryPool::Take(size_t bytes, const ImageShape& image, MemoryKind kind, bool slack) {
+std::optional<Block> MemoryPool::TakeOfArena(size_t bytes, size_t most, const ImageShape& image,
+                                             const void* arena) {
+  Pinned* best = nullptr;
+  for (auto& [handle, pinned] : pinned_) {
+    if (pinned.arena != arena || !pinned.ended || pinned.ended->image != image) continue;
+    const size_t size = pinned.ended->bytes;
+    if (size < bytes || size > most || (best != nullptr && size >= best->ended->bytes)) continue;
+    best = &pinned;
+  }
+  if (best == nullptr) return std::nullopt;
+  const Block block = *best->ended;
+  best->ended.reset();
+  CountEnd(block.kind, block.bytes);
+  return block;
+}
+
+std::optional<Block> MemoryPool::Take(size_t bytes, const ImageShape& image, MemoryKind kind, bool slack,
+                                      const void* arena) {
   const size_t most = slack ? bytes + bytes / 4 : bytes;
   std::lock_guard lock(mutex_);
   const auto smallest_that_fits = [&](const std::vector<Block>& blocks) {
@@ -58,7 +75,10 @@ std::optional<Block> MemoryPool::Take(size_t bytes, const ImageShape& image, Mem
     return best;
   };
   std::optional<Block> found;
-  if (const size_t index = smallest_that_fits(idle_); index < idle_.size()) {
+  if (arena != nullptr) found = TakeOfArena(bytes, most, image, arena);
+  if (found) {
+    // A block of the arena.
+  } else if (const size_t index = smallest_that_fits(idle_); index < idle_.size()) {
     found = Remove(idle_, use_.idle, index);
   } else if (const size_t index = smallest_that_fits(waiting_); index < waiting_.size()) {
     found = Remove(waiting_, use_.waiting, index);
@@ -214,10 +234,14 @@ void MemoryPool::ReleaseWaiting(uint64_t finished) {
   Check(failure, "clReleaseMemObject", "on " + device_.Describe());
 }
 
-void MemoryPool::Pin(cl_mem handle) {
+void MemoryPool::Pin(cl_mem handle, const void* arena) {
   std::lock_guard lock(mutex_);
   const auto pinned = pinned_.try_emplace(handle).first;
-  if (++pinned->second.pins > 1) return;
+  if (++pinned->second.pins > 1) {
+    if (pinned->second.arena != arena) pinned->second.arena = nullptr;
+    return;
+  }
+  pinned->second.arena = arena;
   const auto withdraw = [&](std::vector<Block>& blocks, uint64_t& counter, bool keep) {
     const auto found = std::find_if(blocks.begin(), blocks.end(),
                                     [&](const Block& block) { return block.handle == handle; });

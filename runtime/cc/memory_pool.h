@@ -54,8 +54,9 @@ class MemoryPool {
   explicit MemoryPool(Device& device);
 
   // A block that fits and is not in use, counted as `kind`; buffers with `slack` may be up to a quarter
-  // larger than asked for.
-  std::optional<Block> Take(size_t bytes, const ImageShape& image, MemoryKind kind, bool slack);
+  // larger than asked for. With an `arena`, one that was pinned for it and has ended comes first.
+  std::optional<Block> Take(size_t bytes, const ImageShape& image, MemoryKind kind, bool slack,
+                            const void* arena = nullptr);
 
   // Counts bytes as in use before the driver is asked for them, so that several threads cannot exceed the
   // budget together. Over the budget it releases what is idle, the longest idle first, then waits for what is
@@ -77,8 +78,9 @@ class MemoryPool {
   void ReleaseWaiting(uint64_t finished);
 
   // As long as it is pinned, a block is not given to others when its use ends: a recording writes to it at
-  // every replay. It may be in use, idle or waiting. Each pin needs one Unpin.
-  void Pin(cl_mem handle);
+  // every replay. It may be in use, idle or waiting. Each pin needs one Unpin. Where every pin names the same
+  // `arena`, Take gives the ended block to that arena again.
+  void Pin(cl_mem handle, const void* arena);
   void Unpin(cl_mem handle);
 
   MemoryUse Use() const;
@@ -90,6 +92,8 @@ class MemoryPool {
  private:
   struct Pinned {
     size_t pins = 0;
+    // Null where the block is of none, or of several.
+    const void* arena = nullptr;
     // The block, once its use has ended.
     std::optional<Block> ended;
     bool keep = false;
@@ -102,6 +106,7 @@ class MemoryPool {
   void Shelve(Block block, bool keep);
   void MakeRoom(size_t bytes);
   void DropIdleBeyond(uint64_t most_bytes);
+  std::optional<Block> TakeOfArena(size_t bytes, size_t most, const ImageShape& image, const void* arena);
   Block Remove(std::vector<Block>& blocks, uint64_t& counter, size_t index);
   std::vector<Block> CollectFinished(uint64_t finished);
   std::string DescribeUse() const;

@@ -39,9 +39,10 @@ Recording* Recording::Current() {
   return current;
 }
 
-std::unique_ptr<Recording> Recording::Record(Device& device, const std::function<void()>& function) {
+std::unique_ptr<Recording> Recording::Record(Device& device, const std::function<void()>& function,
+                                             const void* arena) {
   RefuseWhileRecording("a recording");
-  std::unique_ptr<Recording> recording(new Recording(device));
+  std::unique_ptr<Recording> recording(new Recording(device, arena));
   recording->method_ = device.replay().Get();
   {
     const CurrentScope scope(recording.get());
@@ -65,7 +66,8 @@ Recording::~Recording() {
 }
 
 void Recording::Keep(cl_mem memory) {
-  if (memory != nullptr && memory_.insert(memory).second) device_.memory.Pin(memory);
+  if (memory == nullptr || !memory_.insert(memory).second) return;
+  device_.memory.Pin(memory, allocated_.contains(memory) ? arena_ : nullptr);
 }
 
 void Recording::AddLaunch(Device& device, RecordedLaunch launch, std::span<const cl_mem> memory) {

@@ -31,7 +31,13 @@ class Recording {
   // recorded and do not run. Memory may be allocated and freed; copies from and to the host, and launches on
   // another device, throw RuntimeError there. Throws whatever `function` throws, and then nothing is kept;
   // RuntimeError when this thread records already; as ReplaySelection::Get.
-  static std::unique_ptr<Recording> Record(Device& device, const std::function<void()>& function);
+  //
+  // Memory that is allocated and freed meanwhile is given out again meanwhile. Recordings with the same
+  // `arena`, which is nothing but a name, give it out to each other as well: what one of them leaves is lost
+  // when another one is replayed, but for what was still in use when that one was recorded. They have to be
+  // replayed by one thread at a time.
+  static std::unique_ptr<Recording> Record(Device& device, const std::function<void()>& function,
+                                           const void* arena = nullptr);
 
   // Waits for replays that still run.
   ~Recording();
@@ -57,6 +63,10 @@ class Recording {
   static Recording* Current();
 
   Device& device() const { return device_; }
+  const void* arena() const { return arena_; }
+
+  // For those who allocate: `memory` is new, or given out again.
+  void NoteAllocation(cl_mem memory) { allocated_.insert(memory); }
 
   // For those who submit: adds a command to the recording, which pins the memory that it uses and takes
   // the kernel object over. Both throw RuntimeError where the command is for another device.
@@ -71,7 +81,7 @@ class Recording {
     bool is_copy() const { return begin == end; }
   };
 
-  explicit Recording(Device& device) : device_(device) {}
+  Recording(Device& device, const void* arena) : device_(device), arena_(arena != nullptr ? arena : this) {}
 
   // Pins it, once.
   void Keep(cl_mem memory);
@@ -83,12 +93,15 @@ class Recording {
   void ReplayCopy(const RecordedCopy& copy);
 
   Device& device_;
+  const void* const arena_;
   std::mutex mutex_;
   std::shared_ptr<ReplayMethod> method_;
   std::vector<RecordedLaunch> launches_;
   std::vector<RecordedCopy> copies_;
   std::vector<Step> steps_;
-  std::unordered_set<cl_mem> memory_;
+  // What the launches use, and what was allocated while they were recorded: only that may be given out again,
+  // because replays find nothing in it that came from elsewhere.
+  std::unordered_set<cl_mem> memory_, allocated_;
   bool replayed_ = false;
 };
 

@@ -99,6 +99,7 @@ def planner(plans: dict[int, list[int]]) -> tuple[list[int], Callable]:
             builder.emit_func_output(relax.Tuple([]))
         compilation = pipeline.Compilation(builder.get(), WeightStore(), {"decode": 0})
         compilation.feature_shapes = ((bands,),)
+        compilation.storages = tuple(plans[bands])
         return compilation
 
     return asked, run

@@ -19,7 +19,7 @@ constexpr struct {
 // Storage is handed out in pages, and from the pool a quarter larger than asked for at most.
 constexpr uint64_t kRounding = 512 << 10;
 
-uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, MemoryPlan plan) {
+uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, Memory mode) {
   const ComponentSpec& text = manifest.components.at("text_encoder");
   const ComponentSpec& unet = manifest.components.at("unet");
   const ComponentSpec& decoder = manifest.components.at("vae_decoder");
@@ -34,18 +34,18 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, MemoryPla
     const ComponentSpec& encoder = manifest.components.at("vae_encoder");
     encoder_all = encoder.weights_bytes() + work_of("vae_encoder");
   }
-  // Two kinds of steps with two calls each, none of which shares storage with another in a recording.
-  // Features and predictions of both prompts are kept; the rest are latents, the picture predicted before,
-  // new noise, what is made of the prompts, and the rows of 64 timesteps.
+  // All calls of the UNet share storage, recorded or not. Features and predictions of both prompts are kept,
+  // the latter of both kinds of steps; the rest are latents, the picture predicted before, new noise, what is
+  // made of the prompts, and the rows of 64 timesteps.
   // A mask keeps a picture's latents and their noise, and is smaller than either.
   const uint64_t latents = manifest.takes_images() ? 11 : 8;
   const uint64_t surroundings =
       manifest.inpaints ? manifest.surroundings().bytes() + manifest.projected().bytes() : 0;
-  const uint64_t unet_work = surroundings + work((plan.replay ? 4 : 1) * size.activation_bytes.at("unet")) +
+  const uint64_t unet_work = surroundings + work(size.activation_bytes.at("unet")) +
                              2 * size.feature_bytes() + latents * manifest.latents(size).bytes() +
                              2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
   const uint64_t contexts = 2 * manifest.contexts().bytes();
-  switch (plan.mode) {
+  switch (mode) {
     case Memory::kPipelined:
       return contexts + unet_weights +
              std::max({text_weights + text_work, encoder_all, unet_work + decoder_weights,
@@ -61,22 +61,18 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, MemoryPla
 
 }  // namespace
 
-uint64_t EstimateBytes(const Manifest& manifest, MemoryPlan plan) {
+uint64_t EstimateBytes(const Manifest& manifest, Memory mode) {
   uint64_t most = 0;
-  for (const PictureSize& size : manifest.sizes) most = std::max(most, EstimateAt(manifest, size, plan));
+  for (const PictureSize& size : manifest.sizes) most = std::max(most, EstimateAt(manifest, size, mode));
   return most;
 }
 
-MemoryPlan PlanMemory(const Manifest& manifest, Memory mode, bool replay, uint64_t bytes) {
-  for (const bool recorded : {true, false}) {
-    for (const auto& entry : kModes) {
-      const MemoryPlan plan{entry.mode, recorded};
-      const bool allowed = (mode == Memory::kAuto || mode == entry.mode) && (replay || !recorded);
-      if (allowed && EstimateBytes(manifest, plan) <= bytes) return plan;
-    }
+Memory ChooseMemory(const Manifest& manifest, Memory mode, uint64_t bytes) {
+  if (mode != Memory::kAuto) return mode;
+  for (const auto& entry : kModes) {
+    if (EstimateBytes(manifest, entry.mode) <= bytes) return entry.mode;
   }
-  if (mode != Memory::kAuto) return {mode, false};
-  const uint64_t least = EstimateBytes(manifest, {Memory::kLoadOnUse, false});
+  const uint64_t least = EstimateBytes(manifest, Memory::kLoadOnUse);
   throw Failure("UsageError",
                 std::to_string(bytes) +
                     " bytes are not enough: loading each part when it is used takes about " +

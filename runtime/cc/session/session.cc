@@ -61,9 +61,8 @@ class Session::Implementation final : public Observer {
     const Manifest& manifest = bundle_.manifest;
     const uint64_t bytes = options.memory_budget != 0 ? options.memory_budget : device_.memory_bytes();
     const bool replay = options.replay && device_.opencl() != nullptr && opencl::ReplayAllowed();
-    const MemoryPlan plan = PlanMemory(manifest, options.memory, replay, bytes);
-    facts_.memory = plan.mode;
-    facts_.memory_estimate = EstimateBytes(manifest, plan);
+    facts_.memory = ChooseMemory(manifest, options.memory, bytes);
+    facts_.memory_estimate = EstimateBytes(manifest, facts_.memory);
     facts_.model = manifest.model;
     facts_.device = device_.name();
     facts_.tokenizer = bundle_.path(manifest.tokenizer).string();
@@ -77,7 +76,7 @@ class Session::Implementation final : public Observer {
     try {
       if (bounded_) device_.SetBudget(options.memory_budget);
       device_.ResetPeak();
-      painter_ = std::make_unique<Painter>(bundle_, device_, plan.mode, plan.replay);
+      painter_ = std::make_unique<Painter>(bundle_, device_, facts_.memory, replay);
     } catch (...) {
       throw Translate(std::current_exception(), device_.name());
     }

@@ -162,7 +162,8 @@ bool UnetLoop::Enqueue(bool is_full) {
   if (!recorded) {
     // A new recording of full steps leaves its features elsewhere.
     if (is_full) recordings_[false].reset();
-    recording = opencl::Recording::Record(*device_.opencl(), [&] { Launch(is_full); });
+    // Every call of the UNet writes all of its storage before it reads it: both kinds of steps share it.
+    recording = opencl::Recording::Record(*device_.opencl(), [&] { Launch(is_full); }, this);
   }
   recording->Replay();
   return recorded;
