@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from ddimcache.errors import UsageError
 from ddimcache.manifest import WeightsKind
@@ -30,7 +30,7 @@ MOST_SIZES = 32
 """Picture sizes of a bundle: each takes about as long to compile as a bundle of its own."""
 OPTIONS_ENTRY = "options"
 """The entry of a manifest's ``built_with`` that keeps the options which it does not tell otherwise."""
-_UNTOLD = ("accumulate", "limits", "memory_budget")
+_UNTOLD = ("accumulate", "limits", "memory_budget", "tune_log")
 NO_RECORDS = "none"
 """As ``--tune-log``: the families' defaults, and no tuning record."""
 
@@ -173,23 +173,23 @@ class CompileOptions:
     def untold(self) -> dict[str, str]:
         """Return what a manifest tells by no field of its own, as an entry of ``built_with``; mostly empty.
 
-        :meth:`with_untold` reads it, so that a variant of a bundle is compiled as the bundle was. Folders of
-        this machine are left out.
+        :meth:`with_untold` reads it, so that a variant of a bundle is compiled as the bundle was. A folder of
+        tuning records is named by its whole path.
         """
         values = {name: to_json(getattr(self, name)) for name in _UNTOLD if getattr(self, name)}
+        if self.tune_log not in (None, NO_RECORDS):
+            values["tune_log"] = str(Path(str(self.tune_log)).absolute())
         return {OPTIONS_ENTRY: json.dumps(values, sort_keys=True)} if values else {}
 
     def with_untold(self, built_with: Mapping[str, str]) -> CompileOptions:
         """Return these options with those that a manifest's ``built_with`` keeps.
 
+        A folder of tuning records that is not there any more is left out, see :func:`missing_records`.
         Raises :class:`UsageError` where that entry is none that :meth:`untold` writes.
         """
-        try:
-            kept = loads(built_with.get(OPTIONS_ENTRY, "{}"))
-        except RecordProblem as problem:
-            raise UsageError(str(problem), where="compile options of the bundle") from problem
-        if not isinstance(kept, dict) or not set(kept) <= set(_UNTOLD):
-            raise UsageError("are not those that a bundle keeps", where="compile options of the bundle")
+        kept = _kept_options(built_with)
+        if missing_records(built_with) is not None:
+            del kept["tune_log"]
         own = to_json(self)
         assert isinstance(own, dict)
         return self.from_json(json.dumps({**own, **kept}))
@@ -205,6 +205,24 @@ class CompileOptions:
             return from_json(cls, loads(text))
         except RecordProblem as problem:
             raise UsageError(str(problem), where="compile options") from problem
+
+
+def missing_records(built_with: Mapping[str, str]) -> str | None:
+    """Return the folder of tuning records that a manifest's ``built_with`` names and this machine lacks."""
+    folder = _kept_options(built_with).get("tune_log", NO_RECORDS)
+    if not isinstance(folder, str) or folder == NO_RECORDS or Path(folder).is_dir():
+        return None
+    return folder
+
+
+def _kept_options(built_with: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        kept = loads(built_with.get(OPTIONS_ENTRY, "{}"))
+    except RecordProblem as problem:
+        raise UsageError(str(problem), where="compile options of the bundle") from problem
+    if not isinstance(kept, dict) or not set(kept) <= set(_UNTOLD):
+        raise UsageError("are not those that a bundle keeps", where="compile options of the bundle")
+    return kept
 
 
 def _check_size(width: int, height: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddimcache.compiler import cache, fingerprint
-from ddimcache.compiler.options import CompileOptions
+from ddimcache.compiler.options import CompileOptions, missing_records
 from ddimcache.errors import UsageError
 
 
@@ -168,11 +168,39 @@ class TestWhatABundleKeeps:
         )
         variant = CompileOptions(cut=2).with_untold({"ddimcache": "0.1.0", **given.untold()})
         assert variant == CompileOptions(
-            cut=2, accumulate=("float32",), limits=("max_threads=64",), memory_budget=10**9
+            cut=2,
+            accumulate=("float32",),
+            limits=("max_threads=64",),
+            memory_budget=10**9,
+            tune_log="none",
         )
 
+    def test_tuning_records_are_found_from_another_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "log").mkdir()
+        monkeypatch.chdir(tmp_path)
+        kept = CompileOptions(tune_log="log").untold()
+        monkeypatch.chdir("/")
+        assert missing_records(kept) is None
+        assert CompileOptions(cut=2).with_untold(kept).tune_log == str(tmp_path / "log")
+
+    def test_tuning_records_that_are_gone_are_left_out(self, tmp_path):
+        (tmp_path / "log").mkdir()
+        kept = CompileOptions(tune_log=str(tmp_path / "log"), accumulate=("float32",)).untold()
+        (tmp_path / "log").rmdir()
+        assert missing_records(kept) == str(tmp_path / "log")
+        assert CompileOptions().with_untold(kept) == CompileOptions(accumulate=("float32",))
+
     @pytest.mark.parametrize(
-        "text", ["{", "[]", '{"cut": 1}', '{"limits": "x"}', '{"limits": ["x"]}', '{"memory_budget": "1"}']
+        "text",
+        [
+            "{",
+            "[]",
+            '{"cut": 1}',
+            '{"tune_log": 1}',
+            '{"limits": "x"}',
+            '{"limits": ["x"]}',
+            '{"memory_budget": "1"}',
+        ],
     )
     def test_what_else_stands_there_is_refused(self, text):
         with pytest.raises(UsageError):

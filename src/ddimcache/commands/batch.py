@@ -170,8 +170,9 @@ def open_or_compile(
     folder: Path, given: dict[str, Any], sources: list[DeviceSource], bars: Progress
 ) -> Bundle:
     """Open the bundle, or compile a model folder for what the first device is."""
-    from ddimcache.commands.choose import compiled, target_of
+    from ddimcache.commands.choose import compiled, limits_at_hand, target_of
     from ddimcache.runtime.bundle import is_bundle, open_bundle
+    from ddimcache.runtime.pool_devices import LocalServer
 
     if is_bundle(folder):
         bundle = open_bundle(folder)
@@ -183,7 +184,10 @@ def open_or_compile(
         device = sources[0].connect(20.0)
         info = device.info
         device.close()
-        options = CompileOptions(**given, target=target_of(info.kind, info.device_name), host=info.host)
+        target = target_of(info.kind, info.device_name)
+        here = all(isinstance(source, LocalServer) for source in sources)
+        limits = tuple(limits_at_hand(target, info.host)) if here else ()
+        options = CompileOptions(**given, target=target, host=info.host, limits=limits)
         bundle = compiled(folder, options, bars)
     if bundle.manifest.batch != 1:
         remedy = "compile it with --batch 1"

@@ -166,4 +166,4 @@ def compile_for(folder: Path, choices: dict[str, Any], device: ChosenDevice, bar
     from ddimcache.commands.choose import compiled
     from ddimcache.compiler.options import CompileOptions
 
-    return compiled(folder, CompileOptions(target=device.target, host=device.host, **choices), bars)
+    return compiled(folder, CompileOptions(**device.compile_choices, **choices), bars)

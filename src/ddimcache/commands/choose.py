@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddimcache.commands.terminal import say
 from ddimcache.errors import BundleError, UsageError
@@ -28,8 +28,9 @@ DEFAULT_MODEL = Path(__file__).absolute().parent.parent / "models" / "shapes" / 
 
 @dataclass(frozen=True)
 class ChosenDevice:
-    """A device here or behind RPC: ``target`` and ``host`` are for the compiler, ``open`` loads a bundle,
-    ``profiler`` times what it does, ``keep_programs`` keeps what its driver compiled for the next start."""
+    """A device here or behind RPC: ``target``, ``host`` and ``limits`` are for the compiler, ``open`` loads a
+    bundle, ``profiler`` times what it does, ``keep_programs`` keeps what its driver compiled for the next
+    start."""
 
     name: str
     target: str
@@ -38,6 +39,12 @@ class ChosenDevice:
     profiler: Callable[[], Profiler]
     keep_programs: Callable[[int], int]
     close: Callable[[], None]
+    limits: tuple[str, ...] = ()
+
+    @property
+    def compile_choices(self) -> dict[str, Any]:
+        """What :class:`CompileOptions` takes of the device."""
+        return {"target": self.target, "host": self.host, "limits": self.limits}
 
 
 def is_embedded(folder: Path | None) -> bool:
@@ -100,7 +107,8 @@ def choose_device(text: str | None, kind: str | None = None) -> ChosenDevice:
     target = target_of(spec.kind, device_name(spec))
     opener, profiler = partial(_open_here, spec), partial(LocalProfiler, spec)
     keeper = partial(keep_programs, spec)
-    return ChosenDevice(str(spec), target, host_triple(), opener, profiler, keeper, lambda: None)
+    limits = tuple(limits_at_hand(target, None, spec.index)) if spec.kind == "opencl" else ()
+    return ChosenDevice(str(spec), target, host_triple(), opener, profiler, keeper, lambda: None, limits)
 
 
 def target_of(kind: str, name: str) -> str:
@@ -133,8 +141,10 @@ def default_device(kind: str | None) -> DeviceSpec:
     return DeviceSpec("llvm")
 
 
-def limits_at_hand(target: str, host: str | None) -> list[str]:
-    """Return the limits of this machine's OpenCL device that are lower than those of ``target``, and say so.
+def limits_at_hand(target: str, host: str | None, index: int = 0) -> list[str]:
+    """Return the limits of an OpenCL device of this machine that are lower than those of ``target``.
+
+    And say so, where there are any.
 
     Nothing where the target is of a certain device, or the bundle is for another ``host``.
     """
@@ -142,7 +152,7 @@ def limits_at_hand(target: str, host: str | None) -> list[str]:
         return []
     from ddimcache.compiler.target import profile
 
-    device, known = list_devices()[0], profile(target)
+    device, known = list_devices()[index], profile(target)
     limits = {
         "max_threads": device.max_work_group_size,
         "max_local_memory": device.local_mem_bytes,

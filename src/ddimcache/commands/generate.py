@@ -307,7 +307,7 @@ def _run(
         if options is not None:
             import dataclasses
 
-            options = dataclasses.replace(options, target=device.target, host=device.host)
+            options = dataclasses.replace(options, **device.compile_choices)
             bundle = compiled(folder, options, bars)
         assert bundle is not None
         manifest = bundle.manifest

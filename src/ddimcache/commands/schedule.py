@@ -201,7 +201,7 @@ def _compiled(folder: Path, loras: tuple[str, ...], chosen: ChosenDevice, bars: 
     from ddimcache.commands.choose import compiled
     from ddimcache.compiler.options import CompileOptions
 
-    return compiled(folder, CompileOptions(target=chosen.target, host=chosen.host, loras=loras), bars)
+    return compiled(folder, CompileOptions(**chosen.compile_choices, loras=loras), bars)
 
 
 def _affordable(

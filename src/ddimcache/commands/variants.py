@@ -43,7 +43,8 @@ class Variants:
     def get(self, weights: str, cut: int) -> Bundle:
         """Return the bundle with these weights and this cut; raises :class:`UsageError` without the model."""
         from ddimcache.commands.choose import compiled
-        from ddimcache.compiler.options import CompileOptions
+        from ddimcache.commands.terminal import say
+        from ddimcache.compiler.options import CompileOptions, missing_records
 
         manifest = self.own.manifest
         if (weights, cut) == (manifest.weights, manifest.cut):
@@ -67,6 +68,8 @@ class Variants:
             loras=self._loras,
             image_to_image=manifest.takes_images,
         ).with_untold(manifest.built_with)
+        if (gone := missing_records(manifest.built_with)) is not None:
+            say(f"the tuning records of {gone} are not here; compiling with those of the package")
         return compiled(self._model, options, self._bars)
 
 
