@@ -16,7 +16,8 @@ whose slices attention reads in place (``LowerAttention``). Layers whose results
     R.concat((R.matmul(x, w0.T) + b0, R.matmul(x, w1.T) + b1), axis=-1)
     R.matmul(x, (w0 + w1).T) + (b0 + b1)
 
-Output channels are rounded to int8 one by one, so merging changes no weight.
+Output channels are rounded to int8 one by one, so merging changes no weight. Layers of so few channels that
+they are not rounded (``compress/quantize.py``) are merged only where what they become is not rounded either.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ddimcache.compiler.compress.quantize import is_sensitive
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.partition_at_cut import bindings_of, substitute
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
@@ -177,11 +179,13 @@ class _Merger:
 
 
 def _can_be_merged(linears: list[_Linear]) -> bool:
-    first = linears[0]
+    first, depth = linears[0], (static_shape(linears[0].weight) or [0])[-1]
+    kept = is_sensitive(sum(linear.channels for linear in linears), depth)
     return len(linears) > 1 and all(
         linear.x.same_as(first.x)
         and (linear.bias is None) == (first.bias is None)
         and linear.weight.ty.dtype == first.weight.ty.dtype
+        and is_sensitive(linear.channels, depth) == kept
         for linear in linears
     )
 

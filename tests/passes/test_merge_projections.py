@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import tvm
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tvm import relax
 from tvm.script import ir as I
@@ -152,11 +152,14 @@ def joined(rows: int, depth: int, sizes: list[int], bias: bool) -> tvm.IRModule:
 
 @given(
     rows=st.integers(1, 5),
-    depth=st.integers(1, 9),
-    sizes=st.lists(st.integers(1, 7), min_size=2, max_size=4),
+    depth=st.integers(1, 12),
+    sizes=st.lists(st.integers(1, 20), min_size=2, max_size=4),
     bias=st.booleans(),
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=8, deadline=None)
+@example(rows=2, depth=9, sizes=[8, 9], bias=True)
+@example(rows=2, depth=8, sizes=[8, 9], bias=True)
+@example(rows=2, depth=12, sizes=[9, 20, 9], bias=False)
 def test_joined_layers_become_one_product(rows: int, depth: int, sizes: list[int], bias: bool) -> None:
     before = joined(rows, depth, sizes, bias)
     weights = store(
@@ -165,7 +168,12 @@ def test_joined_layers_become_one_product(rows: int, depth: int, sizes: list[int
     )
     after = MergeProjections(weights, {"main": 1})(before)
     names = [binding.value.op.name for binding in after["main"].body.blocks[0].bindings]
-    assert names == ["relax.permute_dims", "relax.matmul"] + ["relax.add"] * bias
+    # A layer of 8 channels or fewer on a side keeps float16, and would be rounded as a part of a larger one.
+    kept = depth <= 8 or (min(sizes) <= 8 and sum(sizes) <= 8)
+    if kept or min(sizes) > 8:
+        assert names == ["relax.permute_dims", "relax.matmul"] + ["relax.add"] * bias
+    else:
+        assert names.count("relax.matmul") == len(sizes)
     x = np.random.default_rng(5).standard_normal((1, rows, depth)).astype("float32")
     [expected], [found] = run_relax(before, [x], weights), run_relax(after, [x], weights)
     assert np.abs(expected - found).max() <= 1e-5 * max(1.0, np.abs(expected).max())
