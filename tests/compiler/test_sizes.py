@@ -16,15 +16,15 @@ from ddimcache.compiler.target import profile
 from ddimcache.errors import CompileError, UsageError
 from ddimcache.kernels.workload import parse
 from ddimcache.models.stand_in import write_stand_in
-from ddimcache.models.stand_in_presets import Preset, scheduler, text_encoder, unet, vae
+from ddimcache.models.stand_in_presets import Preset
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.devices import parse_device
 from ddimcache.runtime.image import ImageRequest
 from ddimcache.runtime.session import Session
 from ddimcache.runtime.tokenizer import Tokenizer
 from ddimcache.schedules.spaces import space_of
-from tests.kit.device_run import compile_to, distance, psnr
-from tests.kit.family import family_members, single_thread
+from tests.kit.device_run import compile_to, distance, psnr, sizes_of
+from tests.kit.family import SMALL, family_members, single_thread
 from tests.kit.reference import TorchPipeline, fake_quantise, sample
 from tests.kit.tuning import record, write_folder
 
@@ -34,17 +34,6 @@ one_thread = pytest.fixture(scope="module", autouse=True)(single_thread)
 PROMPT = "a large red circle on white"
 # The last has 96 x 96 latents, as SD 2.1 at 768 x 768.
 SIZES = ((128, 64), (64, 128), (192, 192))
-SMALL = Preset(
-    text_encoder(width=16, layers=1, heads=1, vocab_size=600),
-    unet((16, 16), heads=1, cross_attention_dim=16, sample_size=16, norm_num_groups=4, layers_per_block=1),
-    vae((16, 16), sample_size=32, norm_num_groups=4, layers_per_block=1),
-    scheduler("DDIMScheduler"),
-)
-
-
-def sizes_of(sizes: Sequence[tuple[int, int]]) -> dict[str, object]:
-    (width, height), *more = sizes
-    return {"width": width, "height": height, "more_sizes": tuple(more)}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +78,28 @@ def compare(
 
 def test_every_size_is_what_torch_computes(bundle: Bundle, rounded: TorchPipeline) -> None:
     compare(bundle, rounded, [*SIZES, SIZES[0]])
+
+
+@pytest.mark.parametrize("size", SIZES[1:2])
+def test_a_size_is_drawn_as_by_a_bundle_of_its_own(
+    model: Path, bundle: Bundle, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """The same bits, guided and through the cache, though its weights are packed for another size."""
+    own = compile_to(model, tmp_path / "own", target="llvm", **sizes_of([size]))
+    ids = Tokenizer(own.tokenizer).encode(PROMPT)
+    negative, drawn = Tokenizer(own.tokenizer).encode(""), []
+    for each in (bundle, own):
+        session = Session(each, parse_device("llvm"))
+        try:
+            done = session.draw(ImageRequest(ids, negative, 7, 3, 2, 2.0, size=size)).drawn
+        finally:
+            session.close()
+        drawn.append((done.latents.tobytes(), done.pixels.tobytes()))
+    assert drawn[0] == drawn[1]
+    assert bundle.at(size).manifest.macs_full == own.manifest.macs_full
+    planned = {name: entry.activation_bytes for name, entry in own.manifest.components.items()}
+    seen = bundle.at(size).manifest.components.items()
+    assert {name: entry.activation_bytes for name, entry in seen} == planned
 
 
 def test_what_sizes_share_is_there_once(bundle: Bundle) -> None:

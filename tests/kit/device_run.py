@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,12 @@ class DeviceSample:
     latents: np.ndarray
     images: np.ndarray
     timings: dict
+
+
+def sizes_of(sizes: Sequence[tuple[int, int]]) -> dict[str, object]:
+    """The options of a compilation for these sizes (width, height) in pixels, the first one first."""
+    (width, height), *more = sizes
+    return {"width": width, "height": height, "more_sizes": tuple(more)}
 
 
 def compile_to(model: Path, out: Path, **options: object) -> Bundle:

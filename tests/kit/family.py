@@ -15,6 +15,14 @@ from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pip
 from ddimcache.models.stand_in import write_stand_in
 from ddimcache.models.stand_in_presets import Preset, scheduler, text_encoder, unet, vae
 
+# Two levels of one layer each: the least that has every kind of layer.
+SMALL = Preset(
+    text_encoder(width=16, layers=1, heads=1, vocab_size=600),
+    unet((16, 16), heads=1, cross_attention_dim=16, sample_size=16, norm_num_groups=4, layers_per_block=1),
+    vae((16, 16), sample_size=32, norm_num_groups=4, layers_per_block=1),
+    scheduler("DDIMScheduler"),
+)
+
 TINY = ("tiny-sd15", "tiny-sd21", "tiny-bk", "tiny-odd")
 
 

@@ -7,13 +7,15 @@ import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tvm import relax
+from tvm import relax, te
 
 from ddimcache.compiler.compress.quantize import stored_values
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
+from ddimcache.compiler.passes.lower_products import OUT_ELEMENTWISE_FUSABLE, call_kernel
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.compiler.target import profile
+from ddimcache.kernels.geglu import kernel as geglu_kernel
 from ddimcache.kernels.geglu.reference import geglu
 from ddimcache.schedules.apply import ApplySchedules
 from tests.kit.relax_run import run_relax
@@ -98,3 +100,29 @@ def test_leaves_other_layers_alone(module: tvm.IRModule, store: WeightStore) -> 
     fused, lowered = fuse(module, store)
     assert operators(fused) == operators(module)
     assert not lowered
+
+
+def test_the_layer_before_and_after() -> None:
+    store = weights(12, 16)
+    after, _ = fuse(gated(5, 12, 16), store)
+    packed = next(parameter for parameter in after["main"].params if "@" in parameter.name)
+
+    def compute(x: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
+        return geglu_kernel.geglu(x, weight, None, bias, "float32", None)
+
+    builder = relax.BlockBuilder()
+    shapes = {
+        "x": (1, 5, 12),
+        "w": (32, 12),
+        "b": (32,),
+        "packed": store[packed.name].shape,
+        "shifted": (32,),
+    }
+    variables = [relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()]
+    with builder.function("main", variables):
+        with builder.dataflow():
+            arguments = [variables[0], *variables[3:]]
+            call = call_kernel(builder, "geglu", compute, arguments, {"op_pattern": OUT_ELEMENTWISE_FUSABLE})
+            output = builder.emit_output(relax.op.reshape(builder.emit(call), [1, 5, 16]))
+        builder.emit_func_output(output)
+    tvm.ir.assert_structural_equal(after, builder.get(), map_free_vars=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tvm import relax, s_tir, te
 
 from ddimcache.compiler import pipeline
-from ddimcache.compiler.options import CompileOptions
+from ddimcache.compiler.options import TARGETS, CompileOptions
 from ddimcache.compiler.passes.limit_kernels import LimitKernels, local_bytes
 from ddimcache.compiler.target import DeviceProfile, profile, with_limits
 from ddimcache.errors import CompileError
@@ -126,6 +126,13 @@ def test_the_figure_is_that_of_the_kernel(threads: tuple[int, int, int], most: i
         assert f"{items} work-items, opencl takes {most}" in refusal(kernel, device)
     else:
         LimitKernels(device, "unet", PATHS)(module_of(kernel))
+
+
+def test_arguments_limit_images_too() -> None:
+    """A kernel reads an argument as one image at most, and OpenCL guarantees 128 of them."""
+    for target in TARGETS:
+        device = profile(target)
+        assert device.tiles.pixels is None or device.most_arguments <= 128
 
 
 def test_limits_are_only_ever_lowered() -> None:

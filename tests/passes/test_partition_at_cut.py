@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
+from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut, cut_count
 from ddimcache.errors import UsageError
+from tests.kit.relax_run import run_relax
 
 
 @I.ir_module
@@ -110,3 +115,41 @@ def test_a_feature_that_is_its_own_skip_is_replaced_once() -> None:
 
     module = PartitionAtCut(0, 1)(NoMiddle)
     assert operators(module["cached"]) == ["exp", "concat", "tanh"]
+
+
+@given(data=st.data())
+@settings(max_examples=6, deadline=None)
+def test_a_cached_step_with_the_full_steps_feature_is_the_full_step(data: st.DataObject) -> None:
+    """UNets of random depth, width and batch at a random cut: what is left out is exactly the feature."""
+    levels, channels = data.draw(st.integers(1, 4), "levels"), data.draw(st.integers(1, 3), "channels")
+    batch, height, width = (data.draw(st.integers(1, 3), name) for name in ("batch", "height", "width"))
+    x, w = (
+        relax.Var(name, relax.TensorType(shape, "float32"))
+        for name, shape in (("x", [batch, height, width, channels]), ("w", [channels]))
+    )
+    builder, skips = relax.BlockBuilder(), []
+    with builder.function("main", [x, w]):
+        with builder.dataflow():
+            level = builder.emit(relax.op.multiply(x, w))
+            for _ in range(levels):
+                skips.append(level)
+                level = builder.emit(relax.op.sin(level))
+            for skip in reversed(skips):
+                level = builder.emit(relax.op.tanh(builder.emit(relax.op.concat([level, skip], 3))))
+            output = builder.emit_output(relax.op.negative(level))
+        builder.emit_func_output(output)
+    before = builder.get()
+    assert cut_count(before) == levels
+    cut = data.draw(st.integers(0, levels - 1), "cut")
+    after = PartitionAtCut(cut, 1)(before)
+    random = np.random.default_rng(levels)
+    first, second = (random.standard_normal([batch, height, width, channels], "float32") for _ in range(2))
+    weight = random.standard_normal([channels], "float32")
+    [expected] = run_relax(before, [first, weight], WeightStore())
+    noise, feature = run_relax(after, [first, weight], WeightStore(), "full")
+    np.testing.assert_array_equal(noise, expected)
+    [cached] = run_relax(after, [first, feature, weight], WeightStore(), "cached")
+    np.testing.assert_array_equal(cached, expected)
+    # Of other latents the part outside the cut is computed anew.
+    [stale] = run_relax(after, [second, feature, weight], WeightStore(), "cached")
+    assert not np.array_equal(stale, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,17 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
 
+from ddimcache.compiler.library import build_library
+from ddimcache.compiler.passes.plan_memory import PlanMemory
+from ddimcache.compiler.target import profile
 from ddimcache.runtime import devices
+from ddimcache.runtime.local_device import host_triple
 from ddimcache.runtime.recording import Recording, record
+from ddimcache.schedules.apply import ApplySchedules
 from tests.runtime.opencl import programs
 
 pytestmark = pytest.mark.opencl
@@ -131,6 +140,73 @@ def test_buffers_and_kernels_live_as_long_as_the_recording(device: tvm.runtime.D
     del recording, others, other
     gc.collect()
     assert devices.memory_use().live_buffers == before + 1
+
+
+@I.ir_module
+class Scratch:
+    """Two tensors in storage of the function's own, which ends with the call, and one that is returned."""
+
+    @R.function
+    def main(x: R.Tensor((2048,), "float32"), y: R.Tensor((2048,), "float32")) -> R.Tensor(
+        (2048,), "float32"
+    ):
+        with R.dataflow():
+            a = R.add(x, y)
+            b = R.sin(a)
+            c = R.multiply(a, b)
+            R.output(c)
+        return c
+
+
+def planned(folder: Path) -> Path:
+    """A library of ``Scratch`` for this device, as the compiler would build it."""
+    opencl, module = profile("opencl"), Scratch
+    phases = [
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        ApplySchedules(opencl),
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        PlanMemory(),
+    ]
+    with opencl.tvm_target():
+        for phase in phases:
+            module = phase(module)
+    build_library(module, opencl, host_triple(), ["main"], folder / "scratch.so")
+    return folder / "scratch.so"
+
+
+def test_calls_of_a_recording_share_what_they_free(device: tvm.runtime.Device, tmp_path: Path) -> None:
+    """And nothing else: a tensor that was there before keeps its numbers, though nobody else has it."""
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(planned(tmp_path))), device)
+    numbers = np.linspace(-3, 3, 2048, dtype="float32")
+    x = tvm.runtime.tensor(numbers, device)
+    given = [machine["main"](x, tvm.runtime.tensor(np.full(2048, 0.5, "float32"), device))]
+    before = given[0].numpy()
+    results: list[tvm.runtime.Tensor] = []
+
+    def work() -> None:
+        last = given.pop()
+        for _ in range(4):
+            last = machine["main"](x, last)
+            results.append(last)
+
+    gc.collect()
+    devices.release_idle()
+    live = devices.memory_use().live_buffers
+    recording = record(work)
+    # Storages of one call, and what each of the four returns.
+    assert devices.memory_use().live_buffers - live == 2 + 4
+    expected, last = [], before
+    for _ in range(4):
+        summed = numbers + last
+        last = summed * np.sin(summed)
+        expected.append(last)
+    for _ in range(3):
+        recording.replay()
+        for result, wanted in zip(results, expected, strict=True):
+            np.testing.assert_allclose(result.numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_an_error_inside_leaves_nothing_behind(
