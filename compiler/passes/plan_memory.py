@@ -46,10 +46,13 @@ class Storage:
         return all(tensor.last < other.first or other.last < tensor.first for other in self.tensors)
 
 
-def plan(tensors: Sequence[Lifetime]) -> list[Storage]:
-    """The storages of the better of the two orders."""
-    plans = [_place(order) for order in (_by_size(tensors), _by_moment(tensors))]
-    return min(plans, key=lambda storages: sum(storage.bytes for storage in storages))
+def plan(tensors: Sequence[Lifetime], into: Sequence[Storage] = ()) -> list[Storage]:
+    """The storages of the better of the two orders; ``into`` are there already, with what is in them."""
+    return min((_place(order, into) for order in (_by_size(tensors), _by_moment(tensors))), key=_total)
+
+
+def _total(storages: Sequence[Storage]) -> int:
+    return sum(storage.bytes for storage in storages)
 
 
 def plan_together(tensors: Mapping[str, Sequence[Lifetime]]) -> dict[str, list[Storage]]:
@@ -58,15 +61,23 @@ def plan_together(tensors: Mapping[str, Sequence[Lifetime]]) -> dict[str, list[S
     Those that a function puts nothing into have no tensors there.
     """
     own = {tensor.variable: name for name, each in tensors.items() for tensor in each}
-    moved, original, begin = [], {}, 0
+    original = {tensor.variable: tensor for each in tensors.values() for tensor in each}
+    # As if one function ran, and then the next.
+    moved: list[list[Lifetime]] = []
     for each in tensors.values():
-        # As if one function ran, and then the next.
-        for tensor in each:
-            later = dataclasses.replace(tensor, first=tensor.first + begin, last=tensor.last + begin)
-            moved.append(later)
-            original[tensor.variable] = tensor
-        begin = max((tensor.last + 1 for tensor in moved), default=0)
-    storages = plan(moved)
+        begin = max((tensor.last + 1 for earlier in moved for tensor in earlier), default=0)
+        moved.append(
+            [
+                dataclasses.replace(tensor, first=tensor.first + begin, last=tensor.last + begin)
+                for tensor in each
+            ]
+        )
+    # All at once, or the function that needs most as if it were alone and the others into its storages.
+    alone = sorted(moved, key=lambda each: -_total(plan(each)))
+    one_by_one: list[Storage] = []
+    for each in alone:
+        one_by_one = plan(each, one_by_one)
+    storages = min(plan([tensor for each in moved for tensor in each]), one_by_one, key=_total)
     return {
         name: [
             Storage(
@@ -90,8 +101,8 @@ def _by_moment(tensors: Sequence[Lifetime]) -> list[Lifetime]:
     return list(dict.fromkeys(tensor for alive in moments for tensor in _by_size(alive)))
 
 
-def _place(order: Sequence[Lifetime]) -> list[Storage]:
-    storages: list[Storage] = []
+def _place(order: Sequence[Lifetime], into: Sequence[Storage]) -> list[Storage]:
+    storages = [Storage(one.bytes, list(one.tensors)) for one in into]
     for tensor in order:
         # One that has to grow costs what it grows by, a new one all of the tensor.
         free = [storage for storage in storages if storage.is_free(tensor)]

@@ -30,14 +30,14 @@ def test_both_prompts_in_one_call(cut: int, tmp_path: Path) -> None:
     moments = np.linspace(999, 1, 64).astype("float32")
 
     def steps(batch: int, contexts: np.ndarray) -> list[np.ndarray]:
-        """Prediction and feature of a full step, and the prediction of a cached one at another moment."""
+        """Prediction and features of a full step, and the prediction of a cached one at another moment."""
         unet, given = unets[batch], tvm.runtime.tensor(np.repeat(latents, batch, 0))
         times = unet.call("embed_time", tvm.runtime.tensor(moments)).numpy()
         rows = [tvm.runtime.tensor(times[row : row + 1]) for row in (3, 4)]
         prompts = unet.call("project_context", tvm.runtime.tensor(contexts))
-        noise, feature = unet.call("full", given, rows[0], prompts)
-        cached = unet.call("cached", given, rows[1], prompts, feature)
-        return [tensor.numpy() for tensor in (noise, feature, cached)]
+        noise, *features = unet.call("full", given, rows[0], prompts)
+        cached = unet.call("cached", given, rows[1], prompts, *features)
+        return [tensor.numpy() for tensor in (noise, *features, cached)]
 
     together = steps(2, contexts)
     apart = [steps(1, contexts[side : side + 1]) for side in (0, 1)]
