@@ -3,18 +3,17 @@
 A sum is taken in one of three ways (``kernels/pixels.py``): all of it in float16, in chunks of float16 that
 are added in float32, or all in float32. The rule takes
 
-- ``chunks`` where the reduction is longer than the profile's ``longest_half``,
+- ``chunks`` where the reduction is longer than the profile's ``longest``,
 - ``chunks`` where it is shorter and its weights speak against one sum (:func:`half_error` above
   ``most_half_error``),
 - ``half`` for the others.
 
-Groups of int8 weights are chunks by themselves. ``--accumulate`` replaces the rule: for everything, or for
+``--accumulate`` replaces the rule: for everything, or for
 the layers that a pattern names. Devices that do not read pixels sum everything in float32.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,7 +23,6 @@ import numpy as np
 
 from ddimcache.compiler.options import AccumulateChoice
 from ddimcache.compiler.target import DeviceProfile
-from ddimcache.kernels.pixels import PixelSum
 
 HALF_ROUNDING = 2.0**-11
 """The largest relative error of one rounding to float16."""
@@ -64,31 +62,27 @@ class Accumulation:
     decided: dict[str, str] = field(default_factory=dict)
     """The way of summing by weight, and why."""
 
-    def sum_of(
-        self, key: str, shape: tuple[int, ...], grouped: bool, matrix: Callable[[], np.ndarray]
-    ) -> PixelSum | None:
+    def sums_of(self, key: str, shape: tuple[int, ...], matrix: Callable[[], np.ndarray]) -> str | None:
         """How products with the weight ``key`` of ``shape`` [O, ..., C] are summed; None without pixels.
 
-        ``grouped`` says whether groups of the input channels have scales of their own; ``matrix`` computes
-        the weight in the order in which it is summed, and is called only where the rule asks for it.
+        ``matrix`` computes the weight in the order in which it is summed, and is called only where the rule
+        asks for it.
         """
         table = self.profile.tiles.pixels
-        by_rule = None if table is None else table.sum_of(shape[-1], int(np.prod(shape[1:-1])))
+        by_rule = None if table is None else table.sums_of(shape[-1], int(np.prod(shape[1:-1])))
         if table is None or by_rule is None:
             self.decided[key] = _NAMES["float"]
             return None
         layer = self.layer_of(key)
         asked = [choice for choice in self.choices if fnmatch.fnmatchcase(layer, choice.pattern)]
         kind = asked[-1].kind if asked else "auto"
-        how, why = by_rule.how, ""
+        how, why = by_rule, ""
         if kind != "auto":
             how, why = {"float32": "float", "float16": "half"}[kind], " as asked"
         elif how == "half" and half_error(matrix()) > table.most_half_error:
             how, why = "chunks", " for their weights"
-        if how == "half" and grouped:
-            how, why = "chunks", ""
         self.decided[key] = _NAMES[how] + why
-        return dataclasses.replace(by_rule, how=how)
+        return how
 
     def note(self, keys: Sequence[str]) -> str:
         """How many of the weights ``keys`` are summed how, in words."""

@@ -14,7 +14,6 @@ from tvm import relax, tirx
 from tvm.s_tir import SBlock
 
 from ddimcache.compiler.linker import find_linker
-from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.tags import FAMILY, WORK
 from ddimcache.manifest import KernelSpec
@@ -49,9 +48,8 @@ def build_library(
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),
             relax.transform.AttachGlobalSymbol(),
-            ReadPixels(profile.max_image_pixels),
         ):
-            module = phase(module)  # type: ignore[operator]
+            module = phase(module)
         executable = relax.build(module, target=target, relax_pipeline=None)
     executable.export_library(str(path), fcompile=linker.compile_function())
     return LibraryFacts(kernels, _sources(executable.mod))

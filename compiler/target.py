@@ -12,53 +12,65 @@ from typing import Any
 
 from ddimcache.compiler.options import HOSTS
 from ddimcache.errors import UsageError
-from ddimcache.kernels.pixels import PixelSum
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import Workload
 
 
 @dataclass(frozen=True)
-class PixelTiles:
-    """Tiles of a product that reads its operands as pixels (``schedules/pixel_products.py``)."""
-
-    rows: int
-    """Rows (pixels or tokens) of a work-item."""
-    unroll: int
-    """Steps of the reduction, of four numbers each, that are written out."""
-    across: int
-    """Work-items of a work-group along the panels."""
-    down: int
-    """Work-items of a work-group along the rows; more where there are fewer panels, and the reverse."""
-
-
-@dataclass(frozen=True)
 class PixelTable:
-    """How products are summed and tiled on a device that reads pixels (``kernels/pixels.py``)."""
+    """What products take per device that read pixels (``schedules/pixel_products.py``).
 
-    longest_half: int
-    """Multiply-adds of a reduction up to which one sum is taken in float16; longer ones are cut in chunks."""
-    chunk: int
-    """The most multiply-adds of a chunk."""
+    Numbers that are 0 are chosen by the schedule, shape by shape.
+    """
+
+    longest: int
+    """Multiply-adds of one sum in float16, at most: a longer reduction is shared among work-items."""
+    shortened: int
+    """The same for a reduction that has no more, where its weights speak against one sum."""
     most_half_error: float
-    """Relative error of a sum in float16 above which a shorter one is cut too (``accumulate.py``)."""
-    pair: int
-    """Output channels of a panel of paired sums, half of them gates."""
-    tiles: dict[str, PixelTiles]
-    """Tiles by the way of summing."""
+    """Relative error of a sum in float16 above which they do (``accumulate.py``)."""
+    local_bytes: int
+    """Local memory of a work-item, at most: more of it and fewer waves are resident."""
+    most_items: int
+    """Work-items of a work-group, at most."""
+    most_chunk: int
+    """Pixels of a row between two barriers, at most."""
     attention_together: int
     """Pixels of each of four keys or values that attention reads before it multiplies them, at most."""
     attention_group: int
     """Work-items of an attention work-group, at most, or one team (``kernels/attention/pixels.py``)."""
+    rows: int = 0
+    """Rows (pixels or tokens) of a work-item."""
+    chunk: int = 0
+    """Pixels of a row between two barriers."""
+    down: int = 0
+    """Work-items of a work-group that share a panel of weights."""
+    across: int = 0
+    """Panels of a work-group."""
+    parts: int = 0
+    """Work-items that share a reduction."""
 
-    def sum_of(self, depth: int, taps: int = 1) -> PixelSum | None:
+    def sums_of(self, depth: int, taps: int = 1) -> str | None:
         """How ``taps`` times ``depth`` products are summed; None where ``depth`` is not made of pixels."""
         if depth % PIXEL:
             return None
-        return PixelSum("half" if depth * taps <= self.longest_half else "chunks", self.chunk)
+        return "half" if depth * taps <= self.longest else "chunks"
 
-    def of(self, how: str) -> PixelTiles:
-        """The tiles of a way of summing."""
-        return self.tiles[how]
+    def longest_of(self, sums: str, length: int) -> int:
+        """Multiply-adds of one sum in float16 of ``length`` products that are summed as ``sums`` says."""
+        if sums != "chunks":
+            return length
+        return self.longest if length > self.longest else self.shortened
+
+    def rows_of(self, width: int, dtype: str) -> int:
+        """Rows of a work-item whose panels have ``width`` output channels: what 12 registers take.
+
+        Sums of ``dtype`` float32 take twice the registers.
+        """
+        if self.rows:
+            return self.rows
+        rows = 5 if width == 2 * PIXEL else 6
+        return rows if dtype == "float16" else rows // 2
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,7 @@ class TileTable:
 
 
 Decisions = Mapping[str, int]
-"""Numbers of a :class:`TileTable` by their dotted places: ``blocks.rows``, ``pixels.tiles.half.rows``."""
+"""Numbers of a :class:`TileTable` by their dotted places: ``blocks.rows``, ``pixels.down``."""
 
 
 def with_decisions(tiles: TileTable, decisions: Decisions) -> TileTable:
@@ -282,7 +294,7 @@ PROFILES = {
         tiles=TileTable(
             vector=4,
             rows=4,
-            columns=(4,),
+            columns=(8, 4),
             work_group=64,
             injective_work_group=64,
             injective_vectors=1,
@@ -290,17 +302,14 @@ PROFILES = {
             attention_keys=8,
             norms=NormTable(pixels=1024, threads=256, bands=0),
             pixels=PixelTable(
-                longest_half=320,
-                chunk=64,
-                # Between what evenly spread weights make of 320 products (0.36 %) and the most (0.50 %).
+                longest=384,
+                shortened=128,
+                # Between what evenly spread weights make of 384 products (0.39 %) and the most (0.55 %).
                 most_half_error=0.0045,
-                pair=8,
-                tiles={
-                    "float": PixelTiles(rows=4, unroll=1, across=16, down=8),
-                    "half": PixelTiles(rows=8, unroll=1, across=16, down=8),
-                    "chunks": PixelTiles(rows=4, unroll=1, across=16, down=8),
-                },
-                attention_together=5,
+                local_bytes=32,
+                most_items=512,
+                most_chunk=16,
+                attention_together=3,
                 attention_group=64,
             ),
         ),

@@ -1,94 +1,392 @@
-"""Operands that are read as pixels, and how the products of such operands are summed.
+"""Products whose operands are read as pixels, in blocks whose work-items share weights and long sums.
 
-A device with a texture path reads four consecutive numbers by one instruction, converted to the type that the
-product is computed in; of int8 it makes the fractions w / 127 (``CL_SNORM_INT8``). What such a kernel reads
-are therefore stages of their own, which the schedule places and ``ReadPixels`` turns into
-reads of images. On any other device they are plain loads, with the same numbers.
+A device with a texture path reads four consecutive numbers by one instruction, converted to the type of the
+activations; of int8 it makes the fractions w / 127 (``CL_SNORM_INT8``), and the 127 is given back where a sum
+is finished.
 
-Sums are taken in one of three ways:
+A work-item makes ``rows`` results of a panel of output channels, in that type. Activations come as pixels,
+one a row for four steps of the reduction. Weights are read as pixels too, but once for all work-items of a
+group that share them: these bring ``chunk`` pixels of every row of the panel to local memory together, so
+that image reads and local memory are at work at the same time.
 
-- ``half``: all of it in float16. The error grows with the root of the reduction's length.
-- ``chunks``: chunks in float16, and their sums in float32. The error is that of a chunk, however long the
-  reduction is.
-- ``float``: all of it in float32.
+A float16 sum loses digits with the root of its length. A long reduction is therefore cut into ``parts``, each
+for a work-item of the same group, and their sums are added up in float32 through local memory. A kernel's
+attribute ``PIXELS`` has a word for that:
 
-Kernels that are written out instead (``kernels/attention/pixels.py``) read pixels themselves, by what stands
-at the end.
+- ``half``: one sum in float16, or parts where that is faster.
+- ``chunks``: parts that are short enough for the device (``PixelTable.longest_of``).
+- ``float``: everything in float32.
+
+Attention reads pixels too (``kernels/attention/pixels.py``), by what stands at the end.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from tvm import te, tirx
+from tvm import tirx
 from tvm.script import tirx as T
 
-from ddimcache.kernels.tags import STAGE
 from ddimcache.kernels.tiling import PIXEL
 
 FRACTION = 127
 """What a stored int8 weight is divided by when it is read."""
 
+_SLOT, _STORED, _WEIGHT, _JUMP = range(4)
+"""Places that are kept: of weights in local memory, where to bring them, where from; and a step of rows."""
+
+WRITTEN_OUT = 4
+"""Steps of the hot loop below which a driver's compiler writes it out and takes registers for all."""
+
+_ROWS_TOGETHER = 2
+"""Rows whose results go through local memory together: more of it would leave fewer waves resident."""
+
 
 @dataclass(frozen=True)
-class PixelSum:
-    """How a kernel that reads pixels sums: ``how`` as above, chunks of at most ``chunk`` numbers."""
+class PixelBlocking:
+    """What a work-group is made of: ``parts`` x ``across`` x ``down`` work-items."""
 
-    how: str
-    chunk: int = 64
+    rows: int
+    """Rows (pixels of a picture, tokens) of a work-item."""
+    chunk: int
+    """Pixels of a row that are multiplied between two barriers; they divide those of a line of taps."""
+    down: int
+    """Work-items along the rows: they share weights, and bring them to local memory together."""
+    across: int
+    """Panels of output channels."""
+    parts: int
+    """Work-items that share the reduction of a result."""
 
     @property
-    def dtype(self) -> str:
-        """The type that products are computed and summed in."""
-        return "float32" if self.how == "float" else "float16"
-
-    @property
-    def total_dtype(self) -> str:
-        """The type of the sum of all."""
-        return "float16" if self.how == "half" else "float32"
-
-    def chunk_of(self, depth: int) -> int:
-        """Numbers of a chunk in a reduction over ``depth``, 0 for one sum: whole pixels that divide it."""
-        if self.how != "chunks" or depth <= self.chunk:
-            return 0
-        pixels = depth // PIXEL
-        return PIXEL * max(count for count in range(1, self.chunk // PIXEL + 1) if pixels % count == 0)
+    def items(self) -> int:
+        """Work-items of a work-group."""
+        return self.down * self.across * self.parts
 
 
-def pixels(tensor: te.Tensor, dtype: str, name: str) -> te.Tensor:
-    """``tensor`` as its pixels are read: in ``dtype``, int8 as fractions of 127."""
-
-    def read(*index: Any) -> Any:
-        value = tensor[index].astype(dtype)
-        return value * tirx.const(1 / FRACTION, dtype) if tensor.dtype == "int8" else value
-
-    return te.compute(tensor.shape, read, name=f"{name}_pixels", attrs={STAGE: "pixels"})
+Finish = Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
 
 
-def total(shape: Sequence[Any], part: Callable[..., Any], axes: Sequence[te.IterVar], name: str) -> te.Tensor:
-    """The sum over reduction ``axes`` of ``part``, which is called with the indices of ``shape``."""
+class PixelProduct:
+    """Emits the product of ``x`` and packed ``weight``; see the module's text.
 
-    def add(*index: Any) -> Any:
-        return te.sum(part(*index), axis=list(axes))
-
-    return te.compute(shape, add, name=name, attrs={STAGE: "total"})
-
-
-def scaled(value: Any, scale: Any, pixel_sum: PixelSum | None) -> Any:
-    """The sum ``value`` of products with int8 weights, times ``scale`` (float32) where there is one.
-
-    A sum over pixels is multiplied in the type that it was taken in, so that no wider copy of a whole tile of
-    sums takes registers.
+    ``x`` is [..., K] with ``weight`` [N / P, K, P], or padded [B, H, W, C] with [O / P, KH, KW, C, P] and
+    ``strides``; K and C are multiples of four, P is 4 or 8. Operands of more than ``image_pixels`` pixels are
+    read as buffers; sums are of ``dtype``. ``scale`` is of groups of int8 weights, packed as
+    these are, or None. ``finish(indices, read)`` stores what becomes of the sum at ``indices``, that end with
+    the channel, ``read`` being the float32 sum; it is called inside a loop over lanes. With ``pairs`` a
+    panel holds values and their gates, and the indices are (..., panel, column) with sums at
+    (..., panel, side, column).
     """
-    if scale is None:
-        return value
-    if pixel_sum is None:
-        return value * scale
-    return value * (scale * tirx.const(float(FRACTION), "float32")).astype(pixel_sum.total_dtype)
+
+    def __init__(
+        self,
+        x: Any,
+        weight: Any,
+        scale: Any,
+        blocking: PixelBlocking,
+        lines: Sequence[int],
+        strides: tuple[int, int],
+        pairs: bool,
+        channels: int,
+        dtype: str,
+        image_pixels: int,
+    ) -> None:
+        self.x, self.weight, self.scale, self.blocking = x, weight, scale, blocking
+        self.lines, self.strides, self.pairs, self.channels = tuple(lines), strides, pairs, channels
+        self.dtype, self.image_pixels = dtype, image_pixels
+        self.panels, *taps, self.depth, self.width = (int(extent) for extent in weight.ty.shape)
+        self.taps = (taps[0], taps[1]) if taps else (1, 1)
+        self.vectors = self.width // PIXEL
+        self.results = PIXEL if pairs else self.vectors
+        """Results of a row that are finished one after another: vectors, or single gated ones."""
+        self.rows = math.prod(self.lines)
+        self.chunks_of_line = self.depth // PIXEL * self.taps[1] // blocking.chunk
+        self.chunks = self.chunks_of_line * self.taps[0]
+        self.steps = -(-self.chunks // blocking.parts)
+        self.staged = blocking.chunk * self.width
+        """Pixels of weights of a chunk: PIXEL rows of a panel a pixel of a row."""
+
+    def emit(self, finish: Finish) -> None:
+        """Emits the whole kernel."""
+        own = self.blocking
+        tiles = -(-self.rows // own.rows)
+        with (
+            T.thread_binding(0, -(-tiles // own.down), thread="blockIdx.x") as block,
+            T.thread_binding(0, self.panels // own.across, thread="blockIdx.y") as panel_block,
+            T.thread_binding(0, own.items, thread="threadIdx.x") as item,
+        ):
+            self.block, self.panel_block = block, panel_block
+            self._locate(item)
+            staged = own.parts * own.across * self.staged
+            exchanged = own.items * min(_ROWS_TOGETHER if own.parts == 1 else 1, own.rows)
+            finished = own.down * own.across * own.rows if own.parts > 1 else 0
+            vectors = max(staged, exchanged * self.vectors, finished * self.vectors)
+            self.shared = memory("shared", self.dtype, PIXEL * vectors)
+            self.places = memory("local", "int32", own.rows)
+            self.sums = memory("local", self.dtype, own.rows, self.vectors, PIXEL)
+            if own.chunk < WRITTEN_OUT:
+                self._forget_item()
+            self.place = memory("local", "int32", 4)
+            slot = T.bind((self.part * own.across + self.across) * self.staged)
+            T.buffer_store(self.place, slot, [_SLOT])
+            T.buffer_store(self.place, slot + self._staged_slot(), [_STORED])
+            first = self.panel * (self.chunks * self.staged) + self._chunk(0) * self.staged + self.tile
+            T.buffer_store(self.place, first, [_WEIGHT])
+            self._place_rows()
+            for row in range(own.rows):
+                for vector in range(self.vectors):
+                    with T.vectorized(0, PIXEL) as lane:
+                        T.buffer_store(self.sums, T.cast(0, self.dtype), [row, vector, lane])
+            with T.serial(0, self.steps) as step:
+                self._step(step)
+            self._forget_item()
+            if own.parts == 1:
+                self._finish_sums(finish)
+            else:
+                self._add_parts(finish)
+
+    def _locate(self, item: Any) -> None:
+        # Not bound to names: of those TVM does not know how large they are, and takes 64 bits for them.
+        own = self.blocking
+        self.item = item
+        self.tile = item % own.down
+        self.across = item // own.down % own.across
+        self.part = item // (own.down * own.across)
+        self.first_row = (self.block * own.down + self.tile) * own.rows
+        self.panel = self.panel_block * own.across + self.across
+
+    def _forget_item(self) -> None:
+        """Reads the work-item's number from where it was put.
+
+        A driver's compiler then cannot compute or read before the loop what is needed behind it, which would
+        keep a dozen registers through the loop. ``nought`` is 0, which it does not know either: the panel's
+        number depends on it for the same reason, and so do loops that it must not write out.
+        """
+        item, self.nought = read_back(self.item, self.blocking.items, self.shared)
+        self.panel_block = self.panel_block + self.nought
+        self._locate(item)
+
+    def _indices(self, row: Any) -> list[Any]:
+        """The indices of a row of the result, the last one repeated behind the end."""
+        index = T.min(self.first_row + row, self.rows - 1)
+        indices: list[Any] = []
+        for extent in reversed(self.lines[1:]):
+            indices.insert(0, index % extent)
+            index = index // extent
+        return [index, *indices]
+
+    def _place_rows(self) -> None:
+        """Where each row's first number lies in ``x``, in pixels.
+
+        Places are counted on in a loop and kept in a buffer: a driver's compiler that finds a sum of products
+        in a loop may well compute it there every time, and a name is written out wherever it is used.
+        """
+        pixels = self.depth // PIXEL
+        begin = T.bind(self._offset(self._chunk(0)))
+        for row in range(self.blocking.rows):
+            if self.taps == (1, 1) and self.strides == (1, 1):
+                place = T.min(self.first_row + row, self.rows - 1) * pixels
+            else:
+                _, height, width, _ = (int(extent) for extent in self.x.ty.shape)
+                batch, down, right = self._indices(row)
+                place = (batch * height + down * self.strides[0]) * width + right * self.strides[1]
+                place = place * pixels
+            T.buffer_store(self.places, place + begin, [row])
+
+    def _chunk(self, step: Any) -> Any:
+        """The number of a chunk; behind the end of the reduction the last one is read again."""
+        chunk = self.part * self.steps + step
+        return T.min(chunk, self.chunks - 1) if self.chunks % self.blocking.parts else chunk
+
+    def _offset(self, chunk: Any) -> Any:
+        """Where a chunk begins, in pixels from a row's first number: a line of taps lies together."""
+        first = chunk * self.blocking.chunk
+        if self.taps[0] == 1:
+            return first
+        beside = (int(self.x.ty.shape[2]) - self.taps[1]) * (self.depth // PIXEL)
+        return T.cast(T.cast(chunk, "uint32") // T.uint32(self.chunks_of_line), "int32") * beside + first
+
+    def _step(self, step: Any) -> None:
+        own = self.blocking
+        chunk = T.bind(self._chunk(step))
+        inside = self.part * self.steps + step < self.chunks
+        self._bring_weights(chunk, inside if self.chunks % own.parts else None)
+        with counted(self.nought, own.chunk) if own.chunk < WRITTEN_OUT else T.serial(0, own.chunk) as pixel:
+            values = memory("local", self.dtype, own.rows * PIXEL)
+            factor = memory("local", self.dtype, PIXEL)
+            for row in range(own.rows):
+                read_pixel(values, row, self.x, self.places[row], self.image_pixels)
+            for k in range(PIXEL):
+                for vector in range(self.vectors):
+                    # Steps of the reduction lie apart, so that a driver's compiler does not load four
+                    # together and run out of registers.
+                    slot = self.place[_SLOT] + pixel + (k * self.vectors + vector) * own.chunk
+                    with T.vectorized(0, PIXEL) as lane:
+                        T.buffer_store(factor, self.shared[slot * PIXEL + lane], [lane])
+                    for row in range(own.rows):
+                        with T.vectorized(0, PIXEL) as lane:
+                            product = values[row * PIXEL + k] * factor[lane]
+                            T.buffer_store(
+                                self.sums, self.sums[row, vector, lane] + product, [row, vector, lane]
+                            )
+            for row in range(own.rows):
+                T.buffer_store(self.places, self.places[row] + 1, [row])
+        if self.taps[0] != 1 or self.chunks % own.parts:
+            jump = self._offset(self._chunk(step + 1)) - self._offset(chunk) - own.chunk
+            T.buffer_store(self.place, jump, [_JUMP])
+            for row in range(own.rows):
+                T.buffer_store(self.places, self.places[row] + self.place[_JUMP], [row])
+
+    def _bring_weights(self, chunk: Any, inside: Any) -> None:
+        """The work-items of a column of a group read the weights of a chunk to local memory."""
+        own = self.blocking
+        each = -(-self.staged // own.down)
+        held = memory("local", self.dtype, each * PIXEL)
+        beyond = own.down * each > self.staged or inside is not None
+        last = self.panels * self.chunks * self.staged - 1
+        for number in range(each):
+            place = self.place[_WEIGHT] + number * own.down
+            place = T.min(place, last) if beyond else place
+            read_pixel(held, number, self.weight, place, self.image_pixels)
+            if self.scale is not None:
+                scale = self._scale_pixel(chunk, number)
+                with T.vectorized(0, PIXEL) as lane:
+                    scaled = held[number * PIXEL + lane] * scale(lane)
+                    T.buffer_store(held, scaled, [number * PIXEL + lane])
+        T.buffer_store(self.place, self.place[_WEIGHT] + self.staged, [_WEIGHT])
+        synchronise()
+        for number in range(each):
+            n = self.tile + number * own.down
+            with ExitStack() as guard:
+                if number * own.down + own.down > self.staged:
+                    guard.enter_context(T.If(n < self.staged))
+                    guard.enter_context(T.Then())
+                lane = guard.enter_context(T.vectorized(0, PIXEL))
+                value = held[number * PIXEL + lane]
+                if inside is not None:
+                    value = value * T.Select(inside, T.cast(1, self.dtype), T.cast(0, self.dtype))
+                T.buffer_store(
+                    self.shared, value, [(self.place[_STORED] + self._further(number)) * PIXEL + lane]
+                )
+        synchronise()
+
+    def _staged_slot(self) -> Any:
+        """Where a work-item puts its first pixel of a chunk of weights: steps of the reduction lie apart."""
+        return self.tile % self.width * self.blocking.chunk + self.tile // self.width
+
+    def _further(self, number: int) -> int:
+        """How far behind a work-item's first pixel it puts another one; whole steps are brought together."""
+        return number * (self.blocking.down // self.width)
+
+    def _scale_pixel(self, chunk: Any, number: int) -> Callable[[Any], Any]:
+        """The scales of the output channels of a pixel of weights, times what their fractions lack."""
+        own, groups = self.blocking, int(self.scale.ty.shape[-2])
+        n = T.min(self.tile + number * own.down, self.staged - 1)
+        k = chunk * (own.chunk * PIXEL) + n // self.vectors
+        tap, channel = k // self.depth, k % self.depth
+        outer = [tap // self.taps[1], tap % self.taps[1]] if len(self.scale.ty.shape) == 5 else []
+        group = channel // (self.depth // groups)
+
+        def scale(lane: Any) -> Any:
+            value = self.scale[(self.panel, *outer, group, n % self.vectors * PIXEL + lane)]
+            return T.cast(value * T.float32(FRACTION), self.dtype)
+
+        return scale
+
+    def _finish_sums(self, finish: Finish) -> None:
+        """Stores results, two rows at a time, which a loop takes from local memory: written out, they would
+        all want their registers at once."""
+        own = self.blocking
+        together = min(_ROWS_TOGETHER, own.rows)
+        synchronise()
+        for first in range(0, own.rows, together):
+            count = min(together, own.rows - first)
+            mine = self.item * (together * self.vectors)
+            for row in range(count):
+                for vector in range(self.vectors):
+                    self._put(mine + row * self.vectors + vector, first + row, vector)
+            with counted(self.nought, count * self.results) as number:
+                row = number // self.results
+                self._finish(finish, first + row, number % self.results, mine + row * self.vectors)
+
+    def _add_parts(self, finish: Finish) -> None:
+        """Adds the parts of every sum up in float32, a column by each work-item, and finishes them."""
+        own, teams = self.blocking, self.blocking.down * self.blocking.across
+        each = max(self.width // own.parts, 1)
+        total = memory("local", "float32", own.rows, each)
+        team = self.item % teams
+        column = self.part % self.width if own.parts > self.width else self.part * each
+        for row in range(own.rows):
+            synchronise()
+            for vector in range(self.vectors):
+                self._put(self.item * self.vectors + vector, row, vector)
+            synchronise()
+            for number in range(each):
+                T.buffer_store(total, T.float32(0), [row, number])
+            with T.serial(0, own.parts) as part:
+                for number in range(each):
+                    place = (part * teams + team) * self.width + column + number
+                    value = total[row, number] + T.cast(self.shared[place], "float32")
+                    T.buffer_store(total, value, [row, number])
+        synchronise()
+        mine = team * (own.rows * self.vectors)
+        with ExitStack() as guard:
+            if own.parts > self.width:
+                guard.enter_context(T.If(self.part < self.width))
+                guard.enter_context(T.Then())
+            for row in range(own.rows):
+                for number in range(each):
+                    place = mine * PIXEL + row * self.width + column + number
+                    T.buffer_store(self.shared, T.cast(total[row, number], self.dtype), [place])
+        synchronise()
+        count = own.rows * self.results
+        with counted(self.nought, -(-count // own.parts)) as step, ExitStack() as guard:
+            number = step * own.parts + self.part
+            if count % own.parts:
+                guard.enter_context(T.If(number < count))
+                guard.enter_context(T.Then())
+            row = number // self.results
+            self._finish(finish, row, number % self.results, mine + row * self.vectors)
+
+    def _put(self, slot: Any, row: int, vector: int) -> None:
+        """Stores a vector of the sums of a row in local memory."""
+        with T.vectorized(0, PIXEL) as lane:
+            T.buffer_store(self.shared, self.sums[row, vector, lane], [slot * PIXEL + lane])
+
+    def _finish(self, finish: Finish, row: Any, which: Any, slot: Any) -> None:
+        """Stores the results ``which`` of a row, whose sums lie in local memory from ``slot`` on."""
+        own = self.blocking
+        unit = float(FRACTION) if str(self.weight.ty.dtype) == "int8" and self.scale is None else 1.0
+
+        def read(side: Any, lane: Any) -> Any:
+            value = self.shared[(slot + side) * PIXEL + lane]
+            return T.cast(value, "float32") * T.float32(unit)
+
+        with ExitStack() as guard:
+            if self.rows % (own.rows * own.down):
+                guard.enter_context(T.If(self.first_row + row < self.rows))
+                guard.enter_context(T.Then())
+            indices = self._indices(row)
+            if self.pairs:
+                finish([*indices, self.panel, which], lambda at: read(int(at[-2]), which))
+                return
+            first = self.panel * self.width + which * PIXEL
+            if self.channels == self.panels * self.width:
+                with T.vectorized(0, PIXEL) as lane:
+                    finish([*indices, first + lane], lambda _at: read(which, lane))
+                return
+
+            def read_at(lane: int, _at: Sequence[Any]) -> Any:
+                return read(which, lane)
+
+            for number in range(PIXEL):
+                with T.If(first + number < self.channels), T.Then():
+                    finish([*indices, first + number], partial(read_at, number))
 
 
 def read_back(item: Any, items: int, shared: Any) -> tuple[Any, Any]:
@@ -124,11 +422,14 @@ def read_pixel(target: Any, number: int, source: Any, place: Any, image_pixels: 
 
     A tensor of more than ``image_pixels`` pixels is no image on the device: it is read as a buffer.
     """
-    dtype, size = str(target.ty.dtype), math.prod(int(side) for side in source.ty.shape)
+    dtype, stored = str(target.ty.dtype), str(source.ty.dtype)
+    size = math.prod(int(side) for side in source.ty.shape)
     if size > image_pixels * PIXEL:
-        flat = T.decl_buffer((size,), str(source.ty.dtype), data=source.data, layout=None)
+        flat = T.decl_buffer((size,), stored, data=source.data, layout=None)
         with T.vectorized(0, PIXEL) as lane:
-            T.buffer_store(target, flat[place * PIXEL + lane], [number * PIXEL + lane])
+            value = T.cast(flat[place * PIXEL + lane], dtype)
+            value = value * tirx.const(1 / FRACTION, dtype) if stored == "int8" else value
+            T.buffer_store(target, value, [number * PIXEL + lane])
         return
     name = "read_imageh" if dtype == "float16" else "read_imagef"
     pixel = tirx.call_pure_extern(f"{dtype}x{PIXEL}", name, source.data, place)

@@ -13,7 +13,6 @@ from typing import Any
 
 from tvm import te
 
-from ddimcache.kernels.pixels import FRACTION, PixelSum
 from ddimcache.kernels.tags import GROUPED
 
 
@@ -47,20 +46,6 @@ class Scales:
         """The packed ``weight`` at ``index`` in float32, with the scale of its group."""
         value = weight[tuple(index)].astype("float32")
         return value * self._at(index) if self.group else value
-
-    def chunk(self, pixel_sum: PixelSum) -> int:
-        """Input channels whose products are summed before they are added to others; all of them: one sum."""
-        deepest = self.group or self.depth
-        return pixel_sum.chunk_of(deepest) or deepest
-
-    def total(self, part: Any, index: Sequence[Any], pixel_sum: PixelSum) -> Any:
-        """``part``, a sum of products with a group of weights one of which is at ``index``, scaled."""
-        value = part.astype(pixel_sum.total_dtype)
-        if not self.group:
-            return value
-        # In float32: a small scale has few digits in float16.
-        scaled = value.astype("float32") * (self._at(index) * float(FRACTION))
-        return scaled.astype(pixel_sum.total_dtype)
 
     def _at(self, index: Sequence[Any]) -> Any:
         *outer, channel, column = index

@@ -12,9 +12,6 @@ GROUPED = "ddimcache.grouped"
 WORK = "ddimcache.macs"
 """Attribute of a kernel that is written by hand: multiply-accumulates of one launch."""
 
-STAGE = "ddimcache.stage"
-"""Annotation of a block that a product's schedule places: ``pixels`` it reads, or the ``total`` of parts."""
-
 PIXELS = "ddimcache.pixels"
 """Annotation of a product block, and attribute of its kernel, whose operands are read as pixels: a word for
 how it sums (``kernels/pixels.py``)."""

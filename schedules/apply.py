@@ -44,7 +44,7 @@ class ApplySchedules:
         tiles, decisions = self._tiles(function, workload)
         result = (
             schedule_winograd(function, tiles)
-            or schedule_pixel_product(function, tiles)
+            or schedule_pixel_product(function, tiles, self.profile)
             or schedule_blocked_product(function, tiles)
             or schedule_product(function, tiles)
             or schedule_element_wise(function, tiles)

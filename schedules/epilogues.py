@@ -16,7 +16,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
-from ddimcache.kernels.tags import GROUPED, PIXELS
+from ddimcache.kernels.tags import GROUPED
 from ddimcache.schedules.blocks import inline_all_but, products, sblock_names
 
 Finish = Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
@@ -44,13 +44,10 @@ class Product:
 
 
 def read_product(function: tirx.PrimFunc) -> Product | None:
-    """The product of ``function``; ``None`` without one, or if something else than its own place is read.
-
-    Products that read pixels have stages of their own, and are none of these.
-    """
+    """The product of ``function``; ``None`` without one, or if something else than its own place is read."""
     schedule = s_tir.Schedule(function)
     names = products(schedule)
-    if len(names) != 1 or PIXELS in schedule.get(schedule.get_sblock(names[0])).annotations:
+    if len(names) != 1:
         return None
     later = [name for name in sblock_names(schedule) if name != names[0]]
     inline_all_but(schedule, {names[0], *later[-1:]})

@@ -1,204 +1,180 @@
-"""Schedule of matrix products and convolutions whose operands are read as pixels.
+"""Schedule of matrix products and convolutions whose operands are read as pixels (``kernels/pixels.py``).
 
-A pixel is four consecutive numbers of the innermost axis, read by one instruction through the texture cache:
-four channels of an activation, or the weights of four output channels. A work-item computes ``rows`` pixels
-(or tokens) times a panel of output channels. At every step of the reduction it reads four rows of the panel
-and one pixel of each of its rows, which is R P 4 multiply-adds on R + P reads: 8 x 4 makes 128 of them on 12.
-Image reads take no address arithmetic to speak of, and the sampler makes fractions of int8 weights.
+For four steps of the reduction a work-item reads R pixels of activations from an image and 4 P / 4 vectors of
+weights from local memory, and makes 4 R P multiply-adds: 5 x 8 makes 160 of them on 5 and 8 reads, where a
+tile of 8 x 4 that reads both from images makes 128 on 12. 10 vectors of four halves are its sums, 5 its
+pixels and at most 4 its weights, so that 12 registers are enough and 8 waves of 128 work-items fit.
 
-A work-group is a rectangle: ``across`` panels times ``down`` tiles of rows, so that its work-items share rows
-as well as panels, and what they read stays in the cache.
+Blocks are chosen by what they cost in cycles of a wave, after the model of ``docs/adreno.md``; a tuning
+record may decide otherwise.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import math
+from dataclasses import dataclass
 
-from tvm import s_tir, tirx
+import numpy as np
+from tvm import tirx
 
-from ddimcache.compiler.target import PixelTiles, TileTable
-from ddimcache.kernels.tags import FAMILY, PAIRED, PIXELS, STAGE
-from ddimcache.kernels.tiling import PIXEL, largest_divisor
-from ddimcache.schedules.blocks import extent, inline_all_but, sblock_names
-from ddimcache.schedules.products import box_rows, vectorise_store
+from ddimcache.compiler.target import DeviceProfile, PixelTable, TileTable
+from ddimcache.kernels.pixels import WRITTEN_OUT, PixelBlocking, PixelProduct
+from ddimcache.kernels.tags import PAIRED, PIXELS, WORK, WORKLOAD
+from ddimcache.kernels.tiling import PIXEL
+from ddimcache.kernels.workload import parse
+from ddimcache.schedules.epilogues import Product, read_product, with_loops
+
+WAVE = 128
+"""Work-items of a wave."""
+
+PROCESSORS, WAVES = 6, 8
+"""Shader processors, and the waves that each holds of a product."""
+
+_RAGGED_WAVES = 6
+
+_WAIT, _STEP, _BARRIER = 400, 64, 60
+"""Cycles: of memory's answer, of a step of a wave among others, and of a chunk's barriers."""
 
 
-def schedule_pixel_product(function: tirx.PrimFunc, tiles: TileTable) -> tirx.PrimFunc | None:
-    """Schedules ``function`` if it is a product that reads pixels, else returns ``None``."""
-    schedule = s_tir.Schedule(function)
-    names = sblock_names(schedule)
-    marks = {name: schedule.get(schedule.get_sblock(name)).annotations for name in names}
-    products = [name for name in names if FAMILY in marks[name] and PIXELS in marks[name]]
-    if not products or tiles.pixels is None:
+def schedule_pixel_product(
+    function: tirx.PrimFunc, tiles: TileTable, profile: DeviceProfile
+) -> tirx.PrimFunc | None:
+    """``function`` as a product of pixels, or ``None`` where it is none."""
+    if tiles.pixels is None:
         return None
-    [product] = products
-    how = str(marks[product][PIXELS])
-    stages = {name: str(marks[name][STAGE]) for name in names if STAGE in marks[name]}
-    inline_all_but(schedule, {product, *stages, names[-1]})
-    total = next((name for name, stage in stages.items() if stage == "total"), None)
-    _Tiler(
-        schedule, schedule.get_sblock(product), schedule.get_sblock(names[-1]), total, tiles.pixels.of(how)
-    ).run()
-    return schedule.mod["main"].with_attr(PIXELS, how)
+    table = dataclasses.replace(tiles.pixels, most_items=min(tiles.pixels.most_items, profile.max_threads))
+    product = read_product(function)
+    shape = None if product is None else product_shape(product)
+    blocking = None if shape is None else choose_blocking(shape, table)
+    if product is None or shape is None or blocking is None:
+        return None
+    pairs = PAIRED in product.annotations
+    taps = len(product.weight.ty.shape) == 5
+    lines = product.stored[:-2] if pairs else product.stored[:-1]
+    sizes = parse(str(product.annotations[WORKLOAD])).sizes
+    strides = (sizes[7], sizes[8]) if taps else (1, 1)
+    emitter = PixelProduct(
+        product.x,
+        product.weight,
+        product.scale,
+        blocking,
+        lines,
+        strides,
+        pairs,
+        product.stored[-1],
+        shape.dtype,
+        profile.max_image_pixels,
+    )
+    macs = shape.rows * shape.depth * shape.lines * shape.panels * shape.width
+    scheduled = with_loops(function, lambda: emitter.emit(product.finish))
+    return scheduled.with_attrs({WORK: macs, PIXELS: shape.sums})
 
 
-class _Tiler:
-    def __init__(
-        self, schedule: s_tir.Schedule, product: Any, epilogue: Any, total: str | None, tiles: PixelTiles
-    ) -> None:
-        self.schedule = schedule
-        self.product = product
-        self.epilogue = epilogue
-        self.total = None if total is None else schedule.get_sblock(total)
-        self.tiles = tiles
-        self.paired = PAIRED in schedule.get(product).annotations
+@dataclass(frozen=True)
+class PixelShape:
+    """Sizes of a product: ``rows`` of ``lines`` times ``depth`` inputs, ``panels`` of ``width`` channels.
 
-    def run(self) -> None:
-        schedule = self.schedule
-        item = self._bind_pairs() if self.paired else self._bind()
-        place = item
-        if self.total is not None:
-            if self.paired:
-                schedule.compute_at(self.total, item, preserve_unit_loops=True)
-            place = self._sum_chunks(item)
-        elif self.paired:
-            schedule.compute_at(self.product, item, preserve_unit_loops=True)
-        self._reduce(place)
-        if not self.paired:
-            schedule.reverse_compute_at(self.epilogue, item)
-        vectorise_store(schedule, self.epilogue, item, PIXEL)
+    A line of taps is what lies together in the input: all channels of the pixels side by side.
+    """
 
-    def _bind(self) -> Any:
-        """Binds the loops of the outermost sum; returns the innermost loop that is a work-item's."""
-        schedule = self.schedule
-        block = self.product if self.total is None else self.total
-        kinds = [variable.iter_type for variable in schedule.get(block).iter_vars]
-        loops = schedule.get_loops(block)
-        spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
-        reduction = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.DataPar]
-        *lines, column = spatial
-        grid, inner = self._grid(lines, column, self._panel())
-        schedule.reorder(*grid, *reduction, *inner)
-        return self._bind_grid(grid)
+    rows: int
+    depth: int
+    lines: int
+    panels: int
+    width: int
+    sums: str
+    """How products are summed (``kernels/pixels.py``)."""
+    dtype: str
+    """The type in which they are, parts of float16 sums aside."""
 
-    def _bind_pairs(self) -> Any:
-        """The same where the epilogue makes one result of two sums: its loops lead."""
-        *lines, panel, column = self.schedule.get_loops(self.epilogue)
-        grid, (row, _) = self._grid(lines, panel, 1)
-        self.schedule.reorder(*grid, row, column)
-        return self._bind_grid(grid)
-
-    def _grid(self, lines: list[Any], column: Any, width: int) -> tuple[list[Any], list[Any]]:
-        """Splits into blocks and work-items of lines and of panels, and what is inside a work-item.
-
-        Lines stay apart instead of being fused: their numbers are then sums and not remainders of quotients.
-        """
-        schedule, tiles = self.schedule, self.tiles
-        *others, line = lines
-        # Paired sums have two panels side by side.
-        rows = box_rows([extent(schedule, line)], max(tiles.rows // (2 if self.paired else 1), 1))
-        items = tiles.across * tiles.down
-        panels, tiles_of_rows = extent(schedule, column) // width, extent(schedule, line) // rows
-        across = largest_divisor(panels, tiles.across)
-        down = largest_divisor(tiles_of_rows, items // across)
-        grid = []
-        if others:
-            *outermost, other = others
-            deep = largest_divisor(extent(schedule, other), items // (across * down))
-            other_block, other_item = schedule.split(other, [None, deep])
-            grid.append(schedule.fuse(*outermost, other_block) if outermost else other_block)
-        else:
-            deep = 1
-        across = largest_divisor(panels, items // (down * deep))
-        line_block, line_item, row = schedule.split(line, [None, down, rows])
-        panel_block, panel_item, inside = schedule.split(column, [None, across, width])
-        grid += [panel_block, line_block, *([other_item] if others else []), line_item, panel_item]
-        return grid, [row, inside]
-
-    def _bind_grid(self, grid: list[Any]) -> Any:
-        tags = ["blockIdx.z", "blockIdx.y", "blockIdx.x", "threadIdx.z", "threadIdx.y", "threadIdx.x"]
-        if len(grid) == 4:
-            tags = [tag for tag in tags if not tag.endswith("z")]
-        for loop, tag in zip(grid, tags, strict=True):
-            self.schedule.bind(loop, tag)
-        return grid[-1]
-
-    def _panel(self) -> int:
-        """The panel width: the last extent of the packed weight, behind the product's second input."""
-        return int(self.schedule.get(self.product).reads[1].source.shape[-1])
-
-    def _sum_chunks(self, item: Any) -> Any:
-        """Puts the product into the loop over chunks, whose sums are added up; returns that loop."""
-        schedule = self.schedule
-        kinds = [variable.iter_type for variable in schedule.get(self.total).iter_vars]
-        loops = schedule.get_loops(self.total)
-        if self.paired:
-            own = loops[-len(kinds) :]
-            chunks = [loop for loop, kind in zip(own, kinds, strict=True) if kind != tirx.IterVar.DataPar]
-            rest = [loop for loop, kind in zip(own, kinds, strict=True) if kind == tirx.IterVar.DataPar]
-            schedule.reorder(*chunks, *rest)
-        else:
-            position = _position(schedule, loops, item)
-            count = sum(kind != tirx.IterVar.DataPar for kind in kinds)
-            chunks, rest = loops[position + 1 : position + 1 + count], loops[position + 1 + count :]
-        for loop in rest[:-1]:
-            schedule.unroll(loop)
-        schedule.vectorize(rest[-1])
-        schedule.set_scope(self.total, 0, "local")
-        schedule.compute_at(self.product, chunks[-1], preserve_unit_loops=True)
-        schedule.decompose_reduction(self.total, chunks[0])
-        return chunks[-1]
-
-    def _reduce(self, place: Any) -> None:
-        """Orders the loops of the product inside ``place`` and reads its operands where they are needed."""
-        schedule, product = self.schedule, self.product
-        kinds = [variable.iter_type for variable in schedule.get(product).iter_vars]
-        loops = schedule.get_loops(product)
-        inner = loops[_position(schedule, loops, place) + 1 :]
-        count = sum(kind != tirx.IterVar.DataPar for kind in kinds)
-        if self.total is None and not self.paired:
-            sums, lines = inner[:count], inner[count:]
-        else:
-            sums, lines = inner[-count:], inner[:-count]
-        *rows, column = lines
-        panels = [rows.pop(-2), rows.pop(-1)] if self.paired else []
-        *outer, depth = sums
-        step, unrolled, within = schedule.split(depth, [None, self._unroll(depth), PIXEL])
-        column_outer, lane = schedule.split(column, [None, PIXEL])
-        schedule.reorder(*outer, step, unrolled, *rows, within, *panels, column_outer, lane)
-        schedule.set_scope(product, 0, "local")
-        activations, weights = (self._producer(index) for index in (0, 1))
-        self._read(weights, unrolled)
-        self._read(activations, rows[-1])
-        for loop in (unrolled, *rows, within, *panels, column_outer):
-            schedule.unroll(loop)
-        schedule.vectorize(lane)
-        schedule.decompose_reduction(product, [*outer, step][0])
-
-    def _unroll(self, depth: Any) -> int:
-        return largest_divisor(extent(self.schedule, depth) // PIXEL, self.tiles.unroll)
-
-    def _producer(self, index: int) -> Any:
-        source = self.schedule.get(self.product).reads[index].source
-        for block in self.schedule.get_producers(self.product):
-            if any(region.source.same_as(source) for region in self.schedule.get(block).writes):
-                return block
-        raise AssertionError(f"operand {index} of a product that reads pixels has no stage of its own")
-
-    def _read(self, block: Any, loop: Any) -> None:
-        schedule = self.schedule
-        schedule.set_scope(block, 0, "local")
-        schedule.compute_at(block, loop)
-        loops = schedule.get_loops(block)
-        own = loops[_position(schedule, loops, loop) + 1 :]
-        for other in own[:-1]:
-            schedule.unroll(other)
-        outer, lane = schedule.split(own[-1], [None, PIXEL])
-        schedule.unroll(outer)
-        schedule.vectorize(lane)
+    @property
+    def length(self) -> int:
+        """Multiply-adds of a result."""
+        return self.depth * self.lines
 
 
-def _position(schedule: s_tir.Schedule, loops: list[Any], loop: Any) -> int:
-    names = [schedule.get(other).loop_var for other in loops]
-    variable = schedule.get(loop).loop_var
-    return next(place for place, name in enumerate(names) if name.same_as(variable))
+def product_shape(product: Product) -> PixelShape | None:
+    """The sizes of a product that can read pixels, or ``None``."""
+    panels, *taps, depth, width = (int(extent) for extent in product.weight.ty.shape)
+    sums, dtype = product.annotations.get(PIXELS), str(product.x.ty.dtype)
+    if (
+        sums is None
+        or depth % PIXEL
+        or width not in (PIXEL, 2 * PIXEL)
+        or dtype not in ("float16", "float32")
+    ):
+        return None
+    pairs = PAIRED in product.annotations
+    rows = math.prod(product.stored[:-2] if pairs else product.stored[:-1])
+    high, across = taps or (1, 1)
+    dtype = "float32" if sums == "float" else dtype
+    return PixelShape(rows, depth * across, high, panels, width, str(sums), dtype)
+
+
+def choose_blocking(shape: PixelShape, table: PixelTable) -> PixelBlocking | None:
+    """The blocking that costs least among those of a work-group's limits and of what ``table`` decides.
+
+    ``None`` where a work-group has too few work-items to keep float16 sums short enough.
+    """
+    rows = table.rows_of(shape.width, shape.dtype)
+    item_bytes = np.dtype(shape.dtype).itemsize
+    options = [
+        # What is written out takes registers for all its steps.
+        PixelBlocking(rows if chunk >= WRITTEN_OUT or table.rows else rows - 1, chunk, down, across, parts)
+        for chunk in _divisors(shape.depth // PIXEL, table.most_chunk)
+        for down in (8, 16, 32, 64)
+        if chunk * shape.width * item_bytes * PIXEL <= table.local_bytes * down
+        for across in _divisors(shape.panels, 16)
+        for parts in _parts(shape, chunk, table)
+        if down * across * parts <= table.most_items
+    ]
+    decided = [option for option in options if _is_decided(table) and _as_decided(option, table)]
+    options = decided or options
+    loops = [option for option in options if option.chunk >= WRITTEN_OUT]
+    return min(loops or options, key=lambda option: cost(option, shape), default=None)
+
+
+def _is_decided(table: PixelTable) -> bool:
+    return any((table.chunk, table.down, table.across, table.parts))
+
+
+def _as_decided(option: PixelBlocking, table: PixelTable) -> bool:
+    wanted = (table.chunk, table.down, table.across, table.parts)
+    given = (option.chunk, option.down, option.across, option.parts)
+    return all(number in (0, own) for number, own in zip(wanted, given, strict=True))
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [divisor for divisor in range(1, min(number, most) + 1) if number % divisor == 0]
+
+
+def _parts(shape: PixelShape, chunk: int, table: PixelTable) -> list[int]:
+    """Into how many parts the reduction may be cut so that no float16 sum is too long.
+
+    Powers of two, and above the width of a panel, each of whose columns a part adds up, also what makes equal
+    parts.
+    """
+    chunks = shape.depth // PIXEL // chunk * shape.lines
+    longest = table.longest_of(shape.sums, shape.length)
+    least = -(-chunks // max(longest // (chunk * PIXEL), 1))
+    counts = {1 << power for power in range(table.most_items.bit_length())}
+    counts |= {count for count in _divisors(chunks, table.most_items) if count > shape.width}
+    return [count for count in sorted(counts) if least <= count < 2 * max(chunks, least)]
+
+
+def cost(own: PixelBlocking, shape: PixelShape) -> float:
+    """Cycles of a processor for the whole product, by the terms of the model (``docs/adreno.md``)."""
+    groups = -(-shape.rows // (own.rows * own.down)) * (shape.panels // own.across)
+    waves = groups * -(-own.items // WAVE)
+    share = -(-waves // PROCESSORS)
+    resident = min(WAVES, share)
+    chunks = shape.depth // PIXEL // own.chunk * shape.lines
+    steps = -(-chunks // own.parts)
+    # Parts that end apart take registers, and leave fewer waves.
+    resident = min(resident, _RAGGED_WAVES) if chunks % own.parts else resident
+    staged = -(-own.chunk * shape.width // own.down)
+    step = max(_STEP, (_STEP + _WAIT) / resident)
+    bring = max(16 * staged, (_BARRIER + _WAIT) / resident)
+    add = 0 if own.parts == 1 else own.rows * (2 * (shape.width + own.parts) + _BARRIER / resident)
+    return share * (steps * (own.chunk * step + bring) + add)

@@ -7,23 +7,18 @@ older records are stale. Only numbers of the space are taken from a record: a ba
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
 from ddimcache.compiler.target import Decisions, TileTable, with_decisions
 from ddimcache.kernels.matmul.kernel import panel_width
-from ddimcache.kernels.pixels import PixelSum
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import Workload
 
-VERSIONS = {"matmul": 1, "geglu": 1, "conv2d": 1, "attention": 2}
+VERSIONS = {"matmul": 1, "geglu": 1, "conv2d": 1, "attention": 3}
 """By family; raised when a decision comes to mean something else, or a better kernel has others."""
 
 PRIVATE_BYTES = 1_700_000
 """Memory that a work-item may keep: a CPU device takes it from a thread's stack, often of 2 MiB."""
-
-WORK_ITEMS = (64, 128, 256)
-"""Work-items that a work-group of pixel products may have: whole waves, and no more than two of 128."""
 
 Space = dict[str, tuple[int, ...]]
 """Numbers that may be chosen, by place."""
@@ -38,13 +33,14 @@ def space_of(tiles: TileTable, workload: Workload) -> Space:
     """
     if workload.family == "attention":
         space = _attention_space(tiles, workload)
-    elif (how := pixel_sum_of(tiles, workload)) is not None:
-        place = f"pixels.tiles.{how.how}"
+    elif sums_of(tiles, workload) is not None:
+        pixels = _reduction(workload)[0] // PIXEL
         space = {
-            f"{place}.rows": (1, 2, 4, 8, 16),
-            f"{place}.unroll": (1, 2, 4),
-            f"{place}.across": (4, 8, 16, 32, 64),
-            f"{place}.down": (1, 2, 4, 8, 16, 32),
+            "pixels.rows": (0, 2, 3, 4, 5, 6, 7, 8),
+            "pixels.chunk": (0, *_divisors(pixels, *range(1, 17))),
+            "pixels.down": (0, 8, 16, 32, 64),
+            "pixels.across": (0, 1, 2, 4, 8, 16),
+            "pixels.parts": (0, 1, 2, 4, 8, 16, 32, 64),
         }
     else:
         space = _vector_space(tiles, workload)
@@ -83,7 +79,7 @@ def tiles_for_panels(
     wants others is left out, and blocks are made smaller where the defaults would keep too much.
     """
     decided = tiles if decisions is None else with_decisions(tiles, decisions)
-    if pixel_sum_of(tiles, workload) or panel_width(_channels(workload), decided.columns) == width:
+    if sums_of(tiles, workload) or panel_width(_channels(workload), decided.columns) == width:
         return decided, decisions
     tiles = with_decisions(tiles, {"columns": width})
     place = "winograd.tiles" if is_winograd(tiles, workload) else "blocks.rows"
@@ -98,22 +94,12 @@ def _misfit(tiles: TileTable, workload: Workload) -> str | None:
     private = _private_bytes(tiles, workload)
     if private > PRIVATE_BYTES:
         return f"a work-item would keep {private} bytes, at most {PRIVATE_BYTES} are safe"
-    if workload.family != "attention" and tiles.pixels is not None:
-        how = pixel_sum_of(tiles, workload)
-        if how is not None:
-            own = tiles.pixels.of(how.how)
-            if own.across * own.down not in WORK_ITEMS:
-                return f"{own.across} x {own.down} is no work-group of {', '.join(map(str, WORK_ITEMS))}"
     return None
 
 
-def pixel_sum_of(tiles: TileTable, workload: Workload) -> PixelSum | None:
-    """How a product is summed that reads pixels, ``None`` for one that does not."""
-    if tiles.pixels is None:
-        return None
-    found = tiles.pixels.sum_of(*_reduction(workload))
-    # Sums of groups are scaled before they are added up.
-    return dataclasses.replace(found, how="chunks") if found is not None and workload.group else found
+def sums_of(tiles: TileTable, workload: Workload) -> str | None:
+    """How a product is summed that reads pixels, by length; ``None`` for one that does not."""
+    return None if tiles.pixels is None else tiles.pixels.sums_of(*_reduction(workload))
 
 
 def _reduction(workload: Workload) -> tuple[int, int]:
@@ -194,7 +180,7 @@ def _attention_space(tiles: TileTable, workload: Workload) -> Space:
     _, queries, tokens, _, width = workload.sizes
     if tiles.pixels is not None and width % PIXEL == 0 and workload.dtype == "float16":
         return {
-            "pixels.attention_together": _divisors(width // PIXEL, 1, 2, 3, 4, 5, 6, 7, 8, 10),
+            "pixels.attention_together": _upto(width // PIXEL, 1, 2, 3, 4, 5, 6, 7, 8, 10),
             "pixels.attention_group": (32, 64, 128, 192, 256, 384, 512),
         }
     if tiles.attention is None:

@@ -86,13 +86,11 @@ class _GegluFuser(PyExprMutator):
     def _fused(self, call: relax.Call, x: relax.Expr, key: str, bias: str) -> relax.Expr:
         store, packer = self.packer.store, self.packer
         weight, offset = store[key], store[bias]
-        pixel_sum = packer.pixel_sum(key, weight.shape, weight.compute)
+        sums = packer.sums(key, weight.shape, weight.compute)
         rows = math.prod((static_shape(x) or [])[:-1])
         sizes = (rows, weight.shape[1], weight.shape[0])
         stored = packer.weights_of(weight.shape)
         width = packer.panel_width(key, Workload("geglu", sizes, dtype_name(x), stored))
-        if pixel_sum is not None and packer.profile.tiles.pixels is not None:
-            width = packer.profile.tiles.pixels.pair
         half = width // 2
         if width % 2 or weight.shape[0] % width:
             return call
@@ -112,7 +110,7 @@ class _GegluFuser(PyExprMutator):
 
         def compute(x: te.Tensor, weight: te.Tensor, *others: te.Tensor) -> te.Tensor:
             scale = others[0] if len(others) == 2 else None
-            return geglu_kernel.geglu(x, weight, scale, others[-1], dtype_name(call), pixel_sum)
+            return geglu_kernel.geglu(x, weight, scale, others[-1], dtype_name(call), sums)
 
         gated = call_kernel(
             self.builder_,

@@ -3,7 +3,7 @@
 Every scheduled kernel is held against the profile: arguments and their bytes, work-items of a work-group,
 local memory. Weights are held against the largest allocation; activations are planned later, and then tiled
 or refused (``compiler/fit_memory.py``). Images have no line here: what is larger than the device's images is
-read as a buffer (``read_pixels.py``).
+read as a buffer (``kernels/pixels.py``).
 
 Nothing is changed. A kernel over a limit raises :class:`CompileError`::
 

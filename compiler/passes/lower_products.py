@@ -121,10 +121,10 @@ class _ProductLowerer(PyExprMutator):
         workload = Workload("matmul", sizes, dtype_name(x), self.packer.weights_of_key(key, shape))
         width = self.packer.panel_width(key, workload)
         packed = self.packer.packed(key, matrix, shape, matmul_kernel.pack, width)
-        pixel_sum = self.packer.pixel_sum(key, shape, matrix)
+        sums = self.packer.sums(key, shape, matrix)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
-            return matmul_kernel.matmul(x, weight, scale, channels, dtype, pixel_sum)
+            return matmul_kernel.matmul(x, weight, scale, channels, dtype, sums)
 
         return call_kernel(
             self.builder_, "matmul", compute, [x, *packed], {"op_pattern": OUT_ELEMENTWISE_FUSABLE}
@@ -161,10 +161,10 @@ class _ProductLowerer(PyExprMutator):
         )
         width = self.packer.panel_width(key, workload)
         packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
-        pixel_sum = self.packer.pixel_sum(key, weight.shape, weight.compute)
+        sums = self.packer.sums(key, weight.shape, weight.compute)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
-            return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype, pixel_sum)
+            return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype, sums)
 
         return call_kernel(
             self.builder_, "conv2d", compute, [x, *packed], {"op_pattern": OUT_ELEMENTWISE_FUSABLE}

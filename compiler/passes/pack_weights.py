@@ -18,7 +18,6 @@ from ddimcache.compiler.compress.quantize import group_of, is_sensitive, most_of
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
-from ddimcache.kernels.pixels import PixelSum
 from ddimcache.kernels.workload import SIZES, Workload
 
 PanelWidths = dict[tuple[str, str], int]
@@ -139,18 +138,15 @@ class WeightPacker(StoredWeights):
         """What a ``Workload`` says of the weight ``key`` of ``shape``."""
         return self.weights_of(self.rounded_shape(key, shape))
 
-    def pixel_sum(
-        self, key: str, shape: tuple[int, ...], matrix: Callable[[], np.ndarray]
-    ) -> PixelSum | None:
+    def sums(self, key: str, shape: tuple[int, ...], matrix: Callable[[], np.ndarray]) -> str | None:
         """How products with the weight ``key`` of ``shape`` [O, ..., C], read as pixels, are summed.
 
         ``None`` where they are not read so. ``matrix`` computes the weight. A part is summed as the whole.
         """
         whole = self.rounded_shape(key, shape)
-        grouped = self.stored(whole)[0] == "int8" and self.group(whole) > 0
         self.summed.append(key)
         weight = self.store[self._parts_of(key)[0]].compute if key in self.parts else matrix
-        return self.accumulation.sum_of(key, whole, grouped, weight)
+        return self.accumulation.sums_of(key, whole, weight)
 
     def note(self) -> str:
         """How many layers have which scales and are summed how, in words, where there is a choice."""

@@ -18,8 +18,8 @@ sums are float32 and rounded to the model's type once, when all are added.
 
 Factors are tried in increasing order, those that divide the channels into whole pixels and groups of scales.
 Of the least one along either side the one is taken that moves fewer bytes. Where no factor up to 8 suffices,
-the convolution stays: what is too large for an image is then read as a buffer (``read_pixels.py``), what is
-too large for an allocation is refused (``limit_kernels.py``).
+the convolution stays: what is too large for an image is then read as a buffer (``kernels/pixels.py``), what
+is too large for an allocation is refused (``limit_kernels.py``).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ No score is computed twice, however wide a head is, and what is kept in local me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,7 +29,7 @@ from tvm.script.ir_builder.tirx import prim_func
 from ddimcache.kernels.attention.kernel import LOWEST, MISSING, Place
 from ddimcache.kernels.pixels import counted, memory, read_back, read_pixel, synchronise
 from ddimcache.kernels.tags import WORK
-from ddimcache.kernels.tiling import PIXEL, largest_divisor
+from ddimcache.kernels.tiling import PIXEL
 
 QUERIES = 4
 """Queries of a team."""
@@ -36,8 +37,11 @@ QUERIES = 4
 MOST_ITEMS = 512
 """Work-items of a team, at most: a work-group of more leaves each too few registers."""
 
-FAINT = -6.0e4
-"""The least score that a float16 maximum is taken of."""
+COARSE = 64
+"""What a score is divided by where it goes through float16; what that rounds away goes beside it."""
+
+FAINT = -65000.0 * COARSE
+"""The least score that a maximum is taken of."""
 
 
 def can_read_pixels(width: int, places: tuple[Place, Place, Place], most_items: int) -> bool:
@@ -107,7 +111,8 @@ class _Emitter:
         self.block = PIXEL * self.team
         """Keys of a block."""
         self.teams = min(max(work_group // self.team, 1), -(-self.queries // QUERIES))
-        self.together = largest_divisor(self.team, together)
+        self.together = min(together, self.team)
+        self.whole = self.team // self.together * self.together
         self.image_pixels = image_pixels
         self.ragged = tokens % self.block != 0
 
@@ -173,7 +178,19 @@ class _Emitter:
     def _apart(self, pixel: Any) -> Any:
         """The place of a pixel in local memory: what is read together lies apart, so that a driver's compiler
         does not load several pixels at once and take registers for them."""
-        return pixel % self.together * (self.team // self.together) + pixel // self.together
+        apart = pixel % self.together * (self.team // self.together) + pixel // self.together
+        return apart if self.whole == self.team else T.Select(pixel < self.whole, apart, pixel)
+
+    def _in_steps(self, emit: Callable[[Callable[[int], Any], int], None]) -> None:
+        """Emits a loop over all pixels of a team, some together, and what is left behind it.
+
+        ``emit(slot, count)`` emits a step of ``count`` pixels, that lie in local memory at ``slot`` of them.
+        """
+        steps = self.team // self.together
+        with counted(self.nought, steps) as step:
+            emit(lambda pixel: pixel * steps + step, self.together)
+        if self.whole < self.team:
+            emit(lambda pixel: self.whole + pixel, self.team - self.whole)
 
     def _key(self, number: Any, key: Any) -> Any:
         """The number of a token in a block, the last one repeated behind the end."""
@@ -190,25 +207,28 @@ class _Emitter:
             for key in range(PIXEL):
                 T.buffer_store(self.score, T.float32(0), [query, key])
                 T.buffer_store(sums, T.cast(0, self.dtype), [query, key])
-        with counted(self.nought, self.team // self.together) as step:
-            held = memory("local", self.dtype, self.together * PIXEL * PIXEL)
+
+        def step(slot: Callable[[int], Any], count: int) -> None:
+            held = memory("local", self.dtype, count * PIXEL * PIXEL)
             asked = memory("local", self.dtype, QUERIES, PIXEL)
-            for pixel in range(self.together):
+            for pixel in range(count):
                 for key in range(PIXEL):
                     place = self.places_of_keys[key] + pixel
                     read_pixel(held, pixel * PIXEL + key, k, place, self.image_pixels)
-            for pixel in range(self.together):
+            for pixel in range(count):
                 for query in range(QUERIES):
-                    slot = self.own + query * self.team + pixel * (self.team // self.together) + step
-                    self._vector(asked, lambda lane, slot=slot: self.asked[slot * PIXEL + lane], query)
+                    at = self.own + query * self.team + slot(pixel)
+                    self._vector(asked, lambda lane, at=at: self.asked[at * PIXEL + lane], query)
                 for lane in range(PIXEL):
                     for query in range(QUERIES):
                         for key in range(PIXEL):
                             product = asked[query, lane] * held[(pixel * PIXEL + key) * PIXEL + lane]
                             T.buffer_store(sums, sums[query, key] + product, [query, key])
             for key in range(PIXEL):
-                T.buffer_store(self.places_of_keys, self.places_of_keys[key] + self.together, [key])
+                T.buffer_store(self.places_of_keys, self.places_of_keys[key] + count, [key])
             self._join_scores(sums)
+
+        self._in_steps(step)
 
     def _join_scores(self, sums: Any) -> None:
         for query in range(QUERIES):
@@ -233,21 +253,9 @@ class _Emitter:
                 if bias is not None or self.ragged:
                     T.buffer_store(self.score, value, [query, key])
         synchronise()  # All have read the weights of the block before.
-        highest = memory("local", self.dtype, PIXEL)
-        for query in range(QUERIES):
-            value = T.float32(FAINT)
-            for key in range(PIXEL):
-                value = T.max(value, self.score[query, key])
-            T.buffer_store(highest, T.cast(value, self.dtype), [query])
-        self._put(self.passed, self.own + self.member, lambda lane: highest[lane])
-        synchronise()
         for query in range(QUERIES):
             T.buffer_store(self.shrink, self.peak[query], [query])
-        with counted(self.nought, self.team) as other:
-            self._vector(highest, lambda lane: self.passed[(self.own + other) * PIXEL + lane])
-            for query in range(QUERIES):
-                value = T.max(self.peak[query], T.cast(highest[query], "float32"))
-                T.buffer_store(self.peak, value, [query])
+        self._share_maxima()
         for query in range(QUERIES):
             self._exponential(self.shrink, self.shrink[query] - self.peak[query], query)
             T.buffer_store(self.weight, self.weight[query] * self.shrink[query], [query])
@@ -262,6 +270,44 @@ class _Emitter:
             )
         synchronise()
 
+    def _share_maxima(self) -> None:
+        """Raises the peaks by the scores of all of the team; each query is one work-item's to look through.
+
+        A maximum that is wrong by 16, as float16 has those above 32768, makes weights of up to e^16: what
+        goes through local memory is a number's ``COARSE`` part, and beside it what that rounds away.
+        """
+        for query in range(QUERIES):
+            value = T.float32(FAINT)
+            for key in range(PIXEL):
+                value = T.max(value, self.score[query, key])
+            self._pass(value, (self.own + self.member * 2) * PIXEL + query)
+        synchronise()
+        found = (self.own + self.team * 2) * PIXEL
+        for first in range(0, QUERIES, self.team):
+            # Several may have the same query, and store the same: TVM takes no barriers below a condition.
+            query = (first + self.member) % QUERIES
+            highest = memory("local", "float32", 1)
+            T.buffer_store(highest, T.float32(FAINT), [0])
+            with counted(self.nought, self.team) as other:
+                value = self._passed((self.own + other * 2) * PIXEL + query)
+                T.buffer_store(highest, T.max(highest[0], value), [0])
+            self._pass(highest[0], found + query)
+        synchronise()
+        for query in range(QUERIES):
+            T.buffer_store(self.peak, T.max(self.peak[query], self._passed(found + query)), [query])
+
+    def _pass(self, value: Any, place: Any) -> None:
+        """Stores float32 ``value`` in two numbers of local memory, a pixel apart."""
+        coarse = memory("local", self.dtype, 1)
+        T.buffer_store(coarse, T.cast(value * T.float32(1 / COARSE), self.dtype), [0])
+        T.buffer_store(self.passed, coarse[0], [place])
+        rest = value - T.cast(coarse[0], "float32") * T.float32(COARSE)
+        T.buffer_store(self.passed, T.cast(rest, self.dtype), [place + PIXEL])
+
+    def _passed(self, place: Any) -> Any:
+        coarse, rest = (T.cast(self.passed[place + part * PIXEL], "float32") for part in range(2))
+        return coarse * T.float32(COARSE) + rest
+
     def _exponential(self, target: Any, value: Any, *at: Any) -> None:
         T.buffer_store(target, tirx.call_pure_extern("float32", "native_exp", value), list(at))
 
@@ -273,23 +319,26 @@ class _Emitter:
         origin = self._origin(2, self.tokens) + self.member
         last = origin + (self.tokens - 1) * row
         T.buffer_store(place, origin + number * (self.block * row), [0])
-        with counted(self.nought, self.team // self.together) as step:
-            held = memory("local", self.dtype, self.together * PIXEL * PIXEL)
+
+        def step(slot: Callable[[int], Any], count: int) -> None:
+            held = memory("local", self.dtype, count * PIXEL * PIXEL)
             share = memory("local", self.dtype, QUERIES, PIXEL)
-            for key in range(self.together * PIXEL):
+            for key in range(count * PIXEL):
                 where = place[0] + key * row
                 where = T.min(where, last) if self.ragged else where
                 read_pixel(held, key, v, where, self.image_pixels)
-            for pixel in range(self.together):
+            for pixel in range(count):
                 for query in range(QUERIES):
-                    slot = self.own + query * self.team + pixel * (self.team // self.together) + step
-                    self._vector(share, lambda lane, slot=slot: self.passed[slot * PIXEL + lane], query)
+                    at = self.own + query * self.team + slot(pixel)
+                    self._vector(share, lambda lane, at=at: self.passed[at * PIXEL + lane], query)
                 for key in range(PIXEL):
                     for query in range(QUERIES):
                         with T.vectorized(0, PIXEL) as lane:
                             product = share[query, key] * held[(pixel * PIXEL + key) * PIXEL + lane]
                             T.buffer_store(some, some[query, lane] + product, [query, lane])
-            T.buffer_store(place, place[0] + self.together * PIXEL * row, [0])
+            T.buffer_store(place, place[0] + count * PIXEL * row, [0])
+
+        self._in_steps(step)
         for query in range(QUERIES):
             shrink = T.cast(self.shrink[query], self.dtype)
             self._vector(

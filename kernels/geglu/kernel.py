@@ -20,7 +20,6 @@ import numpy as np
 from tvm import te, tirx
 
 from ddimcache.kernels.exponential import exponential
-from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
 from ddimcache.kernels.scales import Scales
 from ddimcache.kernels.tags import FAMILY, PAIRED, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import wide
@@ -64,14 +63,13 @@ def geglu(
     scale: te.Tensor | None,
     bias: te.Tensor,
     dtype: str,
-    pixel_sum: PixelSum | None = None,
+    sums: str | None = None,
 ) -> te.Tensor:
     """``x`` [..., K] and packed ``weight`` [2 N / P, K, P] to [..., 2 N / P, P / 2] in ``dtype``.
 
     ``scale``, of int8 weights, is float32 [2 N] or [2 N / P, K / group, P] (``kernels/scales.py``); ``bias``
     [2 N] is added to the sums. Weights, scales and biases are in the order of ``interleave`` with ``half`` =
-    P / 2. ``pixel_sum`` is as in ``matmul``. The last two
-    sides of the result are its N channels.
+    P / 2. ``sums`` is as in ``matmul``. The last two sides of the result are its N channels.
     """
     depth, panels, half = x.shape[-1], int(weight.shape[0]), int(weight.shape[-1]) // 2
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
@@ -88,55 +86,23 @@ def geglu(
     sizes = (rows, int(depth), 2 * panels * half)
     workload = Workload("geglu", sizes, str(x.dtype), scales.weights).text
     attributes = {FAMILY: "matmul", PAIRED: True, WORKLOAD: workload, **scales.annotations}
+    if sums is not None:
+        attributes[PIXELS] = sums
     shape = [*x.shape[:-1], panels, 2, half]
-    if pixel_sum is None:
-        summed = te.compute(wide(shape), product, name="geglu", attrs=attributes)
-    else:
-        summed = _pixel_sum(x, weight, scales, shape, pixel_sum, attributes)
+    summed = te.compute(wide(shape), product, name="geglu", attrs=attributes)
 
     # A device that reads pixels has the exponential as an instruction.
-    power = partial(exponential, below_one=True) if pixel_sum is None else te.exp
+    power = partial(exponential, below_one=True) if sums is None else te.exp
 
     def finish(*index: Any) -> Any:
         rows, (panel, column) = index[:rank], index[rank:]
         sides = []
         for side in (0, 1):
             channel = (panel * 2 + side) * half + column
-            factor = None if scales.of_channels is None else scales.of_channels[channel]
-            value = scaled(summed[(*rows, panel, side, column)], factor, pixel_sum)
-            sides.append(value.astype("float32") + bias[channel].astype("float32"))
+            value = summed[(*rows, panel, side, column)]
+            if scales.of_channels is not None:
+                value = value * scales.of_channels[channel]
+            sides.append(value + bias[channel].astype("float32"))
         return (sides[0] * gelu(sides[1], power)).astype(dtype)
 
     return te.compute(wide([*x.shape[:-1], panels, half]), finish, name="geglu_gate")
-
-
-def _pixel_sum(
-    x: te.Tensor,
-    weight: te.Tensor,
-    scales: Scales,
-    shape: list[Any],
-    pixel_sum: PixelSum,
-    attributes: dict[str, Any],
-) -> te.Tensor:
-    depth, half = int(x.shape[-1]), int(weight.shape[-1]) // 2
-    values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
-    size = scales.chunk(pixel_sum)
-    within = te.reduce_axis((0, wide([size])[0]), "k")
-
-    def product(*index: Any) -> Any:
-        chunk, *rows, panel, side, column = index if size < depth else (0, *index)
-        k = chunk * size + within
-        return te.sum(values[(*rows, k)] * factors[panel, k, side * half + column], axis=within)
-
-    attributes = {**attributes, PIXELS: pixel_sum.how}
-    if size == depth:
-        return te.compute(wide(shape), product, name="geglu", attrs=attributes)
-    part = te.compute(wide([depth // size, *shape]), product, name="geglu", attrs=attributes)
-    chunk = te.reduce_axis((0, wide([depth // size])[0]), "chunk")
-
-    def scaled_part(*index: Any) -> Any:
-        *_, panel, side, column = index
-        place = (panel, chunk * size, side * half + column)
-        return scales.total(part[(chunk, *index)], place, pixel_sum)
-
-    return total(wide(shape), scaled_part, [chunk], "geglu_total")

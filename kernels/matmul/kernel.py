@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from tvm import te
 
-from ddimcache.kernels.pixels import PixelSum, pixels, scaled, total
 from ddimcache.kernels.scales import Scales
 from ddimcache.kernels.tags import FAMILY, PIXELS, WORKLOAD
 from ddimcache.kernels.tiling import vector_lanes, wide
@@ -52,19 +51,17 @@ def matmul(
     scale: te.Tensor | None,
     channels: int,
     dtype: str,
-    pixel_sum: PixelSum | None = None,
+    sums: str | None = None,
 ) -> te.Tensor:
     """``x`` [..., K] times packed ``weight``, giving [..., N] in ``dtype``.
 
-    Accumulates in float32, or as ``pixel_sum`` says, which then reads the operands as pixels. ``scale``, of
-    int8 weights, is float32 [N] or [ceil(N / P), K / group, P].
+    Accumulates in float32, or as ``sums`` says, which then has the operands read as pixels
+    (``kernels/pixels.py``). ``scale``, of int8 weights, is float32 [N] or
+    [ceil(N / P), K / group, P].
     """
     rows = math.prod(int(extent) for extent in x.shape[:-1])
     scales = Scales(scale, weight)
     workload = Workload("matmul", (rows, int(x.shape[-1]), channels), str(x.dtype), scales.weights).text
-    if pixel_sum is not None:
-        summed = _pixel_sum(x, weight, scales, pixel_sum, workload)
-        return _finish(summed, scales.of_channels, channels, dtype, pixel_sum)
     depth, width = x.shape[-1], weight.shape[-1]
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
     # Whole panels: the columns that the last panel has too many are computed and not stored.
@@ -77,50 +74,14 @@ def matmul(
         return te.sum(value * factor, axis=reduction)
 
     attributes = {FAMILY: "matmul", WORKLOAD: workload, **scales.annotations}
+    if sums is not None:
+        attributes[PIXELS] = sums
     summed = te.compute(shape, product, name="matmul", attrs=attributes)
     if scales.of_channels is None and dtype == "float32" and int(shape[-1]) == channels:
         return summed
 
-    return _finish(summed, scales.of_channels, channels, dtype, None)
-
-
-def _finish(
-    summed: te.Tensor,
-    scale: te.Tensor | None,
-    channels: int,
-    dtype: str,
-    pixel_sum: PixelSum | None,
-) -> te.Tensor:
     def finish(*index: Any) -> Any:
-        factor = None if scale is None else scale[index[-1]]
-        return scaled(summed[index], factor, pixel_sum).astype(dtype)
+        factor = scales.of_channels
+        return (summed[index] if factor is None else summed[index] * factor[index[-1]]).astype(dtype)
 
-    return te.compute(wide([*summed.shape[:-1], channels]), finish, name="matmul_scale")
-
-
-def _pixel_sum(
-    x: te.Tensor, weight: te.Tensor, scales: Scales, pixel_sum: PixelSum, workload: str
-) -> te.Tensor:
-    depth, width = int(x.shape[-1]), int(weight.shape[-1])
-    values, factors = pixels(x, pixel_sum.dtype, "x"), pixels(weight, pixel_sum.dtype, "weight")
-    size = scales.chunk(pixel_sum)
-    shape = [*x.shape[:-1], int(weight.shape[0]) * width]
-    within = te.reduce_axis((0, wide([size])[0]), "k")
-
-    def product(*index: Any) -> Any:
-        chunk, *rows, column = index if size < depth else (0, *index)
-        k = chunk * size + within
-        return te.sum(values[(*rows, k)] * factors[column // width, k, column % width], axis=within)
-
-    attributes = {FAMILY: "matmul", PIXELS: pixel_sum.how, WORKLOAD: workload}
-    if size == depth:
-        return te.compute(wide(shape), product, name="matmul", attrs=attributes)
-    part = te.compute(wide([depth // size, *shape]), product, name="matmul", attrs=attributes)
-    chunk = te.reduce_axis((0, wide([depth // size])[0]), "chunk")
-
-    def scaled_part(*index: Any) -> Any:
-        column = index[-1]
-        place = (column // width, chunk * size, column % width)
-        return scales.total(part[(chunk, *index)], place, pixel_sum)
-
-    return total(wide(shape), scaled_part, [chunk], "matmul_total")
+    return te.compute(wide([*x.shape[:-1], channels]), finish, name="matmul_scale")

@@ -25,27 +25,25 @@ def matrix(outputs: int, depth: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((outputs, depth)).astype("float32")
 
 
-def decided(shape: tuple[int, ...], weight: np.ndarray, grouped: bool = False, *choices: str) -> str | None:
+def decided(shape: tuple[int, ...], weight: np.ndarray, *choices: str) -> str | None:
     accumulation = Accumulation(
         PHONE, [AccumulateChoice.parse(text) for text in choices], lambda key: f"mid.{key}"
     )
-    found = accumulation.sum_of("proj", shape, grouped, lambda: weight)
-    return None if found is None else found.how
+    return accumulation.sums_of("proj", shape, lambda: weight)
 
 
 @pytest.mark.parametrize(
-    ("shape", "grouped", "how"),
+    ("shape", "how"),
     [
-        ((8, 320), False, "half"),
-        ((8, 324), False, "chunks"),
-        ((8, 3, 3, 32), False, "half"),
-        ((8, 3, 3, 36), False, "chunks"),
-        ((8, 64), True, "chunks"),
-        ((8, 3), False, None),
+        ((8, 384), "half"),
+        ((8, 388), "chunks"),
+        ((8, 3, 3, 40), "half"),
+        ((8, 3, 3, 44), "chunks"),
+        ((8, 3), None),
     ],
 )
-def test_the_rule_goes_by_length(shape: tuple[int, ...], grouped: bool, how: str | None) -> None:
-    assert decided(shape, matrix(8, int(np.prod(shape[1:]))), grouped) == how
+def test_the_rule_goes_by_length(shape: tuple[int, ...], how: str | None) -> None:
+    assert decided(shape, matrix(8, int(np.prod(shape[1:])))) == how
 
 
 def test_weights_that_come_early_speak_against_one_sum() -> None:
@@ -58,24 +56,22 @@ def test_weights_that_come_early_speak_against_one_sum() -> None:
 
 def test_the_last_choice_that_names_a_layer_counts() -> None:
     long, short = matrix(4, 640), matrix(4, 64)
-    assert decided((4, 640), long, False, "float16") == "half"
-    assert decided((4, 64), short, False, "float32") == "float"
-    assert decided((4, 64), short, False, "float32", "mid.*=auto") == "half"
-    assert decided((4, 64), short, False, "mid.*=float32", "down.*=float16") == "float"
-    # A sum of groups is scaled group by group, and each time in float32.
-    assert decided((4, 64), short, True, "float16") == "chunks"
+    assert decided((4, 640), long, "float16") == "half"
+    assert decided((4, 64), short, "float32") == "float"
+    assert decided((4, 64), short, "float32", "mid.*=auto") == "half"
+    assert decided((4, 64), short, "mid.*=float32", "down.*=float16") == "float"
 
 
 def test_a_device_that_reads_no_pixels_has_no_choice() -> None:
     accumulation = Accumulation(profile("opencl"), [AccumulateChoice.parse("float16")])
-    assert accumulation.sum_of("w", (4, 64), False, lambda: matrix(4, 64)) is None
+    assert accumulation.sums_of("w", (4, 64), lambda: matrix(4, 64)) is None
 
 
 @settings(max_examples=20, deadline=None)
-@given(depth=st.integers(16, 320), spread=st.floats(0.0, 3.0), seed=st.integers(0, 999))
+@given(depth=st.integers(16, 384), spread=st.floats(0.0, 3.0), seed=st.integers(0, 999))
 def test_the_bound_is_that_of_float16_sums(depth: int, spread: float, seed: int) -> None:
     """Held against sums that are really taken in float16, for weights that shrink or grow along the sum."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed + 1000)
     weight = (matrix(8, depth, seed) * np.exp(-spread * np.linspace(0, 1, depth))).astype("float16")
     x = random.standard_normal((200, depth)).astype("float16")
     products = x[:, None].astype("float64") * weight[None].astype("float64")
@@ -87,7 +83,7 @@ def test_the_bound_is_that_of_float16_sums(depth: int, spread: float, seed: int)
     errors = ((total - exact) ** 2).mean(axis=0) / (exact**2).mean(axis=0)
     measured, bound = np.sqrt(errors.mean()), half_error(weight)
     assert HALF_ROUNDING * np.sqrt(depth / 6) < bound * 1.5 < 1.5 * HALF_ROUNDING * np.sqrt(depth)
-    assert bound / 3 < measured < bound * 1.2
+    assert bound / 2 < measured < bound
 
 
 @pytest.mark.parametrize("text", ["", "half", "=float32", "up_blocks.*=", "up_blocks.*=double"])

@@ -1,4 +1,4 @@
-"""Products and attention that read their operands as pixels: the same sums, by loads and by images."""
+"""Products and attention that read pixels, on PoCL in float32; ``tests/lab`` runs them in float16."""
 
 from __future__ import annotations
 
@@ -8,82 +8,96 @@ import re
 import numpy as np
 import pytest
 import tvm
-import tvm_ffi
 from tvm import tirx
 
 from ddimcache.compiler.passes.limit_kernels import local_bytes
 from ddimcache.compiler.passes.list_launches import work_sizes
-from ddimcache.compiler.passes.read_pixels import ReadPixels
-from ddimcache.compiler.target import PixelTable, PixelTiles, profile
+from ddimcache.compiler.target import profile
 from ddimcache.kernels.attention.kernel import Place
 from ddimcache.kernels.attention.pixels import can_read_pixels, pixel_attention
 from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
+from ddimcache.kernels.geglu import kernel as geglu
+from ddimcache.kernels.geglu.reference import geglu as plain_geglu
 from ddimcache.kernels.matmul import kernel as matmul
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
-from ddimcache.kernels.pixels import PixelSum
+from ddimcache.kernels.pixels import WRITTEN_OUT
+from ddimcache.schedules.apply import ApplySchedules
+from ddimcache.schedules.pixel_products import PixelShape, choose_blocking, cost
 from tests.kit.kernel_run import rounded_weights, run_kernel, small_tiles, te_function
 
-FLOAT = PixelSum("float")
-TABLE = PixelTable(0, 64, 1.0, 8, {"float": PixelTiles(rows=4, unroll=1, across=4, down=2)}, 5, 64)
+PHONE = profile("adreno-740").tiles.pixels
+assert PHONE is not None
+TABLE = dataclasses.replace(PHONE, longest=64, shortened=64, most_items=256)
+DEVICE = small_tiles(profile("opencl"), pixels=TABLE, winograd=None, blocks=None, columns=(8, 4))
 
 
-@pytest.mark.parametrize("target", ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)])
-@pytest.mark.parametrize("group", [None, 0, 32])
-@pytest.mark.parametrize(("rows", "depth", "channels"), [(24, 64, 16), (7, 20, 3)])
-def test_matmul(rows: int, depth: int, channels: int, group: int | None, target: str) -> None:
-    random = np.random.default_rng(0)
-    x = random.standard_normal((1, rows, depth)).astype("float32")
-    weight = random.standard_normal((channels, depth)).astype("float32")
-    packed, weight = rounded_weights(weight, group, matmul.pack, 4)
+def weights(shape, group, pack, seed):  # type: ignore[no-untyped-def]
+    weight = np.random.default_rng(seed).standard_normal(shape).astype("float32")
+    return rounded_weights(weight, group, pack, matmul.panel_width(shape[0], (8, 4)))
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize(("group", "sums"), [(None, "half"), (0, "chunks"), (32, "chunks"), (0, "float")])
+@pytest.mark.parametrize(
+    ("rows", "depth", "channels"), [(24, 64, 16), (7, 20, 3), (1, 516, 40), (11, 260, 12), (83, 4, 4)]
+)
+def test_matmul(rows: int, depth: int, channels: int, group: int | None, sums: str) -> None:
+    x = np.random.default_rng(0).standard_normal((1, rows, depth)).astype("float32")
+    packed, weight = weights((channels, depth), group, matmul.pack, 1)
     arrays = [x, *packed]
-
-    def compute(x, packed, scale=None):  # type: ignore[no-untyped-def]
-        return matmul.matmul(x, packed, scale, channels, "float32", FLOAT)
-
-    device = small_tiles(profile(target), pixels=TABLE)
-    out = run_kernel(te_function(compute, arrays), arrays, (1, rows, channels), target=device)
+    function = te_function(lambda x, w, s=None: matmul.matmul(x, w, s, channels, "float32", sums), arrays)
+    out = run_kernel(function, arrays, (1, rows, channels), target=DEVICE)
     exact = plain_matmul(x, weight)
-    assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()
-
-
-@pytest.mark.parametrize("target", ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("group", [0, 32])
-def test_conv2d(stride: int, group: int, target: str) -> None:
-    random = np.random.default_rng(1)
-    x = random.standard_normal((2, 9, 11, 40)).astype("float32")
-    weight = random.standard_normal((6, 3, 3, 40)).astype("float32")
-    packed, weight = rounded_weights(weight, group, conv2d.pack, 4)
-    arrays = [x, *packed]
-
-    def compute(x, packed, scale):  # type: ignore[no-untyped-def]
-        return conv2d.conv2d(x, packed, scale, 6, (stride, stride), "float32", FLOAT)
-
-    exact = plain_conv2d(x, weight, (stride, stride))
-    device = small_tiles(profile(target), pixels=TABLE)
-    out = run_kernel(te_function(compute, arrays), arrays, exact.shape, target=device)
     assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()
 
 
 @pytest.mark.opencl
-@pytest.mark.parametrize("unroll", [2, 4])
-def test_steps_that_are_written_out(unroll: int) -> None:
-    """What a loop reads then moves by several pixels, and no counter goes with it."""
-    random = np.random.default_rng(2)
-    x = random.standard_normal((1, 16, 64)).astype("float32")
-    weight = random.standard_normal((32, 64)).astype("float32")
-    packed, weight = rounded_weights(weight, 0, matmul.pack, 4)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("group", [0, 32])
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((2, 9, 11, 40), 6), ((1, 7, 8, 4), 24), ((1, 6, 5, 128), 8)]
+)
+def test_conv2d(shape: tuple[int, int, int, int], channels: int, group: int, stride: int) -> None:
+    x = np.random.default_rng(2).standard_normal(shape).astype("float32")
+    packed, weight = weights((channels, 3, 3, shape[-1]), group, conv2d.pack, 3)
     arrays = [x, *packed]
-
-    def compute(x, packed, scale):  # type: ignore[no-untyped-def]
-        return matmul.matmul(x, packed, scale, 32, "float32", FLOAT)
-
-    tiles = {"float": PixelTiles(rows=4, unroll=unroll, across=4, down=2)}
-    device = small_tiles(profile("opencl"), pixels=dataclasses.replace(TABLE, tiles=tiles))
-    out = run_kernel(te_function(compute, arrays), arrays, (1, 16, 32), target=device)
-    exact = plain_matmul(x, weight)
+    strides = (stride, stride)
+    function = te_function(
+        lambda x, w, s: conv2d.conv2d(x, w, s, channels, strides, "float32", "chunks"), arrays
+    )
+    exact = plain_conv2d(x, weight, strides)
+    out = run_kernel(function, arrays, exact.shape, target=DEVICE)
     assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize(("rows", "depth", "channels"), [(9, 64, 8), (14, 260, 12)])
+def test_geglu(rows: int, depth: int, channels: int) -> None:
+    random = np.random.default_rng(4)
+    x = random.standard_normal((1, rows, depth)).astype("float32")
+    plain = random.standard_normal((2 * channels, depth)).astype("float32") / np.float32(depth**0.5)
+    bias = random.standard_normal(2 * channels).astype("float32")
+    _, weight = rounded_weights(plain, 0, matmul.pack, 8)
+    packed, _ = rounded_weights(geglu.interleave(plain, 4), 0, matmul.pack, 8)
+    arrays = [x, *packed, geglu.interleave(bias, 4)]
+    function = te_function(lambda x, w, s, b: geglu.geglu(x, w, s, b, "float32", "chunks"), arrays)
+    out = run_kernel(function, arrays, (1, rows, channels // 4, 4), target=DEVICE)
+    exact = plain_geglu(x, weight, bias)
+    assert np.abs(out.reshape(exact.shape) - exact).max() <= 2e-5 * np.abs(exact).max()
+
+
+@pytest.mark.opencl
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    x = np.random.default_rng(5).standard_normal((1, 23, 260)).astype("float32")
+    x[0, 7, 31], x[0, 12, 200] = np.inf, np.nan
+    packed, _weight = weights((16, 260), 0, matmul.pack, 6)
+    arrays = [x, *packed]
+    function = te_function(lambda x, w, s: matmul.matmul(x, w, s, 16, "float32", "chunks"), arrays)
+    out = run_kernel(function, arrays, (1, 23, 16), target=DEVICE)
+    finite = np.isfinite(out[0]).all(axis=-1)
+    assert not finite[[7, 12]].any()
+    assert finite[[row for row in range(23) if row not in (7, 12)]].all()
 
 
 def attention_kernel(
@@ -94,7 +108,7 @@ def attention_kernel(
         tokens,
         "float32",
         shape[3] ** -0.5,
-        together=2,
+        together=3,
         work_group=20,
         image_pixels=image_pixels,
         has_bias=causal,
@@ -110,6 +124,7 @@ def attention_kernel(
         (9, 77, 1, 16, False, 1 << 16),
         (13, 13, 2, 8, True, 1 << 16),
         (5, 70, 1, 64, False, 1 << 16),
+        (5, 9, 1, 4, False, 1 << 16),
         # Keys and values are no images then, and nothing is.
         (9, 77, 1, 16, False, 500),
         (13, 13, 2, 8, True, 0),
@@ -138,11 +153,8 @@ def test_attention(
 def test_attention_reads_what_is_too_large_for_an_image_as_a_buffer(
     image_pixels: int, images: set[str]
 ) -> None:
-    """Queries have 72 pixels, keys and values 616; the pass for products leaves them as they are."""
-    module = tvm.IRModule({"main": attention_kernel((2, 9, 1, 16), 77, False, image_pixels)})
-    read = ReadPixels(0)(module)
-    assert tvm_ffi.structural_equal(read, module)
-    text = read.script()
+    """Queries have 72 pixels, keys and values 616."""
+    text = attention_kernel((2, 9, 1, 16), 77, False, image_pixels).script()
     assert set(re.findall(r"read_imagef\W+(\w+)\.data", text)) == images
 
 
@@ -156,3 +168,74 @@ def test_what_a_team_of_attention_takes() -> None:
     assert can_read_pixels(512, places, 128)
     assert not can_read_pixels(512, places, 127)
     assert not can_read_pixels(512, (Place(512, 0), Place(1026, 0), Place(1024, 512)), 128)
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize("image_pixels", [20 * 516 // 4, 20 * 516 // 4 - 1, 0])
+def test_what_is_too_large_for_an_image_is_read_as_a_buffer(image_pixels: int) -> None:
+    """The input has 2580 pixels, the weights 1032."""
+    x = np.random.default_rng(7).standard_normal((1, 20, 516)).astype("float32")
+    packed, weight = weights((8, 516), 0, matmul.pack, 8)
+    arrays = [x, *packed]
+    function = te_function(lambda x, w, s: matmul.matmul(x, w, s, 8, "float32", "chunks"), arrays)
+    device = dataclasses.replace(DEVICE, max_image_pixels=image_pixels)
+    text = ApplySchedules(device)(tvm.IRModule({"main": function})).script()
+    images = {2580: {"p0", "p1"}, 2579: {"p1"}, 0: set()}[image_pixels]
+    assert set(re.findall(r"read_imagef\W+(p\d)", text)) == images
+    out = run_kernel(function, arrays, (1, 20, 8), target=device)
+    exact = plain_matmul(x, weight)
+    assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()
+
+
+def shape_of(rows: int, depth: int, lines: int, panels: int, width: int, sums: str = "chunks") -> PixelShape:
+    return PixelShape(rows, depth, lines, panels, width, sums, "float32" if sums == "float" else "float16")
+
+
+@pytest.mark.parametrize("sums", ["half", "chunks", "float"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (4096, 320, 1, 40, 8),
+        (4096, 960, 3, 40, 8),
+        (64, 7680, 3, 160, 8),
+        (1, 1280, 1, 160, 8),
+        (4096, 12, 3, 40, 8),
+        (262144, 384, 3, 1, 4),
+        (77, 52, 1, 13, 8),
+        (9, 524, 1, 1, 4),
+    ],
+)
+def test_blocks_keep_to_the_table(sizes: tuple[int, int, int, int, int], sums: str) -> None:
+    shape = shape_of(*sizes, sums)
+    own = choose_blocking(shape, PHONE)
+    assert own is not None
+    chunks = shape.depth // 4 // own.chunk * shape.lines
+    assert shape.depth // 4 % own.chunk == 0
+    assert shape.panels % own.across == 0
+    assert own.items <= PHONE.most_items
+    assert own.chunk * shape.width * 4 * (4 if sums == "float" else 2) <= PHONE.local_bytes * own.down
+    if sums == "chunks":
+        longest = PHONE.longest if shape.length > PHONE.longest else PHONE.shortened
+        assert -(-chunks // own.parts) * own.chunk * 4 <= longest
+    decided = choose_blocking(shape, dataclasses.replace(PHONE, down=8))
+    assert decided is not None
+    assert decided.down == 8
+    assert cost(decided, shape) >= cost(own, shape) or decided.chunk < WRITTEN_OUT <= own.chunk
+
+
+def test_decisions_that_fit_no_block_are_left() -> None:
+    shape = shape_of(64, 320, 1, 40, 8)
+    assert choose_blocking(shape, dataclasses.replace(PHONE, chunk=7)) == choose_blocking(shape, PHONE)
+
+
+def test_a_sum_that_no_group_of_work_items_keeps_short_is_another_schedules() -> None:
+    """8 work-items have no room for 4 parts beside the 8 that share weights."""
+    few = dataclasses.replace(PHONE, most_items=8)
+    assert choose_blocking(shape_of(64, 1280, 1, 40, 8), few) is None
+    assert choose_blocking(shape_of(64, 1280, 1, 40, 8, "half"), few) is not None
+    x = np.zeros((1, 16, 1280), "float32")
+    packed, _ = weights((16, 1280), 0, matmul.pack, 9)
+    arrays = [x + 1, *packed]
+    function = te_function(lambda x, w, s: matmul.matmul(x, w, s, 16, "float32", "chunks"), arrays)
+    device = dataclasses.replace(DEVICE, max_threads=8)
+    assert "read_image" not in ApplySchedules(device)(tvm.IRModule({"main": function})).script()

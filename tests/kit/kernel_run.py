@@ -10,7 +10,6 @@ import tvm
 from tvm import te, tirx
 
 from ddimcache.compiler.compress.quantize import dequantize, group_of, quantize, scale_of
-from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile, profile
 from ddimcache.kernels.tiling import wide
 from ddimcache.schedules.apply import ApplySchedules
@@ -57,8 +56,6 @@ def run_kernel(
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     with device_profile.tvm_target():
         module = ApplySchedules(device_profile)(module)
-        if device_profile.kind == "opencl":  # a CPU loads what a GPU reads as images
-            module = ReadPixels(device_profile.max_image_pixels)(module)
     library = tvm.compile(module, target=device_profile.tvm_target())
     device = tvm.device("opencl" if device_profile.kind == "opencl" else "cpu", 0)
     arguments = [tvm.runtime.tensor(array, device) for array in inputs]

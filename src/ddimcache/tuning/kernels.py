@@ -15,7 +15,6 @@ from tvm import te, tirx
 
 from ddimcache.compiler.compress.quantize import dequantize, quantize, scale_of
 from ddimcache.compiler.passes.lower_attention import attention_kernel
-from ddimcache.compiler.passes.read_pixels import ReadPixels
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.attention.kernel import Place
 from ddimcache.kernels.attention.reference import attention as plain_attention
@@ -28,7 +27,7 @@ from ddimcache.kernels.matmul.reference import matmul as plain_matmul
 from ddimcache.kernels.tiling import wide
 from ddimcache.kernels.workload import Workload, tagged
 from ddimcache.schedules.apply import ApplySchedules
-from ddimcache.schedules.spaces import pixel_sum_of
+from ddimcache.schedules.spaces import sums_of
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -97,8 +96,6 @@ def _is_int8(workload: Workload) -> bool:
 def panel(workload: Workload, device: DeviceProfile) -> int:
     """The width of the weight's panels on ``device``."""
     tiles = device.tiles_of(workload)
-    if workload.family == "geglu" and tiles.pixels is not None and pixel_sum_of(tiles, workload) is not None:
-        return tiles.pixels.pair
     return matmul.panel_width(workload.sizes[4 if workload.family == "conv2d" else 2], tiles.columns)
 
 
@@ -159,22 +156,19 @@ def kernel_of(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray
 
 def _computation(workload: Workload, device: DeviceProfile, given: list[te.Tensor]) -> te.Tensor:
     x, weight, *others = given
-    dtype, pixel_sum = workload.dtype, pixel_sum_of(device.tiles, workload)
+    dtype, sums = workload.dtype, sums_of(device.tiles, workload)
     scale = others[0] if _is_int8(workload) else None
     if workload.family == "geglu":
-        return geglu.geglu(x, weight, scale, others[-1], dtype, pixel_sum)
+        return geglu.geglu(x, weight, scale, others[-1], dtype, sums)
     if workload.family == "conv2d":
         strides = (workload.sizes[7], workload.sizes[8])
-        return conv2d.conv2d(x, weight, scale, workload.sizes[4], strides, dtype, pixel_sum)
-    return matmul.matmul(x, weight, scale, workload.sizes[2], dtype, pixel_sum)
+        return conv2d.conv2d(x, weight, scale, workload.sizes[4], strides, dtype, sums)
+    return matmul.matmul(x, weight, scale, workload.sizes[2], dtype, sums)
 
 
 def build(function: tirx.PrimFunc, device: DeviceProfile, host: str = "x86_64-linux-gnu") -> Any:
     """``function`` compiled for ``host``, to be called there as ``["main"]``."""
-    module = tvm.IRModule({"main": function})
-    if device.kind == "opencl":  # a CPU loads what a GPU reads as images
-        module = ReadPixels(device.max_image_pixels)(module)  # type: ignore[operator]
-    return tvm.compile(module, target=device.tvm_target(host))
+    return tvm.compile(tvm.IRModule({"main": function}), target=device.tvm_target(host))
 
 
 def result_shape(function: tirx.PrimFunc) -> tuple[int, ...]:
