@@ -36,6 +36,7 @@ from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_joins import LowerJoins
 from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
+from ddimcache.compiler.passes.lower_resizes import LowerResizes
 from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
 from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.pack_weights import PanelWidths
@@ -64,7 +65,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
-PHASE_COUNT = 35
+PHASE_COUNT = 36
 """Phases of a component; the UNet has three more, or four where it takes surroundings."""
 
 
@@ -165,6 +166,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "serialize conv2d", SerializeConv2d(profile, request.weights)
     yield "limit arguments of joins", LimitArguments(profile)
     yield "lower joins", LowerJoins(profile)
+    yield "lower resizes", LowerResizes()
     yield "simplify lowered", Simplify()
     yield "add before reshape", AddBeforeReshape()
 

@@ -44,6 +44,7 @@ BOTH = {
     "lower row adds": "23 add -> 23 kernel add_row",
     "limit arguments of joins": "13 of 13 within 128 arguments",
     "lower joins": "11 concat -> 33 reshape, 11 kernel join",
+    "lower resizes": "3 image.resize2d -> 3 kernel resize",
 }
 OPENCL = {
     "lower norms": "51 nn.layer_norm -> 102 reshape, 51 kernel layer_norm",
