@@ -163,6 +163,8 @@ class TileTable:
     """For 3x3 convolutions of stride 1; without it they are computed directly."""
     pixels: PixelTable | None = None
     """Set where products read their operands as pixels."""
+    team: int = 1
+    """Work-items that share a row of a LayerNorm, or the sums of a group of a GroupNorm, at most."""
     norms: NormTable | None = None
     """For GroupNorm; without it statistics are launches of their own, and what uses them is another."""
 
@@ -300,6 +302,7 @@ PROFILES = {
             injective_vectors=1,
             attention_queries=4,
             attention_keys=8,
+            team=256,
             norms=NormTable(pixels=1024, threads=256, bands=0),
             pixels=PixelTable(
                 longest=384,

@@ -2,7 +2,8 @@
 
 Before: ``R.nn.group_norm(x, weight, bias)``; after: two kernels that compute the statistics and an
 element-wise kernel that applies them, which is then fused with SiLU and padding. One that ``FuseGroupNorm``
-has a kernel for stays, with its channels last. ``R.nn.layer_norm`` becomes one kernel.
+has a kernel for stays, with its channels last. ``R.nn.layer_norm`` becomes one kernel. Where the device's
+table has teams, work-items share what one of them would take long for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile, TileTable
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.group_norm import kernel as group_norm
+from ddimcache.kernels.group_norm.shared_statistics import shared_statistics
 from ddimcache.kernels.layer_norm.kernel import layer_norm
+from ddimcache.kernels.layer_norm.shared import shared_layer_norm
 
 INJECTIVE = 2
 """TVM's operator pattern of a kernel whose every output reads a fixed place of its input."""
@@ -47,15 +50,11 @@ def statistics(
     batch, parts, _, channels = static_shape(sums) or []
     groups = int(call.attrs.num_groups)
     rows = math.prod((static_shape(call.args[0]) or [])[1:-1])
-    kernel = group_norm.statistics(
-        batch,
-        rows,
-        parts,
-        channels,
-        groups,
-        float(call.attrs.epsilon),
-        work_group=tiles.injective_work_group,
-    )
+    sizes = (batch, rows, parts, channels, groups, float(call.attrs.epsilon))
+    if tiles.team > 1:
+        kernel = shared_statistics(*sizes, threads=tiles.team)
+    else:
+        kernel = group_norm.statistics(*sizes, work_group=tiles.injective_work_group)
     out = relax.TensorType([batch, groups, 2], "float32")
     return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_statistics"), [sums], out))
 
@@ -124,14 +123,12 @@ class _NormLowerer(PyExprMutator):
         if shape is None or axes != [len(shape) - 1]:
             raise FrontendError(f"LayerNorm over axes {axes} is not supported: the last one is")
         rows, channels = math.prod(shape[:-1]), shape[-1]
-        kernel = layer_norm(
-            rows,
-            channels,
-            dtype_name(x),
-            float(call.attrs.epsilon),
-            vector=self.tiles.vector,
-            work_group=self.tiles.injective_work_group,
-        )
+        sizes = (rows, channels, dtype_name(x), float(call.attrs.epsilon))
+        vector, group, team = self.tiles.vector, self.tiles.injective_work_group, self.tiles.team
+        if team > 1 and channels % vector == 0:
+            kernel = shared_layer_norm(*sizes, vector=vector, work_group=group, threads=team)
+        else:
+            kernel = layer_norm(*sizes, vector=vector, work_group=group)
         variable = self.builder_.add_func(kernel, "layer_norm")
         flat = self.builder_.emit(relax.op.reshape(x, [rows, channels]))
         result = self.builder_.emit(

@@ -12,8 +12,10 @@ from ddimcache.kernels.group_norm.fused import NormBlocking, blocking_of, fused_
 from ddimcache.kernels.group_norm.normalisation import Normalisation
 from ddimcache.kernels.group_norm.reference import group_norm as plain_group_norm
 from ddimcache.kernels.group_norm.rows import apply_rows, bands, row_moments
+from ddimcache.kernels.group_norm.shared_statistics import shared_statistics
 from ddimcache.kernels.layer_norm.kernel import layer_norm
 from ddimcache.kernels.layer_norm.reference import layer_norm as plain_layer_norm
+from ddimcache.kernels.layer_norm.shared import shared_layer_norm
 from tests.kit.kernel_run import run_kernel, te_function
 
 
@@ -27,6 +29,10 @@ def run_group_norm(rows: int, size: int, groups: int, offset: float, target: str
     statistics = group_norm.statistics(2, rows, group_norm.chunks(rows), channels, groups, 1e-5, work_group=4)
     statistic = run_kernel(statistics, [sums], (2, groups, 2), target=target)
     arrays = [x, statistic, weight, bias]
+    if target == "opencl":
+        teams = shared_statistics(2, rows, group_norm.chunks(rows), channels, groups, 1e-5, threads=16)
+        again = run_kernel(teams, [sums], (2, groups, 2), target=target)
+        assert np.abs(again - statistic).max() <= 2e-5 * np.abs(statistic).max()
     out = run_kernel(te_function(group_norm.apply, arrays), arrays, x.shape, target=target)
     exact = plain_group_norm(x, weight, bias, groups, 1e-5)
     # Squares of numbers around ``offset`` lose offset**2 of the variance's digits.
@@ -183,6 +189,25 @@ def test_whole_group_norms_on_opencl(norm: Normalisation, threads: int, vector: 
 def test_norms_on_opencl() -> None:
     run_group_norm(256, 10, 32, 0.0, "opencl")
     run_layer_norm(77, 320, 3.0, "opencl")
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize(
+    ("rows", "channels", "threads"), [(7, 4, 64), (77, 320, 64), (6, 92, 4), (5, 1284, 64)]
+)
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_rows_that_are_shared(rows: int, channels: int, threads: int, offset: float) -> None:
+    random = np.random.default_rng(6)
+    x = (random.standard_normal((rows, channels)) + offset).astype("float32")
+    x[rows // 2, channels // 2] = np.inf
+    x[0] = 3
+    weight, bias = (random.standard_normal(channels).astype("float32") for _ in range(2))
+    function = shared_layer_norm(rows, channels, "float32", 1e-5, vector=4, work_group=48, threads=threads)
+    out = run_kernel(function, [x, weight, bias], x.shape, target="opencl")
+    finite = np.arange(rows) != rows // 2
+    assert not np.isfinite(out[~finite]).any()
+    exact = plain_layer_norm(x[finite], weight, bias, 1e-5)
+    assert np.abs(out[finite] - exact).max() <= 2e-6 * (10 + 100 * (offset > 0)) * np.abs(exact).max()
 
 
 def test_a_constant_row_becomes_the_bias() -> None:
