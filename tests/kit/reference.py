@@ -168,7 +168,8 @@ class TorchPipeline:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Return the pictures uint8 [B, H, W, 3] of the latents [B, C, h, w]."""
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        pictures = self.vae.decode(scaled, return_dict=False)[0].float()
         pictures = (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
         return (pictures.numpy() * 255).round().astype(np.uint8)
 
@@ -207,6 +208,8 @@ def sample(
 ) -> Sample:
     """Run the loop of the pipe's sampler with the cache, as StableDiffusionPipeline does where there is none.
 
+    Networks compute in the type that they have; what is between their calls is float32.
+
     Parameters
     ----------
     latents : initial noise of unit variance [1, C, h, w].
@@ -227,13 +230,14 @@ def sample(
         scaled = pipe.scheduler.scale_model_input(current, timestep)
         if surroundings is not None:
             scaled = torch.cat([scaled, surroundings], dim=1)
-        batch = torch.cat([scaled] * 2) if guided else scaled
+        batch = (torch.cat([scaled] * 2) if guided else scaled).to(pipe.unet.dtype)
         if index % cache_interval == 0:
             prediction, feature = split.full(batch, timestep, context)
             full_steps += 1
         else:
             assert feature is not None
             prediction = split.cached(batch, timestep, context, feature)
+        prediction = prediction.float()
         if guided:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance * (with_prompt - without)

@@ -1,0 +1,106 @@
+"""A picture of a bundle for ``adreno-740``, drawn in float16 on llvmpipe, beside PyTorch's.
+
+What float16 costs is measured by what it costs PyTorch: the same networks in float16, whose products are
+summed in float32, against the same in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import llvmpipe
+import numpy as np
+import pytest
+
+from ddimcache.adreno.lab import lab_root
+from ddimcache.runtime.tokenizer import Tokenizer
+from tests.kit.device_run import compile_to
+from tests.kit.reference import TorchPipeline, fake_quantise, sample
+
+pytestmark = [pytest.mark.lab, pytest.mark.full, pytest.mark.timeout(1800)]
+
+SHAPES = Path(__file__).parents[2] / "models" / "shapes" / "weights"
+PROMPT = "a large red circle on white"
+STEPS, INTERVAL = 4, 2
+
+DRAW = """
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ddimcache.runtime.bundle import open_bundle
+from ddimcache.runtime.devices import parse_device
+from ddimcache.runtime.image import ImageRequest
+from ddimcache.runtime.session import Session
+
+folder = Path(sys.argv[1])
+asked = json.loads((folder / "asked.json").read_text())
+session = Session(open_bundle(folder / "bundle"), parse_device("opencl"))
+noise = (folder / "noise.bin").read_bytes()
+numbers = (asked["steps"], asked["interval"], asked["guidance"])
+done = session.draw(ImageRequest(asked["ids"], asked["negative"], noise, *numbers))
+print(done.timings)
+np.savez(folder / "drawn.npz", latents=done.picture.latents, pixels=done.picture.pixels)
+session.close()
+"""
+
+
+def draw(tmp_path: Path, weights: str, latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latents and picture of a bundle with ``weights`` that is run in the lab."""
+    bundle = compile_to(SHAPES, tmp_path / "bundle", target="adreno-740", weights=weights)
+    assert bundle.manifest.latents.shape == latents.shape
+    tokenizer = Tokenizer(bundle.tokenizer)
+    asked = {
+        "ids": tokenizer.encode(PROMPT),
+        "negative": tokenizer.encode(""),
+        "steps": STEPS,
+        "interval": INTERVAL,
+        "guidance": 7.5,
+    }
+    folder = lab_root() / "lab" / f"picture-{tmp_path.parent.name}-{weights}"
+    try:
+        shutil.copytree(tmp_path / "bundle", folder / "bundle")
+        (folder / "asked.json").write_text(json.dumps(asked))
+        (folder / "noise.bin").write_bytes(latents.tobytes())
+        done = llvmpipe.run_python(DRAW, [f"/lab/{folder.name}"], seconds=1500)
+        assert done.returncode == 0, done.stdout
+        print(done.stdout)
+        drawn = np.load(folder / "drawn.npz")
+        return drawn["latents"], drawn["pixels"]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def distance(found: np.ndarray, exact: np.ndarray) -> float:
+    """The root of the mean square of a difference, relative to the spread of ``exact``."""
+    difference = found.astype("float64") - exact
+    return float(np.sqrt(np.mean(difference**2)) / exact.std())
+
+
+@pytest.mark.parametrize("weights", ["fp16", "int8"])
+def test_a_picture_in_float16(tmp_path: Path, weights: str) -> None:
+    """Text encoder, full and cached steps, decoder, with the weights that the bundle has."""
+    latents = np.random.default_rng(7).standard_normal((1, 4, 16, 16)).astype("float32")
+    pipe = TorchPipeline.load(SHAPES)
+    networks = {name: getattr(pipe, name) for name in ("text_encoder", "unet", "vae")}
+    if weights == "int8":
+        for network in networks.values():
+            fake_quantise(network)
+    half = {name: copy.deepcopy(network).half() for name, network in networks.items()}
+    asked = {"steps": STEPS, "cache_interval": INTERVAL}
+    exact = sample(pipe, PROMPT, latents, **asked)
+    rounded = sample(dataclasses.replace(pipe, **half), PROMPT, latents, **asked)
+    ours, pixels = draw(tmp_path, weights, latents)
+    for what, found, its, reference in (
+        ("latents", ours, rounded.latents.numpy(), exact.latents.numpy()),
+        ("picture", pixels[0], rounded.image, exact.image),
+    ):
+        away, own = distance(found, reference), distance(its, reference)
+        print(f"{weights}, {what}: {away:.2e} away, PyTorch in float16 {own:.2e}")
+        assert away <= 2 * own
