@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from ddimcache.adreno.bars import broken, family_of
 from ddimcache.adreno.isa import KernelStatistics, parse_compiler_log
 from ddimcache.adreno.model import ASSUMPTIONS, kernel_time
-from ddimcache.adreno.report import PICTURES, picture_seconds, with_work_sizes
+from ddimcache.adreno.report import PICTURES, kernel_groups, picture_seconds, with_work_sizes
 from ddimcache.launches import WorkSize
 
 LOG = """
@@ -125,6 +126,31 @@ def test_a_picture_is_its_functions() -> None:
     assert picture_seconds(seconds, 20, 5) == 2 + 2 * (4 * 10 + 16 * 2) + 20 + 3
     hoisted = {**seconds, "project_context": 0.25, "embed_time": 4.0}
     assert picture_seconds(hoisted, 65, 65) == 2 + 0.5 + 2 * 4 + 2 * (10 + 64 * 2) + 65 + 3
+
+
+def test_kernels_are_counted_in_groups() -> None:
+    def kernel(name: str, family: str, seconds: float, spills: int, **calls: int) -> dict[str, Any]:
+        parts = [{"spills": spills}, {"spills": 0}]
+        times = {"modelled_seconds": seconds, "calls": calls, "functions": parts}
+        return {"name": name, "family": family, "breaks": ["spills"] if spills else [], **times}
+
+    found = kernel_groups(
+        [
+            kernel("fused_conv2d_add", "product", 2.0, 8, full=3),
+            kernel("fused_conv2d1_add", "product", 1.0, 0, full=1, cached=1),
+            kernel("fused_resize_pad", "other", 4.0, 0, decode=2),
+            kernel("fused_layer_norm", "other", 5.0, 0, full=1),
+            kernel("attention3", "attention", 6.0, 0, full=1),
+            kernel("matmul_geglu", "product", 7.0, 0, full=1),
+        ],
+        ["full", "cached", "decode"],
+    )
+    by_name = {group["group"]: group for group in found}
+    assert set(by_name) == {"attention", "convolution", "geglu", "norms", "the rest"}
+    convolutions = by_name["convolution"]
+    assert (convolutions["kernels"], convolutions["broken"], convolutions["spilled"]) == (2, 1, 1)
+    assert convolutions["modelled_seconds"] == {"full": 7.0, "cached": 1.0, "decode": 0.0}
+    assert by_name["the rest"]["modelled_seconds"] == {"full": 0.0, "cached": 0.0, "decode": 8.0}
 
 
 def test_pictures_stand_beside_what_is_published() -> None:

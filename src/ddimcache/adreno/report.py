@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -166,6 +166,39 @@ def picture_seconds(functions: Mapping[str, float], steps: int, interval: int) -
     return 2 * functions["encode"] + once + denoise + functions["decode"]
 
 
+def group_of(kernel: str, family: str) -> str:
+    """Where a kernel stands in the table of groups; ``family`` is as :func:`family_of` gives it."""
+    if family == "attention":
+        return "attention"
+    if family == "product":
+        return next((name for part, name in _PRODUCTS.items() if part in kernel), "matmul")
+    return "norms" if "norm" in kernel else "the rest"
+
+
+_PRODUCTS = {"conv2d": "convolution", "geglu": "geglu"}
+
+
+def kernel_groups(kernels: Sequence[Mapping[str, Any]], functions: Iterable[str]) -> list[dict[str, Any]]:
+    """The kernels of :func:`describe` in groups, with what a call of each function takes in them."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for kernel in kernels:
+        groups.setdefault(group_of(kernel["name"], kernel["family"]), []).append(kernel)
+    names = list(functions)
+    return [
+        {
+            "group": group,
+            "kernels": len(members),
+            "broken": sum(1 for kernel in members if kernel["breaks"]),
+            "spilled": sum(1 for kernel in members if any(part["spills"] for part in kernel["functions"])),
+            "modelled_seconds": {
+                name: sum(kernel["modelled_seconds"] * kernel["calls"].get(name, 0) for kernel in members)
+                for name in names
+            },
+        }
+        for group, members in sorted(groups.items())
+    ]
+
+
 def describe(bundle: Bundle, reports: Sequence[KernelReport]) -> dict[str, Any]:
     """What ``inspect --adreno --json`` prints."""
     functions = function_seconds(bundle, reports)
@@ -175,9 +208,11 @@ def describe(bundle: Bundle, reports: Sequence[KernelReport]) -> dict[str, Any]:
             for launch in launches:
                 counts = calls.setdefault((component, launch.kernel), {})
                 counts[function] = counts.get(function, 0) + 1
+    kernels = [_kernel(report, calls[report.component, report.kernel]) for report in reports]
     return {
         "device": "Adreno 740, Mesa's compiler",
-        "kernels": [_kernel(report, calls[report.component, report.kernel]) for report in reports],
+        "kernels": kernels,
+        "groups": kernel_groups(kernels, functions),
         "broken": sum(1 for report in reports if report.breaks),
         "model": {
             "note": "a model over compiler statistics; nothing was measured on a phone",

@@ -72,6 +72,20 @@ def _report(facts: dict[str, Any]) -> None:
     )
     print_table(rows, heading, right=(3, 4, 5, 6, 7))
     print(f"\n{facts['broken']} of {len(facts['kernels'])} kernels break a demand (docs/adreno.md)\n")
+    shown = ("full", "cached", "decode")
+    groups = [
+        (
+            group["group"],
+            str(group["kernels"]),
+            str(group["broken"]),
+            str(group["spilled"]),
+            *(seconds_text(group["modelled_seconds"].get(name, 0.0)) for name in shown),
+        )
+        for group in facts["groups"]
+    ]
+    titles = ("kernels", "number", "break a demand", "spill", *(f"model: {name}" for name in shown))
+    print_table(groups, titles, right=(1, 2, 3, 4, 5, 6))
+    print()
     print_table(
         [(name, seconds_text(seconds)) for name, seconds in per_call.items()],
         ("model: a call of", "model: time"),
