@@ -13,7 +13,6 @@ from ddimcache.compiler.target import profile
 from ddimcache.kernels.geglu import kernel as geglu
 from ddimcache.kernels.geglu.reference import geglu as plain_geglu
 from ddimcache.kernels.matmul import kernel as matmul
-from ddimcache.kernels.pixels import PixelSum
 from tests.kit.kernel_run import rounded_weights, run_kernel, te_function
 from tests.runtime.opencl import programs
 
@@ -39,18 +38,18 @@ print(f"as it is written: {wrong.sum()} of {len(gates)} gates give no number, fr
 assert wrong.sum() > 80
 
 # Ours, as a gated layer of the phone's profile: values of 1, and every gate a sum of products.
-table = profile("adreno-740").tiles.pixels
-half, depth, channels = table.pair // 2, 64, 12
+depth, channels = 64, 12
+width = matmul.panel_width(2 * channels, profile("adreno-740").tiles.columns)
+half = width // 2
 for how in ("half", "chunks"):
     for group in (0, 64):
         x = np.repeat(gates[:, None] / 64, depth, 1)[None].astype("float16")
         plain = np.concatenate([np.zeros((channels, depth)), np.ones((channels, depth))]).astype("float32")
         bias = np.concatenate([np.ones(channels), np.zeros(channels)]).astype("float16")
-        packed, _ = rounded_weights(geglu.interleave(plain, half), group, matmul.pack, table.pair)
-        _, weight = rounded_weights(plain, group, matmul.pack, table.pair)
+        packed, _ = rounded_weights(geglu.interleave(plain, half), group, matmul.pack, width)
+        _, weight = rounded_weights(plain, group, matmul.pack, width)
         arrays = [x, *packed, geglu.interleave(bias, half)]
-        chosen = PixelSum(how, table.chunk)
-        compute = lambda x, w, s, b: geglu.geglu(x, w, s, b, "float16", chosen)
+        compute = lambda x, w, s, b: geglu.geglu(x, w, s, b, "float16", how)
         shape = (1, len(gates), channels // half, half)
         result = run_kernel(te_function(compute, arrays), arrays, shape, "float16", "adreno-740")
         exact = plain_geglu(*(array.astype("float64") for array in (x, weight, bias)))
