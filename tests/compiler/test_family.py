@@ -113,6 +113,33 @@ def test_guidance_of_one_and_below_is_none(member: tuple) -> None:
 
 
 @pytest.mark.full
+def test_a_narrow_level_other_heads_and_no_middle_at_a_wide_size(tmp_path: Path) -> None:
+    """Three levels of 1, 5 and 2 heads, the outermost of 8 channels, whose layers int8 leaves in float16."""
+    preset = Preset(
+        text_encoder(width=12, layers=1, heads=3, vocab_size=600),
+        unet(
+            (8, 40, 24),
+            [1, 5, 2],
+            12,
+            [24, 96],
+            (True, False, True),
+            layers_per_block=[1, 2, 1],
+            mid_block_type=None,
+            norm_num_groups=4,
+            use_linear_projection=True,
+        ),
+        vae((8, 12), sample_size=192, norm_num_groups=4, layers_per_block=1),
+        scheduler("DDIMScheduler"),
+    )
+    model = write_stand_in(preset, tmp_path / "model", dtype="float32")
+    pipe = reference(model, "int8")
+    cut = SplitUNet(pipe.unet, 0).skips - 2
+    bundle = compile_to(model, tmp_path / "bundle", target="llvm", weights="int8", cut=cut)
+    assert bundle.manifest.latent_size == (96, 24)
+    compare(bundle, pipe, cut, 2, 7.5)
+
+
+@pytest.mark.full
 @pytest.mark.timeout(7200)
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
