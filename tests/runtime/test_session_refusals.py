@@ -14,13 +14,8 @@ from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.image import ImageRequest
 from ddimcache.runtime.session import Session
-from tests.fakes import fake_bundle as fake
 from tests.runtime.test_bundle import edit, put
-
-LLVM = DeviceSpec("llvm")
-IDS = [index % fake.VOCABULARY for index in range(fake.LENGTH)]
-NEGATIVE = [(3 * index + 1) % fake.VOCABULARY for index in range(fake.LENGTH)]
-REQUEST = ImageRequest(IDS, NEGATIVE, 11, 10, 3, 7.5)
+from tests.runtime.test_session import IDS, LLVM, NEGATIVE, REQUEST
 
 
 @pytest.fixture(scope="module")
