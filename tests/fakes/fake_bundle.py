@@ -454,7 +454,7 @@ class Reference:
         words = (self.context[negative] * weights()["unet"]["context"]).mean(dtype="float32")
         level = latents.mean(axis=1, keepdims=True)
         inner = level * np.float32(0.5) + words + np.float32(time * 0.001)
-        bent, level = (kept.astype(half(self.target)).astype("float32") for kept in (inner, level))
+        bent, level = (np.tanh(kept).astype(half(self.target)).astype("float32") for kept in (inner, level))
         return bent + level * np.float32(0.125)
 
     def around(self, surroundings: np.ndarray) -> np.ndarray:
