@@ -81,6 +81,7 @@ class _Attempts:
     failed_on: list[str] = field(default_factory=list)
     losses: int = 0
     problem: str = ""
+    failed_at: float = 0.0
 
 
 @dataclass(eq=False)
@@ -114,7 +115,8 @@ class Pool:
         """Run every job that the log has no good result of, and return when all are done or given up.
 
         A job that fails on two devices, or twice on the only one, is given up and reported; so is one with
-        which five devices were lost. Raises :class:`RemoteError` when no device is left; what is done stays
+        which five devices were lost. After its first failure it waits a while for a device that is still
+        being connected to. Raises :class:`RemoteError` when no device is left; what is done stays
         in the log.
         """
         return _Run(self._sources, self._seconds_per_job, log).run(list(jobs), progress, is_good)
@@ -132,6 +134,7 @@ class _Run:
         self._pending: list[_Attempts] = []
         self._running: dict[_Attempts, _Running] = {}
         self._present: dict[str, int] = {}
+        self._connecting = 0
         self._is_over = False
         self._defect: BaseException | None = None
         self._threads: list[tuple[DeviceSource, threading.Thread]] = []
@@ -202,12 +205,15 @@ class _Run:
         connects = 0
         try:
             while not self._is_over and (self._pending or self._running) and connects < _MOST_CONNECTS:
+                with self._changed:
+                    self._connecting += 1
                 try:
                     device = source.connect(_SECONDS_TO_CONNECT)
                 except DdimcacheError as error:
                     connects += 1
                     self._last_problem = str(error)
                     with self._changed:
+                        self._connecting -= 1
                         self._changed.wait(connects)
                     continue
                 connects = 0
@@ -224,6 +230,7 @@ class _Run:
         """Do jobs on a device until none is left or the device is lost."""
         name, worker = str(device.address), Worker(device)
         with self._changed:
+            self._connecting -= 1
             self._present[name] = self._present.get(name, 0) + 1
         try:
             while device.is_open and (attempts := self._take(name, device)) is not None:
@@ -247,9 +254,8 @@ class _Run:
         """Wait for a job that this device may do; None when all are settled."""
         with self._changed:
             while not self._is_over and (self._pending or self._running):
-                alone = set(self._present) <= {name}
                 for attempts in self._pending:
-                    if alone or name not in attempts.failed_on:
+                    if name not in attempts.failed_on or self._is_alone(name, attempts):
                         self._pending.remove(attempts)
                         limit = self._seconds_per_job
                         deadline = float("inf") if limit is None else time.monotonic() + limit
@@ -257,6 +263,12 @@ class _Run:
                         return attempts
                 self._changed.wait(0.5)
         return None
+
+    def _is_alone(self, name: str, attempts: _Attempts) -> bool:
+        """Whether no other device is there for a job that has failed on this one, nor will soon be."""
+        if not set(self._present) <= {name}:
+            return False
+        return not self._connecting or time.monotonic() - attempts.failed_at > _SECONDS_TO_CONNECT
 
     def _note_result(self, attempts: _Attempts, name: str, result: JsonValue, seconds: float) -> None:
         with self._changed:
@@ -278,6 +290,7 @@ class _Run:
                 attempts.problem = f"was not done in {self._seconds_per_job:g} s"
             if device.is_open or running.timed_out:
                 attempts.failed_on.append(name)
+                attempts.failed_at = time.monotonic()
             else:
                 attempts.losses += 1
             if not device.is_open:

@@ -125,7 +125,15 @@ def test_a_device_that_hangs_is_left(sources, log):
     assert time.monotonic() - start < 18
 
 
-def test_a_job_that_fails_twice_is_reported(sources, log):
+class SlowToCome(OneServer):
+    """A server that is connected to when the other has long been through its jobs."""
+
+    def connect(self, seconds):
+        time.sleep(1.5)
+        return super().connect(seconds)
+
+
+def test_a_job_that_fails_twice_is_reported(servers, log):
     tried = []
 
     def work(worker, number):
@@ -136,6 +144,9 @@ def test_a_job_that_fails_twice_is_reported(sources, log):
             raise ZeroDivisionError("a defect")
         return square(worker, number)
 
+    sources = [
+        kind(parse_address(each.address)) for kind, each in zip((OneServer, SlowToCome), servers, strict=True)
+    ]
     report = Pool(sources).run(numbered(work), log, SilentProgress())
     assert report.results == {
         name: value for name, value in SQUARES.items() if name not in ("job 5", "job 6")
