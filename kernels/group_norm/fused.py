@@ -205,24 +205,23 @@ class _Emitter:
                 T.buffer_store(moment, moment[side] + read(side, g * size + c), [side])
         store_statistic(self.norm, moment[0], moment[1], statistic, g)
 
-    def _parameters(self, weight: Any, bias: Any, statistic: Any) -> tuple[Any, Any, Any]:
-        """What each channel of a work-item subtracts, is multiplied by and adds."""
-        mean, factor, shift = local(self.own), local(self.own), local(self.own)
+    def _parameters(self, weight: Any, bias: Any, statistic: Any) -> tuple[Any, Any]:
+        """What each channel of a work-item is multiplied by and adds."""
+        factor, shift = local(self.own), local(self.own)
         with T.serial(0, self.own) as c:
             g = T.bind((self.column + c) // self.norm.size)
             channel = T.bind(self.slab_first + self.column + c)
-            T.buffer_store(mean, statistic[g, 0], [c])
             T.buffer_store(factor, statistic[g, 1] * T.cast(weight[channel], "float32"), [c])
-            T.buffer_store(shift, T.cast(bias[channel], "float32"), [c])
-        return mean, factor, shift
+            T.buffer_store(shift, T.cast(bias[channel], "float32") - statistic[g, 0] * factor[c], [c])
+        return factor, shift
 
-    def _apply(self, x: Any, parameters: tuple[Any, Any, Any], out: Any) -> None:
-        norm, (mean, factor, shift) = self.norm, parameters
+    def _apply(self, x: Any, parameters: tuple[Any, Any], out: Any) -> None:
+        norm, (factor, shift) = self.norm, parameters
         top, left, _, _ = norm.padding
 
         def pixel_of(pixel: Any, y: Any, column: Any) -> None:
             def normalise(c: Any) -> None:
-                value = (self._value(x, pixel, c) - mean[c]) * factor[c] + shift[c]
+                value = self._value(x, pixel, c) * factor[c] + shift[c]
                 value = silu(value, self.power) if norm.silu else value
                 place = [self.b, y + top, column + left, self.slab_first + self.column + c]
                 T.buffer_store(out, T.cast(value, norm.dtype), place)

@@ -110,7 +110,7 @@ class _Emitter:
         norm = self.norm
         top, left, bottom, right = norm.padding
         with self._band():
-            mean, factor, shift = (local(norm.channels) for _ in range(3))
+            factor, shift = local(norm.channels), local(norm.channels)
             statistic = local(1, 2)
             with T.serial(0, norm.groups) as g:
                 moment = local(2)
@@ -121,9 +121,8 @@ class _Emitter:
                 store_statistic(norm, moment[0], moment[1], statistic, 0)
                 with T.serial(0, norm.size) as number:
                     c = T.bind(g * norm.size + number)
-                    T.buffer_store(mean, statistic[0, 0], [c])
                     T.buffer_store(factor, statistic[0, 1] * T.cast(weight[c], "float32"), [c])
-                    T.buffer_store(shift, T.cast(bias[c], "float32"), [c])
+                    T.buffer_store(shift, T.cast(bias[c], "float32") - statistic[0, 0] * factor[c], [c])
             with self._rows() as y:
                 with (
                     T.serial(0, norm.width // self.pixels) as step,
@@ -134,7 +133,7 @@ class _Emitter:
                         with T.vectorized(0, self.lanes) as lane:
                             c = number * self.lanes + lane
                             value = T.cast(x[self.b, y * norm.width + column, c], "float32")
-                            value = (value - mean[c]) * factor[c] + shift[c]
+                            value = value * factor[c] + shift[c]
                             value = silu(value, exponential) if norm.silu else value
                             place = [self.b, y + top, column + left, c]
                             T.buffer_store(out, T.cast(value, norm.dtype), place)

@@ -23,8 +23,8 @@ def layer_norm(
     no digits.
 
     On a CPU, whose vectors are wide, :data:`CHAINS` sums are made side by side, as each addition
-    waits for the one before: 460 us became 310 for 4096 rows of 320, 105 became 60 for 256 of
-    1280 (PoCL on an EPYC, Zen 5, other work beside it). A GPU has other waves to run meanwhile.
+    waits for the one before: 460 us became 310 for 4096 rows of 320 (PoCL on an EPYC, Zen 5,
+    other work beside it). A GPU has other waves to run meanwhile.
     """
     lanes = vector_lanes(channels, vector)
     group = largest_divisor(rows, work_group)

@@ -49,6 +49,9 @@ constexpr Hazard kTable[] = {
      "programs are put into the cache when asked to (keep_programs), after the work"},
     {"pocl-private-bytes", kPocl, "", "", "", "", Avoidance::kIgnorePrivateBytes,
      "the private bytes of a kernel are one number for all", "they are not read as spilled registers"},
+    {"pocl-split-vectors", kPocl, "", "", "", "", Avoidance::kWholeVectors,
+     "vloadn and vstoren are put together from pairs of numbers, and so is the arithmetic on what they load",
+     "programs get some that are one access each"},
 };
 
 std::vector<uint64_t> Numbers(std::string_view version) {

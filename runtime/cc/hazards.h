@@ -20,6 +20,7 @@ enum class Avoidance {
   kIgnorePrivateBytes,
   kBuildInChild,
   kDeferBinaries,
+  kWholeVectors,
 };
 
 // A line of the table in hazards.cc. A device has the hazard when `platform` and `device` (regular

@@ -13,6 +13,7 @@
 #include "hazards.h"
 #include "program_cache.h"
 #include "program_file.h"
+#include "whole_vectors.h"
 
 namespace ddimcache::opencl {
 namespace {
@@ -163,8 +164,10 @@ std::string BuildOptions() {
   return options;
 }
 
-cl_program BuildProgram(Device& device, const std::string& name, const std::string& source) {
-  WarnOfSource(device.info, device.Describe(), name, source);
+cl_program BuildProgram(Device& device, const std::string& name, const std::string& generated) {
+  WarnOfSource(device.info, device.Describe(), name, generated);
+  const bool wholes = device.info.hazards.Find(Avoidance::kWholeVectors) != nullptr;
+  const std::string source = wholes ? WithWholeVectors(generated) : generated;
   const std::string options = BuildOptions();
   const std::string key = ProgramKey(device.info, options, source);
   const bool cached = ProgramCacheIsOn();

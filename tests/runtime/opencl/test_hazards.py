@@ -70,7 +70,7 @@ def test_other_drivers(driver: Path) -> None:
     # the version alone says nothing
     assert hazards(driver, FAKE_DRIVER_VERSION=ADRENO["FAKE_DRIVER_VERSION"]) == set()
     pocl = {"FAKE_PLATFORM": "Portable Computing Language", "FAKE_DRIVER_VERSION": "6.0"}
-    assert hazards(driver, **pocl) == {"pocl-binaries", "pocl-private-bytes"}
+    assert hazards(driver, **pocl) == {"pocl-binaries", "pocl-private-bytes", "pocl-split-vectors"}
 
 
 def test_verbs_tell_them(driver: Path) -> None:

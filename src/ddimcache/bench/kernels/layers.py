@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ddimcache.bench.kernels.shapes import KernelShape
+from ddimcache.kernels.tiling import largest_divisor
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def layer_of(shape: KernelShape, seed: int) -> Layer:
         case "layer_norm", (rows, channels):
             return _plain(nn.LayerNorm(channels), torch.randn(1, rows, channels))
         case "group_norm", (rows, channels, groups):
-            # As a picture of one line: the layer does not ask for more.
-            return _picture(nn.GroupNorm(groups, channels), torch.randn(1, channels, 1, rows))
+            height = largest_divisor(rows, math.isqrt(rows))
+            x = torch.randn(1, channels, height, rows // height)
+            return _picture(nn.GroupNorm(groups, channels), x)
         case "resize", (height, width, channels):
             return _picture(_Resize(), torch.randn(1, channels, height, width))
         case "conv1x1", (height, width, depth, channels):
