@@ -130,6 +130,27 @@ def _given(value: Any, _indices: Sequence[Any]) -> Any:
     return value
 
 
+class _Matrices:
+    """A matrix of ``size`` numbers for every position, a vector apart from each other.
+
+    Else the same place of all positions, which a transform stores one after another, would lie in one set of
+    the nearest cache, as sizes are powers of two. One axis, because TVM cuts what is not used from each.
+    """
+
+    def __init__(self, positions: int, size: int, lanes: int) -> None:
+        self.stride = size + lanes
+        self.buffer = local(positions * self.stride)
+
+    def place(self, position: Any, place: Any) -> tuple[Any, list[Any]]:
+        return self.buffer, [position * self.stride + place]
+
+    def read(self, position: Any, place: Any) -> Any:
+        return self.buffer[position * self.stride + place]
+
+    def store(self, value: Any, position: Any, place: Any) -> None:
+        T.buffer_store(self.buffer, value, [position * self.stride + place])
+
+
 class _Emitter:
     """The loops of one convolution; see :func:`winograd`."""
 
@@ -152,10 +173,9 @@ class _Emitter:
             T.thread_binding(0, self.groups, thread="blockIdx.x") as group,
             T.thread_binding(0, 1, thread="threadIdx.x"),
         ):
-            # A vector more a position: else all positions of a place would share a few sets of the cache.
-            self.inputs = local(positions, tiles * block + self.lanes)
-            self.weights = local(positions, block * self.panel + self.lanes)
-            self.sums = local(positions, self.panels * tiles * self.panel + self.lanes)
+            self.inputs = _Matrices(positions, tiles * block, self.lanes)
+            self.weights = _Matrices(positions, block * self.panel, self.lanes)
+            self.sums = _Matrices(positions, self.panels * tiles * self.panel, self.lanes)
             self.first_tile = T.bind(group % self.tile_blocks * tiles)
             self.first_panel = T.bind(group // self.tile_blocks * self.panels)
             self._clear()
@@ -173,7 +193,7 @@ class _Emitter:
             T.serial(0, vectors) as vector,
             T.vectorized(0, self.lanes) as lane,
         ):
-            T.buffer_store(self.sums, T.float32(0), [position, vector * self.lanes + lane])
+            self.sums.store(T.float32(0), position, vector * self.lanes + lane)
 
     def _place(self, tile: Any) -> tuple[Any, Any, Any]:
         """Batch, first row and first column of a tile; the last work-groups repeat the last tile."""
@@ -205,7 +225,7 @@ class _Emitter:
 
                 def store(row: int, column: int, lane: Any, value: Any) -> None:
                     place = tile * block + vector * lanes + lane
-                    T.buffer_store(self.inputs, value, [row * side + column, place])
+                    self.inputs.store(value, row * side + column, place)
 
                 _transform_square(source, side, lambda d: transform_input(size, d), side, lanes, store)
 
@@ -219,7 +239,7 @@ class _Emitter:
 
             def store(row: int, column: int, lane: Any, value: Any) -> None:
                 place = c * self.panel + vector * lanes + lane
-                T.buffer_store(self.weights, value, [row * side + column, place])
+                self.weights.store(value, row * side + column, place)
 
             _transform_square(source, 3, lambda g: transform_weight(size, g), side, lanes, store)
 
@@ -231,9 +251,9 @@ class _Emitter:
         ):
             place = T.bind((panel * self.blocking.tiles + line * strip) * width)
             add_products(
-                lambda row, first, lane: (self.sums, [position, place + (row * width + first) + lane]),
-                lambda row, k: self.inputs[position, (line * strip + row) * block + k],
-                lambda k, column: self.weights[position, k * width + column],
+                lambda row, first, lane: self.sums.place(position, place + (row * width + first) + lane),
+                lambda row, k: self.inputs.read(position, (line * strip + row) * block + k),
+                lambda k, column: self.weights.read(position, k * width + column),
                 strip=strip,
                 depth=block,
                 panel=width,
@@ -251,7 +271,7 @@ class _Emitter:
 
                 def source(row: int, column: int, lane: Any) -> Any:
                     place = (panel * tiles + tile) * self.panel + vector * lanes + lane
-                    return self.sums[row * side + column, place]
+                    return self.sums.read(row * side + column, place)
 
                 def store(row: int, column: int, lane: Any, value: Any) -> None:
                     T.buffer_store(result, value, [row, column, lane])
