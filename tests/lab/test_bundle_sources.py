@@ -34,7 +34,7 @@ def check_host(library: Path) -> None:
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("weights", ["int8", "int8-g32"])
+@pytest.mark.parametrize("weights", ["int8", pytest.param("int8-g32", marks=pytest.mark.full)])
 def test_kernels_of_a_small_bundle_compile_for_the_phone(tmp_path: Path, weights: str) -> None:
     bundle = compile_to(
         stand_in("tiny-sd15"),
