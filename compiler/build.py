@@ -290,6 +290,7 @@ class _Builder:
         request = pipeline.Request(
             component,
             self.device,
+            keep_fp16=self.options.keep_fp16,
             weights,
             task.entry,
             cut,

@@ -6,6 +6,7 @@ when it is asked to, and reports what changed.
 
 from __future__ import annotations
 
+import fnmatch
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ from ddimcache.compiler.passes.limit_kernels import LimitKernels
 from ddimcache.compiler.passes.list_launches import weight_paths
 from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_joins import LowerJoins
+from ddimcache.compiler.passes.lower_lookups import LowerLookups
 from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.lower_resizes import LowerResizes
@@ -65,7 +67,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
-PHASE_COUNT = 36
+PHASE_COUNT = 37
 """Phases of a component; the UNet has three more, or four where it takes surroundings."""
 
 
@@ -75,8 +77,8 @@ class Request:
 
     ``entry`` names the component's function; ``cut`` is set for the UNet only, which becomes two functions.
     ``tiling`` says how large pictures are cut into bands of rows, if at all, and ``accumulate`` how layers
-    are summed where not by rule. ``widths`` are those of weights that another size of the picture has packed
-    already.
+    are summed where not by rule; ``keep_fp16`` are patterns of layers that keep fp16 where others get int8.
+    ``widths`` are those of weights that another size of the picture has packed already.
     """
 
     component: ImportedComponent
@@ -86,6 +88,7 @@ class Request:
     cut: int | None = None
     tiling: Tiling | None = None
     accumulate: tuple[AccumulateChoice, ...] = ()
+    keep_fp16: tuple[str, ...] = ()
     widths: PanelWidths = field(default_factory=dict)
 
 
@@ -155,7 +158,19 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
         }
         members |= parted.members
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
-    merge = MergeProjections(store, inputs)
+
+    compilation.merged_weights = members
+
+    def kept(weight: str) -> bool:
+        if not request.keep_fp16:
+            return False
+        # Of layers that are merged all are kept, or none.
+        source = weight.partition("|")[0].partition("@")[0]
+        parts = compilation.merged_weights.get(source, (source,))
+        layers = [request.component.weight_paths[part].rpartition(".")[0] for part in parts]
+        return any(fnmatch.fnmatchcase(layer, each) for layer in layers for each in request.keep_fp16)
+
+    merge = MergeProjections(store, inputs, kept)
     yield "merge projections", merge
     compilation.merged_weights = members | merge.members
     yield "lower attention", LowerAttention(profile)
@@ -163,7 +178,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "tile rows", TileRows(request.tiling, profile)
     yield "lower norms", LowerNorms(profile)
     yield "lower row adds", LowerRowAdds()
-    yield "serialize conv2d", SerializeConv2d(profile, request.weights)
+    yield "serialize conv2d", SerializeConv2d(profile, request.weights, kept)
     yield "limit arguments of joins", LimitArguments(profile)
     yield "lower joins", LowerJoins(profile)
     yield "lower resizes", LowerResizes()
@@ -176,8 +191,9 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
 
     sums = Accumulation(profile, request.accumulate, layer_of)
     widths = compilation.widths
-    products = LowerProducts(store, profile, request.weights, inputs, sums, widths)
-    geglu = FuseGeglu(store, profile, request.weights, inputs, products.lowered, sums, widths)
+    products = LowerProducts(store, profile, request.weights, inputs, sums, widths, kept)
+    geglu = FuseGeglu(store, profile, request.weights, inputs, products.lowered, sums, widths, kept)
+    yield "lower lookups", LowerLookups(store, request.weights, inputs, kept)
     yield "fuse geglu", geglu
     yield "lower products", products
     compilation.packed_weights = products.lowered

@@ -88,16 +88,16 @@ def _spread(scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.repeat(scale, shape[-1] // scale.shape[-1], axis=-1)
 
 
-def stored_values(weight: np.ndarray, kind: str) -> np.ndarray:
+def stored_values(weight: np.ndarray, kind: str, table: bool = False) -> np.ndarray:
     """What is left, in float32, of a layer's ``weight`` [O, C, ...] in a bundle of ``kind``.
 
     Input channels are second, as in PyTorch. ``kind`` is a ``WeightsKind``; sensitive layers keep fp16 where
-    others get int8.
+    others get int8. Of a ``table`` rows are looked up, and each has one scale.
     """
     if kind == "fp32":
         return weight.astype(np.float32)
     if kind == "fp16" or is_sensitive(*weight.shape[:2]):
         return weight.astype(np.float16).astype(np.float32)
     last = np.ascontiguousarray(np.moveaxis(weight, 1, -1))
-    group = group_of(last.shape, most_of_group(kind))
+    group = 0 if table else group_of(last.shape, most_of_group(kind))
     return np.ascontiguousarray(np.moveaxis(dequantize(quantize(last, group), scale_of(last, group)), -1, 1))

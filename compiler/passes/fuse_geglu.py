@@ -25,7 +25,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.lower_products import OUT_ELEMENTWISE_FUSABLE, call_kernel, dtype_name
-from ddimcache.compiler.passes.pack_weights import PanelWidths, WeightPacker, close
+from ddimcache.compiler.passes.pack_weights import Kept, PanelWidths, WeightPacker, close, none_kept
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.geglu import kernel as geglu_kernel
@@ -89,7 +89,7 @@ class _GegluFuser(PyExprMutator):
         sums = packer.sums(key, weight.shape, weight.compute)
         rows = math.prod((static_shape(x) or [])[:-1])
         sizes = (rows, weight.shape[1], weight.shape[0])
-        stored = packer.weights_of(weight.shape)
+        stored = packer.weights_of_key(key, weight.shape)
         width = packer.panel_width(key, Workload("geglu", sizes, dtype_name(x), stored))
         half = width // 2
         if width % 2 or weight.shape[0] % width:
@@ -136,6 +136,7 @@ class FuseGeglu:
         lowered: set[str],
         accumulation: Accumulation | None = None,
         widths: PanelWidths | None = None,
+        kept: Kept = none_kept,
     ) -> None:
         self.store = store
         self.profile = profile
@@ -144,13 +145,21 @@ class FuseGeglu:
         self.lowered = lowered
         self.accumulation = accumulation
         self.widths = widths
+        self.kept = kept
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Fuses in every Relax function of ``module``."""
         keys: dict[relax.Var, str] = {}
         packer = WeightPacker(
-            self.store, self.profile, self.weights, keys, self.lowered, self.accumulation, self.widths
+            self.store,
+            self.profile,
+            self.weights,
+            keys,
+            self.lowered,
+            self.accumulation,
+            self.widths,
+            self.kept,
         )
         fuser = _GegluFuser(module, packer)
         for variable, function in module.functions_items():

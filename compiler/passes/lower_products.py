@@ -28,7 +28,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import Weight, WeightStore
-from ddimcache.compiler.passes.pack_weights import PanelWidths, Part, WeightPacker, close
+from ddimcache.compiler.passes.pack_weights import Kept, PanelWidths, Part, WeightPacker, close, none_kept
 from ddimcache.compiler.passes.simplify import op_name, permutation, slice_of, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
@@ -190,6 +190,7 @@ class LowerProducts:
         inputs: dict[str, int],
         accumulation: Accumulation | None = None,
         widths: PanelWidths | None = None,
+        kept: Kept = none_kept,
     ) -> None:
         self.store = store
         self.profile = profile
@@ -198,13 +199,21 @@ class LowerProducts:
         self.accumulation = accumulation
         self.lowered: set[str] = set()
         self.widths = widths
+        self.kept = kept
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every Relax function of ``module``."""
         keys: dict[relax.Var, str] = {}
         packer = WeightPacker(
-            self.store, self.profile, self.weights, keys, self.lowered, self.accumulation, self.widths
+            self.store,
+            self.profile,
+            self.weights,
+            keys,
+            self.lowered,
+            self.accumulation,
+            self.widths,
+            self.kept,
         )
         lowerer = _ProductLowerer(module, packer)
         for variable, function in module.functions_items():

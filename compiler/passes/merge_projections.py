@@ -17,7 +17,8 @@ whose slices attention reads in place (``LowerAttention``). Layers whose results
     R.matmul(x, (w0 + w1).T) + (b0 + b1)
 
 Output channels are rounded to int8 one by one, so merging changes no weight. Layers of so few channels that
-they are not rounded (``compress/quantize.py``) are merged only where what they become is not rounded either.
+they are not rounded (``compress/quantize.py``) are merged only where what they become is not rounded either,
+and layers that ``--keep-fp16`` names only with others that it names.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tvm import relax
 
 from ddimcache.compiler.compress.quantize import is_sensitive
 from ddimcache.compiler.compress.weights import Weight, WeightStore
+from ddimcache.compiler.passes.pack_weights import Kept, none_kept
 from ddimcache.compiler.passes.partition_at_cut import bindings_of, substitute
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
 
@@ -49,9 +51,10 @@ class _Linear:
 
 
 class _Merger:
-    def __init__(self, function: relax.Function, store: WeightStore, inputs: int) -> None:
+    def __init__(self, function: relax.Function, store: WeightStore, inputs: int, kept: Kept) -> None:
         self.function = function
         self.store = store
+        self.kept = kept
         self.weights = set(function.params[inputs:])
         self.definitions = {binding.var: binding.value for binding in bindings_of(function)}
         self.uses: dict[relax.Var, int] = {}
@@ -67,7 +70,7 @@ class _Merger:
         for variables in self._projections():
             found = [self._linear(variable) for variable in variables]
             linears = [linear for linear in found if linear is not None]
-            if len(linears) == len(variables) and _can_be_merged(linears):
+            if len(linears) == len(variables) and self._can_be_merged(linears):
                 merged[variables[0]] = (linears, variables)
         builder = relax.BlockBuilder()
         name = self.function.attrs["global_symbol"]
@@ -137,7 +140,19 @@ class _Merger:
             return None
         found = [self._linear(field) if self.uses.get(field) == 1 else None for field in fields]
         linears = [linear for linear in found if linear is not None]
-        return linears if len(linears) == len(fields) and _can_be_merged(linears) else None
+        return linears if len(linears) == len(fields) and self._can_be_merged(linears) else None
+
+    def _can_be_merged(self, linears: list[_Linear]) -> bool:
+        first, depth = linears[0], (static_shape(linears[0].weight) or [0])[-1]
+        sensitive = is_sensitive(sum(linear.channels for linear in linears), depth)
+        return len(linears) > 1 and all(
+            linear.x.same_as(first.x)
+            and (linear.bias is None) == (first.bias is None)
+            and linear.weight.ty.dtype == first.weight.ty.dtype
+            and is_sensitive(linear.channels, depth) == sensitive
+            and self.kept(linear.weight.name) == self.kept(first.weight.name)
+            for linear in linears
+        )
 
     def _emit_slices(
         self,
@@ -178,18 +193,6 @@ class _Merger:
         return self.added[name]
 
 
-def _can_be_merged(linears: list[_Linear]) -> bool:
-    first, depth = linears[0], (static_shape(linears[0].weight) or [0])[-1]
-    kept = is_sensitive(sum(linear.channels for linear in linears), depth)
-    return len(linears) > 1 and all(
-        linear.x.same_as(first.x)
-        and (linear.bias is None) == (first.bias is None)
-        and linear.weight.ty.dtype == first.weight.ty.dtype
-        and is_sensitive(linear.channels, depth) == kept
-        for linear in linears
-    )
-
-
 @tvm.transform.module_pass(opt_level=0, name="MergeProjections")
 class MergeProjections:
     """See the module's text; ``inputs`` gives how many leading parameters of a function are no weights.
@@ -197,9 +200,10 @@ class MergeProjections:
     After the pass, ``members`` gives for every merged weight the weights that it was made of.
     """
 
-    def __init__(self, store: WeightStore, inputs: dict[str, int]) -> None:
+    def __init__(self, store: WeightStore, inputs: dict[str, int], kept: Kept = none_kept) -> None:
         self.store = store
         self.inputs = inputs
+        self.kept = kept
         self.members: dict[str, tuple[str, ...]] = {}
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
@@ -207,7 +211,7 @@ class MergeProjections:
         functions = dict(module.functions_items())
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):
-                merger = _Merger(function, self.store, self.inputs[variable.name_hint])
+                merger = _Merger(function, self.store, self.inputs[variable.name_hint], self.kept)
                 functions[variable] = merger.run()
                 self.members.update(merger.members)
         module = relax.transform.CanonicalizeBindings()(tvm.IRModule(functions, attrs=module.attrs))

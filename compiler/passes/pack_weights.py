@@ -23,6 +23,15 @@ from ddimcache.kernels.workload import SIZES, Workload
 PanelWidths = dict[tuple[str, str], int]
 """Output channels of a panel, by the family of the product and the weight's name."""
 
+Kept = Callable[[str], bool]
+"""Says by a weight's name in the store whether its layer keeps fp16 where others get int8."""
+
+
+def none_kept(_key: str) -> bool:
+    """Keeps no layer."""
+    return False
+
+
 _CHANNELS = {family: names.index("channels") for family, names in SIZES.items() if "channels" in names}
 
 
@@ -46,20 +55,22 @@ class Part:
 
 
 class StoredWeights:
-    """How ``profile`` stores weights of a shape; ``weights`` is a ``WeightsKind``."""
+    """How ``profile`` stores weights: ``weights`` is a ``WeightsKind``, ``kept`` names layers of fp16."""
 
-    def __init__(self, profile: DeviceProfile, weights: str) -> None:
+    def __init__(self, profile: DeviceProfile, weights: str, kept: Kept = none_kept) -> None:
         self.profile = profile
         self.weights = weights
         self.most_of_group = most_of_group(weights)
+        self.kept = kept
 
-    def stored(self, shape: tuple[int, ...]) -> tuple[str, str]:
+    def stored(self, shape: tuple[int, ...], key: str = "") -> tuple[str, str]:
         """What a weight of ``shape``, output channels first, is rounded to, and the dtype that stores it.
 
-        Where int8 is asked for, sensitive layers get fp16 (:func:`is_sensitive`).
+        Where int8 is asked for, sensitive layers get fp16 (:func:`is_sensitive`), and so does a ``key`` that
+        is kept.
         """
         kind = self.weights.partition("-")[0]
-        if kind == "int8" and is_sensitive(shape[0], shape[-1]):
+        if kind == "int8" and (is_sensitive(shape[0], shape[-1]) or self.kept(key)):
             kind = "fp16"
         if kind == "int8":
             return kind, kind
@@ -69,9 +80,9 @@ class StoredWeights:
         """Input channels that share a scale where a weight of ``shape`` is int8; 0 for whole channels."""
         return group_of(shape, self.most_of_group)
 
-    def weights_of(self, shape: tuple[int, ...]) -> str:
-        """What a ``Workload`` says of a weight of ``shape``."""
-        kind, stored = self.stored(shape)
+    def weights_of(self, shape: tuple[int, ...], key: str = "") -> str:
+        """What a ``Workload`` says of the weight ``key`` of ``shape``."""
+        kind, stored = self.stored(shape, key)
         group = self.group(shape) if kind == "int8" else 0
         return f"{stored}g{group}" if group else stored
 
@@ -94,8 +105,9 @@ class WeightPacker(StoredWeights):
         lowered: set[str],
         accumulation: Accumulation | None = None,
         widths: PanelWidths | None = None,
+        kept: Kept = none_kept,
     ) -> None:
-        super().__init__(profile, weights)
+        super().__init__(profile, weights, kept)
         self.store = store
         self.keys = keys
         self.lowered = lowered
@@ -136,7 +148,7 @@ class WeightPacker(StoredWeights):
 
     def weights_of_key(self, key: str, shape: tuple[int, ...]) -> str:
         """What a ``Workload`` says of the weight ``key`` of ``shape``."""
-        return self.weights_of(self.rounded_shape(key, shape))
+        return self.weights_of(self.rounded_shape(key, shape), key)
 
     def sums(self, key: str, shape: tuple[int, ...], matrix: Callable[[], np.ndarray]) -> str | None:
         """How products with the weight ``key`` of ``shape`` [O, ..., C], read as pixels, are summed.
@@ -184,7 +196,7 @@ class WeightPacker(StoredWeights):
         packed_shape = (panels, *shape[1:], width)
         self.lowered.add(key)
         whole = self.rounded_shape(key, shape)
-        kind, stored = self.stored(whole)
+        kind, stored = self.stored(whole, key)
         if kind == "int8":
             group = self.group(whole)
             name, scale = (f"{key}@int8g{group}@{width}", f"{key}@scale{group}@{width}")

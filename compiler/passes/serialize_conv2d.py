@@ -32,7 +32,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ddimcache.compiler.passes.pack_weights import StoredWeights
+from ddimcache.compiler.passes.pack_weights import Kept, StoredWeights, none_kept
 from ddimcache.compiler.passes.simplify import op_name, slice_of, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.tiling import PIXEL
@@ -146,7 +146,7 @@ class _Serializer(PyExprMutator):
         padded = x[0] * (x[1] + top + bottom) * (x[2] + left + right) * x[3]
         # What was parted before is rounded as the whole.
         whole = tuple(static_shape(self._whole(call.args[1])) or ())
-        kind, dtype = self.stored.stored(whole)
+        kind, dtype = self.stored.stored(whole, self._name(call.args[1]))
         return Convolution(
             padded,
             math.prod(out),
@@ -157,6 +157,12 @@ class _Serializer(PyExprMutator):
             ITEM_BYTES[dtype],
             self.stored.group(whole) if kind == "int8" else 0,
         )
+
+    def _name(self, weight: relax.Expr) -> str:
+        """The store's name of the weight that ``weight`` is, moved or cut; nothing for what is computed."""
+        while isinstance(weight, relax.Var) and (value := self.lookup_binding(weight)) is not None:
+            weight = value.args[0] if isinstance(value, relax.Call) else value
+        return weight.name if isinstance(weight, relax.Var) else ""
 
     def _whole(self, weight: relax.Expr) -> relax.Expr:
         while isinstance(weight, relax.Var) and (part := slice_of(self.lookup_binding(weight))) is not None:
@@ -212,9 +218,9 @@ class SerializeConv2d:
     After the pass, ``note`` says how many convolutions are in how many parts and why, and how many are not.
     """
 
-    def __init__(self, profile: DeviceProfile, weights: str) -> None:
+    def __init__(self, profile: DeviceProfile, weights: str, kept: Kept = none_kept) -> None:
         self.profile = profile
-        self.stored = StoredWeights(profile, weights)
+        self.stored = StoredWeights(profile, weights, kept)
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:

@@ -77,7 +77,14 @@ class TestCompile:
         lora = tmp_path / "ink.safetensors"
         lora.write_bytes(b"")
         options += ["--lora", f"{lora}:0.5", "--image-to-image", "--accumulate", "float32"]
-        options += ["--limit", "max_allocation=268435456"]
+        options += [
+            "--limit",
+            "max_allocation=268435456",
+            "--keep-fp16",
+            "mid_block.*",
+            "--keep-fp16",
+            "*.to_q",
+        ]
         assert run("compile", model, "-o", tmp_path / "out", *options).code == 0
         expected = {
             "target": "adreno-740",
@@ -93,6 +100,7 @@ class TestCompile:
             "dump_ir": None,
             "image_to_image": True,
             "accumulate": ("float32",),
+            "keep_fp16": ("mid_block.*", "*.to_q"),
             "limits": ("max_allocation=268435456",),
             "loras": (f"{lora}:0.5",),
         }

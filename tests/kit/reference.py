@@ -294,9 +294,9 @@ def fake_quantise(
     predicate: Callable[[str, nn.Module], bool] = lambda name, layer: True,
     group: int = 0,
 ) -> list[str]:
-    """Replace, in place, weights of convolutions and linear layers by what int8 keeps of them.
+    """Replace, in place, weights of convolutions, linear layers and the table of tokens by what int8 keeps.
 
-    Those with at most 8 channels in or out are rounded to float16 instead.
+    Those with at most 8 channels in or out are rounded to float16 instead. The table has a scale a row.
 
     Parameters
     ----------
@@ -309,12 +309,13 @@ def fake_quantise(
     """
     rounded = []
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and predicate(name, layer):
+        table = isinstance(layer, nn.Embedding) and "token" in name
+        if (table or isinstance(layer, nn.Conv2d | nn.Linear)) and predicate(name, layer):
             # A model's first and last layers: those with few channels on one side.
             if min(layer.weight.shape[:2]) <= 8:
                 layer.weight.copy_(layer.weight.half())
                 continue
-            if group:
+            if group and not table:
                 layer.weight.copy_(keep_groups_of_int8(layer.weight, group))
                 rounded.append(name)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from pathlib import Path
@@ -133,6 +134,45 @@ def test_int8_weights_leave_biases_and_norms_alone() -> None:
     kinds = {name: compilation.store[name].dtype for name in compilation.weight_names}
     assert all("weight" in name for name, dtype in kinds.items() if dtype == "int8")
     assert {dtype for name, dtype in kinds.items() if name.endswith("_bias")} == {"float32"}
+
+
+def kinds_of(compilation: pipeline.Compilation) -> dict[str, set[str]]:
+    """By layer the dtypes of its weights; of merged layers, by the first."""
+    found: dict[str, set[str]] = {}
+    for name in compilation.weight_names:
+        if "@" in name and "@scale" not in name:
+            layer = re.split(r"_weight|\+", name)[0].removeprefix("p_encoder_").removeprefix("p_unet_")
+            found.setdefault(layer, set()).add(compilation.store[name].dtype)
+    return found
+
+
+def test_the_table_of_tokens_has_a_scale_a_row() -> None:
+    for weights in ("int8", "int8-g32"):
+        compilation = pipeline.run(request("text_encoder", weights=weights))
+        [table] = [name for name in compilation.weight_names if "token_embedding" in name and "int8" in name]
+        [scale] = [name for name in compilation.weight_names if "token_embedding" in name and "scale" in name]
+        assert compilation.store[scale].shape == compilation.store[table].shape[:1]
+        positions = [name for name in compilation.weight_names if "position_embedding" in name]
+        assert [compilation.store[name].dtype for name in positions] == ["float32"]
+        reports = {report.phase: report.note for report in compilation.reports}
+        assert reports["lower lookups"] == "1 tables in int8, one scale a row"
+
+
+def test_layers_that_are_asked_for_keep_fp16() -> None:
+    patterns = ("*.token_embedding", "*.layers.0.self_attn.k_proj", "*.layers.1.*")
+    plain = request("text_encoder", "adreno-740")
+    before = kinds_of(pipeline.run(plain))
+    compilation = pipeline.run(dataclasses.replace(plain, keep_fp16=patterns))
+    kept = kinds_of(compilation)
+    # Keys that are kept are not merged with queries and values that are not; where all are, they are.
+    assert not any("layers_0_self_attn_k" in layer for layer in before)
+    assert [dtypes for layer, dtypes in kept.items() if "layers_0_self_attn_k" in layer] == [{"float16"}]
+    assert not any("layers_1_self_attn_k" in layer for layer in kept)
+    assert all(dtypes == {"float16"} for layer, dtypes in kept.items() if "layers_1_" in layer)
+    others = {layer for layer in kept if "layers_1_" not in layer and "self_attn_k" not in layer}
+    assert all(kept[layer] == {"int8"} for layer in others)
+    assert compilation.store["p_encoder_embeddings_token_embedding_weight"].dtype == "float16"
+    assert "p_encoder_embeddings_token_embedding_weight" in compilation.weight_names
 
 
 def test_rounded_weights_are_converted_inside_kernels() -> None:

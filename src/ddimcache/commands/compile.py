@@ -89,6 +89,15 @@ def compile_model(
             metavar="[PATTERN=]KIND",
         ),
     ] = None,
+    keep_fp16: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-fp16",
+            help="Layers that keep fp16 weights where others get int8, by a pattern of their paths such as "
+            "'mid_block.*'; `quality --quant-report` says which suffer.",
+            metavar="PATTERN",
+        ),
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -146,6 +155,7 @@ def compile_model(
         dump_ir=None if dump_ir is None else str(dump_ir),
         loras=tuple(lora or ()),
         accumulate=tuple(accumulate or ()),
+        keep_fp16=tuple(keep_fp16 or ()),
         limits=(*(limit or ()), *limits_at_hand(target, host)),
     )
     if not (model / "model_index.json").is_file():

@@ -4,7 +4,7 @@ Every block is run twice on the inputs that it has in the float32 model, once wi
 Its reconstruction error is the squared error of its output over the squared output; its output error is the
 same of the whole component with that block alone rounded. Rounding is the compiler's
 (``compiler/compress/quantize.py``), of the same weights: those of convolutions and linear layers, sensitive
-ones to fp16.
+ones to fp16, and the table of tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ddimcache.compiler.compress.quantize import stored_values
 from ddimcache.manifest import WeightsKind
 from ddimcache.runtime.progress import Progress
 
-Rounding = Callable[[np.ndarray], np.ndarray]
+Rounding = Callable[..., np.ndarray]
+"""As ``stored_values`` without a kind."""
 _CALLS = 2  # of the UNet, spread over the steps, whose inputs are kept
 _STEPS = 8
 
@@ -48,12 +49,13 @@ ROUNDINGS: dict[str, Rounding] = {
 
 @contextmanager
 def rounded(block: nn.Module, rounding: Rounding) -> Iterator[None]:
-    """Round the weights of a block's convolutions and linear layers while the context is open."""
-    layers = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    """Round the weights of a block's convolutions, linear layers and tables while the context is open."""
+    layers = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding)]
     kept = [layer.weight.data for layer in layers]
     try:
         for layer in layers:
-            layer.weight.data = torch.from_numpy(rounding(layer.weight.data.numpy()))
+            table = isinstance(layer, nn.Embedding)
+            layer.weight.data = torch.from_numpy(rounding(layer.weight.data.numpy(), table=table))
         yield
     finally:
         for layer, weight in zip(layers, kept, strict=True):
@@ -75,7 +77,9 @@ def blocks_of(component: str, network: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
 
     def visit(name: str, module: nn.Module) -> None:
-        if type(module).__name__ in kinds or isinstance(module, nn.Conv2d | nn.Linear):
+        # Positions are taken in a fixed order, and their table is not rounded.
+        table = isinstance(module, nn.Embedding) and name.endswith("token_embedding")
+        if type(module).__name__ in kinds or table or isinstance(module, nn.Conv2d | nn.Linear):
             found[name] = module
             return
         for child_name, child in module.named_children():
