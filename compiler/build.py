@@ -50,6 +50,7 @@ from ddimcache.manifest import (
     SamplerConstants,
     TensorSpec,
 )
+    depends_on_size,
 from ddimcache.records import from_json, to_json
 from ddimcache.runtime.progress import Progress, Stage
 from ddimcache.schedules.threads_to_loops import threads_to_loops
@@ -137,12 +138,6 @@ def _sizes(folder: PipelineFolder, options: CompileOptions) -> tuple[_Sizes, ...
     scale = folder.vae_scale
     if not options.width:
         return (_Sizes(width, height, scale, options.batch, folder.latent_channels),)
-    if folder.inpaints and options.more_sizes:
-        raise UsageError(
-            "a model that fills in parts of pictures is compiled for one size",
-            where="--size",
-            remedy="compile a bundle a size",
-        )
     # Every down-sampling of the UNet halves the latents, and every half has to be whole.
     multiple = scale * 2 ** (levels - 1)
     sizes: list[_Sizes] = []
@@ -397,7 +392,9 @@ class _Builder:
             hole = TensorSpec(size.image.shape[:3], "uint8")
             return {f"encode{suffix}": FunctionSpec((size.image, hole, latents), (latents,))}
         functions = {
-            function: FunctionSpec((_spec(compiled.params[0].ty),), (_spec(compiled.ret_ty),))
+            function + suffix * depends_on_size(function): FunctionSpec(
+                (_spec(compiled.params[0].ty),), (_spec(compiled.ret_ty),)
+            )
             for function in compilation.inputs
             if function not in ("full", "cached")
             for compiled in (compilation.module[function],)
@@ -437,7 +434,13 @@ class _Builder:
         tokenizer.mkdir()
         for path in write_tokenizer(self.folder.tokenizer, self.folder.tokenizer_constants, tokenizer):
             self.files[f"tokenizer/{path.name}"] = path
-        options, macs = self.options, self.unets[self.sizes[0]].macs
+        options = self.options
+        macs_once = {
+            hoisted.function + size.suffix * depends_on_size(hoisted.function): unet.macs[hoisted.function]
+            for size, unet in self.unets.items()
+            for hoisted in pipeline.HOISTED
+            if hoisted.function in unet.macs
+        }
         first, *others = map(self._picture_size, self.sizes)
         return Manifest(
             format_version=FORMAT_VERSION,
@@ -464,11 +467,7 @@ class _Builder:
             activation_bytes=sum(entry.activation_bytes for entry in self.entries.values()),
             macs_full=first.macs_full,
             macs_cached=first.macs_cached,
-            macs_once={
-                hoisted.function: macs[hoisted.function]
-                for hoisted in pipeline.HOISTED
-                if hoisted.function in macs
-            },
+            macs_once=macs_once,
             macs_saved_full=first.macs_saved_full,
             macs_saved_cached=first.macs_saved_cached,
             components=self.entries,

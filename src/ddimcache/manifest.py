@@ -362,8 +362,6 @@ class Manifest:
         return self._sizes_problem() or self._functions_problem() or self._files_problem()
 
     def _sizes_problem(self) -> str | None:
-        if self.inpaints and self.more_sizes:
-            return "inpaints: true, but pictures of several sizes cannot be filled in"
         known: set[tuple[int, int]] = set()
         for size in self.sizes:
             where = f"more_sizes: {size.text}" if known else ""
@@ -395,8 +393,7 @@ class Manifest:
             context = hoisted["project_context"].outputs[0]
         return time, context
 
-    @property
-    def surroundings(self) -> tuple[TensorSpec, ...]:
+    def surroundings_of(self, size: PictureSize) -> tuple[TensorSpec, ...]:
         """What a UNet that ``inpaints`` takes beside latents, step and prompt; others take nothing.
 
         ``project_surroundings`` makes it where the UNet has that function; otherwise it is a mask and the
@@ -404,12 +401,11 @@ class Manifest:
         """
         if not self.inpaints:
             return ()
-        hoisted = self._hoisted.get("project_surroundings")
-        return (self._bare_surroundings,) if hoisted is None else hoisted.outputs
+        hoisted = self._hoisted.get("project_surroundings" + self.suffix_of(size))
+        return (self._bare_surroundings(size),) if hoisted is None else hoisted.outputs
 
-    @property
-    def _bare_surroundings(self) -> TensorSpec:
-        batch, channels, *sides = self.latents.shape
+    def _bare_surroundings(self, size: PictureSize) -> TensorSpec:
+        batch, channels, *sides = self.latents_of(size.latent_size).shape
         return TensorSpec((batch, 1 + channels, *sides), "float32")
 
     @property
@@ -420,9 +416,10 @@ class Manifest:
             "embed_time": (TensorSpec((TIMES_AT_ONCE,), "float32"), (TIMES_AT_ONCE,)),
             "project_context": (contexts, contexts.shape[:2]),
         }
-        if self.inpaints:
-            given = self._bare_surroundings
-            sides["project_surroundings"] = given, (self.batch, *given.shape[2:])
+        for size in self.sizes if self.inpaints else ():
+            given = self._bare_surroundings(size)
+            name = "project_surroundings" + self.suffix_of(size)
+            sides[name] = given, (self.batch, *given.shape[2:])
         found = self.components["unet"].functions
         return {
             name: FunctionSpec((given,), (TensorSpec((*lead, _width(found[name])), contexts.dtype),))
@@ -432,7 +429,6 @@ class Manifest:
 
     def _functions_problem(self) -> str | None:
         ids, (time, context) = TensorSpec((1, self.context.shape[1]), "int32"), self.conditions
-        more = self.surroundings
         contract = {
             ("text_encoder", "encode"): FunctionSpec((ids,), (self.context,)),
             **{("unet", name): spec for name, spec in self._hoisted.items()},
@@ -440,7 +436,7 @@ class Manifest:
         for size in self.sizes:
             suffix, features = self.suffix_of(size), size.features
             noise, image = self.latents_of(size.latent_size), self.image_of(size.image_size)
-            given = (noise, time, context, *more)
+            given = (noise, time, context, *self.surroundings_of(size))
             contract["unet", f"full{suffix}"] = FunctionSpec(given, (noise, *features))
             contract["unet", f"cached{suffix}"] = FunctionSpec((*given, *features), (noise,))
             contract["vae_decoder", f"decode{suffix}"] = FunctionSpec((noise,), (image,))
@@ -486,6 +482,11 @@ def _text(function: FunctionSpec) -> str:
     sides = (function.inputs, function.outputs)
     texts = (", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in side) for side in sides)
     return " → ".join(f"({text})" for text in texts)
+def depends_on_size(function: str) -> bool:
+    """Whether what a UNet computes once, by a function of this name, depends on the picture's size."""
+    return function == "project_surroundings"
+
+
 
 
 def is_file_name(name: str) -> bool:

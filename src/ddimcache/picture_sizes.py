@@ -52,6 +52,9 @@ def manifest_at(manifest: Manifest, image_size: tuple[int, int] | None) -> Manif
     }
     own = {entry.name: getattr(size, entry.name) for entry in dataclasses.fields(size)}
     own["activation_bytes"] = sum(component.activation_bytes for component in components.values())
+    own["macs_once"] = {
+        plain: manifest.macs_once[name] for name, plain in names.of(manifest.macs_once).items()
+    }
     passes = tuple(entry for entry in manifest.passes if entry.size in (None, size.image_size))
     return dataclasses.replace(manifest, **own, components=components, passes=passes, more_sizes=())
 

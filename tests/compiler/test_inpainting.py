@@ -17,7 +17,7 @@ from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.image import read_mask
 from ddimcache.runtime.noise import noise
 from tests.compiler.test_image_to_image import PROMPT, SCHEDULERS, picture_of
-from tests.kit.device_run import compile_to, distance, psnr, run
+from tests.kit.device_run import compile_to, distance, psnr, run, sizes_of
 from tests.kit.family import single_thread, stand_in
 from tests.kit.reference import Kept, TorchPipeline, diffusers_pipeline, sample
 
@@ -26,6 +26,8 @@ PLACES = (
     "diffusers.models.autoencoders.vae",
     "diffusers.schedulers.scheduling_lcm",
 )
+
+WIDE = (48, 16)
 
 one_thread = pytest.fixture(autouse=True, scope="module")(single_thread)
 
@@ -40,10 +42,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
-    """A model that was made for it; its encoder comes without being asked for."""
+    """A model that was made for it, at two sizes; its encoder comes without being asked for."""
     folder = tmp_path_factory.mktemp("made") / "bundle"
-    model = stand_in("tiny-inpaint")
-    return model, compile_to(model, folder, target="opencl", weights="fp32")
+    model, sizes = stand_in("tiny-inpaint"), sizes_of([(32, 32), WIDE])
+    return model, compile_to(model, folder, target="opencl", weights="fp32", **sizes).at(None)
 
 
 def mask_of(bundle: Bundle) -> Image.Image:
@@ -193,9 +195,12 @@ def encoded(pipe: TorchPipeline, picture: Image.Image, hole: np.ndarray, drawn: 
 
 
 @pytest.mark.opencl
-@pytest.mark.parametrize("form", ["plain", "made"])
-def test_the_cache_keeps_what_the_reference_keeps(form: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(("form", "size"), [("plain", None), ("made", None), ("made", WIDE)])
+def test_the_cache_keeps_what_the_reference_keeps(
+    form: str, size: tuple[int, int] | None, request: pytest.FixtureRequest
+) -> None:
     model, bundle = request.getfixturevalue(form)
+    bundle = bundle.at(size)
     picture, mask = picture_of(bundle), mask_of(bundle)
     ours = run(
         bundle,

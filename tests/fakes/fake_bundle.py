@@ -111,8 +111,6 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
     timesteps_type = relax.TensorType((TIMES_AT_ONCE,), "float32")
     times_type = relax.TensorType((1, TIMES), "float32")
     words_type = relax.TensorType((batch, LENGTH, 1), "float32")
-    surroundings_type = relax.TensorType((batch, 1 + CHANNELS, SIDE, SIDE), "float32")
-    around_type = relax.TensorType((batch, SIDE, SIDE, 1), "float32")
 
     def packed(component: str):
         fields = [
@@ -209,23 +207,24 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
 
     ids_type = relax.TensorType((1, LENGTH), "int32")
     conditions = [times_type, words_type] if hoisted else [time_type, context_type]
-    if inpaints:
-        conditions.append(around_type)
     functions, decoders, encoders = {}, {}, {}
     for suffix, (width, height) in _suffixes(more).items():
         latents_type = relax.TensorType((batch, CHANNELS, height, width), "float32")
         feature_type = relax.TensorType((batch, 1, height, width), half(target))
         image_type = relax.TensorType((batch, height * SCALE, width * SCALE, 3), "uint8")
         hole_type = relax.TensorType((batch, height * SCALE, width * SCALE), "uint8")
-        functions[f"full{suffix}"] = ([latents_type, *conditions], full)
-        functions[f"cached{suffix}"] = ([latents_type, *conditions, feature_type, feature_type], cached)
+        given = [latents_type, *conditions]
+        if inpaints:
+            surroundings_type = relax.TensorType((batch, 1 + CHANNELS, height, width), "float32")
+            functions[f"project_surroundings{suffix}"] = ([surroundings_type], project_surroundings)
+            given.append(relax.TensorType((batch, height, width, 1), "float32"))
+        functions[f"full{suffix}"] = (given, full)
+        functions[f"cached{suffix}"] = ([*given, feature_type, feature_type], cached)
         decoders[f"decode{suffix}"] = ([latents_type], decode)
         encoders[f"encode{suffix}"] = ([image_type, hole_type, latents_type], encode_image)
     if hoisted:
         functions["embed_time"] = ([timesteps_type], embed_time)
         functions["project_context"] = ([context_type], project_context)
-    if inpaints:
-        functions["project_surroundings"] = ([surroundings_type], project_surroundings)
     unet = build("unet", functions)
     kernels = _kernels(target, batch, hoisted, images, more)
     unet = IRModule({**dict(unet.functions_items()), **kernels}, attrs=unet.attrs)
@@ -296,11 +295,10 @@ def manifest(
         once["embed_time"] = FunctionSpec((timesteps,), (times,))
         once["project_context"] = FunctionSpec((context,), (words,))
         time, context = TensorSpec((1, TIMES), "float32"), words
-    around: tuple[TensorSpec, ...] = ()
-    if inpaints:
-        surroundings = TensorSpec((batch, 1 + CHANNELS, SIDE, SIDE), "float32")
-        around = (TensorSpec((batch, SIDE, SIDE, 1), "float32"),)
-        once["project_surroundings"] = FunctionSpec((surroundings,), around)
+    for suffix, (width, height) in _suffixes(more).items() if inpaints else ():
+        surroundings = TensorSpec((batch, 1 + CHANNELS, height, width), "float32")
+        around = TensorSpec((batch, height, width, 1), "float32")
+        once[f"project_surroundings{suffix}"] = FunctionSpec((surroundings,), (around,))
     functions = {
         "text_encoder": {"encode": FunctionSpec((ids,), (TensorSpec((1, LENGTH, WIDTH), "float32"),))},
         "unet": dict(once),
@@ -312,7 +310,9 @@ def manifest(
         latents = TensorSpec((batch, CHANNELS, height, width), "float32")
         features = 2 * (TensorSpec((batch, 1, height, width), half(target)),)
         image = TensorSpec((batch, height * SCALE, width * SCALE, 3), "uint8")
-        inputs = (latents, time, context, *around)
+        inputs = (latents, time, context)
+        if inpaints:
+            inputs = (*inputs, *once[f"project_surroundings{suffix}"].outputs)
         functions["unet"][f"full{suffix}"] = FunctionSpec(inputs, (latents, *features))
         functions["unet"][f"cached{suffix}"] = FunctionSpec((*inputs, *features), (latents,))
         functions["vae_decoder"][f"decode{suffix}"] = FunctionSpec((latents,), (image,))

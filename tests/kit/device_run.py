@@ -52,7 +52,10 @@ def run(
     strength: float = 0.8,
     mask: bytes = b"",
 ) -> DeviceSample:
-    """Draws one batch on the bundle's device from ``latents``: float32 [B, C, h, w], or a seed."""
+    """Draws one batch on the bundle's device from ``latents``: float32 [B, C, h, w], or a seed.
+
+    Of a bundle of several sizes it is that of ``bundle``, the first or what :meth:`Bundle.at` shows.
+    """
     session = Session(bundle, parse_device(bundle.manifest.device_kind))
     try:
         tokenizer = Tokenizer(bundle.tokenizer)
@@ -60,6 +63,7 @@ def run(
         noise = latents if isinstance(latents, int) else latents.astype("<f4").tobytes()
         numbers = (steps, cache_interval, guidance)
         more = {"sampler": sampler, "image": image, "strength": strength, "mask": mask}
+        more["size"] = bundle.manifest.image_size
         done = session.draw(ImageRequest(ids, negative_ids, noise, *numbers, **more))  # type: ignore[arg-type]
         assert done.picture is not None
         return DeviceSample(done.picture.latents, done.picture.pixels, done.timings)

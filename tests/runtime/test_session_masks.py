@@ -40,22 +40,29 @@ def folders(tmp_path_factory) -> dict[bool, Path]:
     }
 
 
-def expected_latents(request: ImageRequest, inpaints: bool, target: str = "llvm") -> np.ndarray:
-    reference, shape = fake.Reference.of(IDS, NEGATIVE, target), fake.manifest().latents.shape
+def expected_latents(
+    request: ImageRequest,
+    inpaints: bool,
+    target: str = "llvm",
+    whole: np.ndarray = PICTURE,
+    mask: np.ndarray = MASK,
+) -> np.ndarray:
+    reference, white = fake.Reference.of(IDS, NEGATIVE, target), mask[:: fake.SCALE, :: fake.SCALE] >= 128
+    shape = (1, fake.CHANNELS, *white.shape)
     constants = to_json(fake.manifest().sampler)
     assert isinstance(constants, dict)
     made = plan(
         constants, request.steps, request.cache_interval, request.sampler, request.strength, masked=True
     )
     *drawn, of_picture, of_masked = noise(11, (2 + (len(made.steps) if made.adds_noise else 1), *shape))
-    picture = reference.encoded(PICTURE, of_picture)
+    picture = reference.encoded(whole, of_picture)
     x = np.float32(made.noise) * drawn[0]
     if made.picture:
         x = x + np.float32(made.picture) * picture
     around: np.ndarray | float = 0.0
     if inpaints:
-        masked = reference.encoded(PICTURE * (MASK < 128)[..., None], of_masked)
-        cells = np.broadcast_to(CELLS, (1, 1, *CELLS.shape)).astype("float32")
+        masked = reference.encoded(whole * (mask < 128)[..., None], of_masked)
+        cells = np.broadcast_to(white, (1, 1, *white.shape)).astype("float32")
         around = reference.around(np.concatenate([cells, masked], axis=1))
     history, feature = np.float32(0), None
     for step in made.steps:
@@ -68,7 +75,7 @@ def expected_latents(request: ImageRequest, inpaints: bool, target: str = "llvm"
         x = (k.a * predicted + k.b * (k.r * x + k.s * m) + k.c * history + k.d * added).astype("float32")
         history = predicted
         if not inpaints:
-            x = np.where(CELLS, x, step.kept_picture * picture + step.kept_noise * drawn[0]).astype("float32")
+            x = np.where(white, x, step.kept_picture * picture + step.kept_noise * drawn[0]).astype("float32")
     return x
 
 
@@ -89,6 +96,23 @@ def test_same_as_numpy(folders, sampler, strength, inpaints):
     assert done.steps_done == done.steps == int(10 * strength)
     expected = expected_latents(request, inpaints)
     assert_close(done.drawn.latents, expected)
+
+
+@pytest.mark.host
+@FORMS
+def test_every_size_is_that_of_numpy(tmp_path, inpaints):
+    folder = fake.build_fake_bundle(
+        tmp_path / "bundle", tmp_path, images=True, inpaints=inpaints, more=((12, 6),)
+    )
+    session = Session(open_bundle(folder), DeviceSpec("llvm"))
+    random = np.random.default_rng(4)
+    for width, height in ((96, 48), (64, 64), (96, 48)):
+        picture = random.integers(0, 256, (height, width, 3), "uint8")
+        mask = random.integers(0, 256, (height, width), "uint8")
+        given = {"image": picture.tobytes(), "mask": mask.tobytes(), "size": (width, height)}
+        found = session.draw(replace(REQUEST, **given)).drawn.latents
+        assert_close(found, expected_latents(REQUEST, inpaints, whole=picture, mask=mask))
+    session.close()
 
 
 @pytest.mark.opencl

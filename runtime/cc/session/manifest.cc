@@ -290,9 +290,6 @@ void CheckWhole(const Manifest& manifest, const std::map<std::string, int64_t>& 
   if (manifest.inpaints && !manifest.takes_images()) {
     throw JsonProblem("inpaints", "true, but without a vae_encoder no picture can be filled in");
   }
-  if (manifest.inpaints && manifest.sizes.size() > 1) {
-    throw JsonProblem("inpaints", "true, but pictures of several sizes cannot be filled in");
-  }
   const auto& shape = manifest.context.shape;
   if (shape.size() != 3 || shape[0] != 1) {
     const std::string text = manifest.context.text();
@@ -311,7 +308,7 @@ void CheckWhole(const Manifest& manifest, const std::map<std::string, int64_t>& 
     const TensorSpec latents = manifest.latents(size), image = manifest.image(size);
     const std::string& end = size.suffix;
     std::vector<TensorSpec> given = {latents, time, prompt};
-    if (manifest.inpaints) given.push_back(manifest.projected());
+    if (manifest.inpaints) given.push_back(manifest.projected(size));
     std::vector<TensorSpec> made = {latents};
     made.insert(made.end(), size.features.begin(), size.features.end());
     contract.push_back({"unet", "full" + end, {given, made}});

@@ -110,14 +110,14 @@ struct Manifest {
   // Where an image encoder does not look at a picture.
   TensorSpec hole(const PictureSize& size) const;
   // Mask and masked picture, [B, 1 + C, h, w].
-  TensorSpec surroundings() const;
+  TensorSpec surroundings(const PictureSize& size) const;
   // Whether a picture can begin with another one: the bundle has an image encoder.
   bool takes_images() const { return components.count("vae_encoder") != 0; }
   // The context once for every picture of the batch.
   TensorSpec contexts() const;
   // What the contract says of the functions that run before the steps, as far as the UNet has them:
   // "embed_time" makes a row for each of 64 timesteps, "project_context" what attention reads of a prompt,
-  // "project_surroundings" what a UNet that inpaints reads of mask and masked picture.
+  // "project_surroundings", one a size, what a UNet that inpaints reads of mask and masked picture.
   // How wide their results are is the model's to say.
   std::map<std::string, FunctionSpec> once() const;
   // What the UNet takes of a step: the timestep [1], or a row [1, T] of what embed_time makes.
@@ -125,7 +125,7 @@ struct Manifest {
   // What the UNet takes of a prompt: contexts, or what project_context makes.
   TensorSpec prompt() const;
   // What a UNet that inpaints takes besides: surroundings, or what project_surroundings makes.
-  TensorSpec projected() const;
+  TensorSpec projected(const PictureSize& size) const;
 };
 
 inline constexpr int kFormatVersion = 9;

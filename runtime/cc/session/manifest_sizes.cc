@@ -66,8 +66,7 @@ TensorSpec Manifest::hole(const PictureSize& size) const {
   return {{batch, size.height, size.width}, "uint8"};
 }
 
-TensorSpec Manifest::surroundings() const {
-  const PictureSize& size = sizes.front();
+TensorSpec Manifest::surroundings(const PictureSize& size) const {
   return {{batch, 1 + latent_channels, size.latent_height, size.latent_width}, "float32"};
 }
 
@@ -80,7 +79,7 @@ TensorSpec Manifest::contexts() const {
 std::map<std::string, FunctionSpec> Manifest::once() const {
   std::map<std::string, FunctionSpec> contract;
   const auto& functions = components.at("unet").functions;
-  const auto add = [&](const char* name, const TensorSpec& given, std::vector<int64_t> made) {
+  const auto add = [&](const std::string& name, const TensorSpec& given, std::vector<int64_t> made) {
     const auto found = functions.find(name);
     if (found == functions.end()) return;
     const auto& outputs = found->second.outputs;
@@ -91,8 +90,10 @@ std::map<std::string, FunctionSpec> Manifest::once() const {
   const TensorSpec given = contexts();
   add("project_context", given, {given.shape[0], given.shape[1]});
   if (inpaints) {
-    const PictureSize& size = sizes.front();
-    add("project_surroundings", surroundings(), {batch, size.latent_height, size.latent_width});
+    for (const PictureSize& size : sizes) {
+      add("project_surroundings" + size.suffix, surroundings(size),
+          {batch, size.latent_height, size.latent_width});
+    }
   }
   return contract;
 }
@@ -110,10 +111,10 @@ TensorSpec Manifest::prompt() const {
   return project == found.end() ? contexts() : project->second.outputs[0];
 }
 
-TensorSpec Manifest::projected() const {
+TensorSpec Manifest::projected(const PictureSize& size) const {
   const auto found = once();
-  const auto project = found.find("project_surroundings");
-  return project == found.end() ? surroundings() : project->second.outputs[0];
+  const auto project = found.find("project_surroundings" + size.suffix);
+  return project == found.end() ? surroundings(size) : project->second.outputs[0];
 }
 
 }  // namespace ddimcache::session

@@ -40,7 +40,7 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, Memory mo
   // A mask keeps a picture's latents and their noise, and is smaller than either.
   const uint64_t latents = manifest.takes_images() ? 11 : 8;
   const uint64_t surroundings =
-      manifest.inpaints ? manifest.surroundings().bytes() + manifest.projected().bytes() : 0;
+      manifest.inpaints ? manifest.surroundings(size).bytes() + manifest.projected(size).bytes() : 0;
   const uint64_t unet_work = surroundings + work(size.activation_bytes.at("unet")) +
                              2 * size.feature_bytes() + latents * manifest.latents(size).bytes() +
                              2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();

@@ -35,7 +35,7 @@ UnetLoop::UnetLoop(const Manifest& manifest, const PictureSize& size, std::share
       guide_and_step_(unet_->Kernel("guide_and_step" + size.suffix)),
       embed_time_(unet_->Find("embed_time")),
       project_context_(unet_->Find("project_context")),
-      project_surroundings_(unet_->Find("project_surroundings")),
+      project_surroundings_(unet_->Find("project_surroundings" + size.suffix)),
       latents_(EmptyTensor(manifest.latents(size), device)),
       history_(EmptyTensor(manifest.latents(size), device)),
       noise_(EmptyTensor(manifest.latents(size), device)),
@@ -47,8 +47,8 @@ UnetLoop::UnetLoop(const Manifest& manifest, const PictureSize& size, std::share
       contexts_(contexts),
       prompts_(contexts) {
   if (manifest.inpaints) {
-    surroundings_ = EmptyTensor(manifest.surroundings(), device);
-    projected_ = EmptyTensor(manifest.projected(), device);
+    surroundings_ = EmptyTensor(manifest.surroundings(size), device);
+    projected_ = EmptyTensor(manifest.projected(size), device);
   }
   if (project_context_ == nullptr) return;
   for (Tensor& prompt : prompts_) prompt = EmptyTensor(manifest.prompt(), device);

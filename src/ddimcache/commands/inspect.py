@@ -341,7 +341,10 @@ def _once(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """What is computed before the steps, and what that saves."""
     once, saved = facts["macs_once"], facts["macs_saved"]
     often = {"embed_time": f"{TIMES_AT_ONCE} steps", "project_context": "a prompt"}
-    rows = [(f"once for {often[name]}", f"{name}, {macs / 1e9:.3g} GMAC") for name, macs in once.items()]
+    rows = [
+        (f"once for {often.get(name, 'a masked picture')}", f"{name}, {macs / 1e9:.3g} GMAC")
+        for name, macs in once.items()
+    ]
     if rows:
         text = f"{saved['full'] / 1e9:.3g} GMAC a full step, {saved['cached'] / 1e9:.3g} a cached one, "
         image = f"{saved['image'] / 1e9:.3g} an image of {IMAGE_STEPS} guided steps at n = {IMAGE_INTERVAL}"
