@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.bundle import check_destination, write_bundle
 from ddimcache.compiler.fingerprint import versions
-from ddimcache.compiler.fit_memory import MemoryLimits, fit, planned_bytes
+from ddimcache.compiler.fit_memory import MemoryLimits, fit, planned
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pipeline_folder
 from ddimcache.compiler.frontend.scheduler import sampler_constants
@@ -30,6 +30,7 @@ from ddimcache.compiler.frontend.vae_encoder import import_vae_encoder
 from ddimcache.compiler.join_sizes import join_sizes
 from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs
 from ddimcache.compiler.linker import find_linker
+from ddimcache.compiler.memory_plan import Plan, plan_in_turns
 from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.pack_weights import PanelWidths
@@ -49,8 +50,8 @@ from ddimcache.manifest import (
     PictureSize,
     SamplerConstants,
     TensorSpec,
-)
     depends_on_size,
+)
 from ddimcache.records import from_json, to_json
 from ddimcache.runtime.progress import Progress, Stage
 from ddimcache.schedules.threads_to_loops import threads_to_loops
@@ -191,7 +192,7 @@ class _Builder:
         self.files: dict[str, bytes | Path] = {}
         self.entries: dict[str, Component] = {}
         self.passes: list[PassReport] = []
-        self.planned: dict[_Sizes, dict[str, int]] = {each: {} for each in sizes}
+        self.planned: dict[_Sizes, dict[str, Plan]] = {each: {} for each in sizes}
         self.unets: dict[_Sizes, pipeline.Compilation] = {}
         self.cuts = 0
 
@@ -285,11 +286,11 @@ class _Builder:
         request = pipeline.Request(
             component,
             self.device,
-            keep_fp16=self.options.keep_fp16,
             weights,
             task.entry,
             cut,
             accumulate=self.options.accumulate_choices,
+            keep_fp16=self.options.keep_fp16,
             widths=widths,
         )
         dump = None if self.options.dump_ir is None else Path(self.options.dump_ir)
@@ -307,18 +308,21 @@ class _Builder:
 
         compilation = fit(request, self._limits(size), run)
         for each in self.sizes if task.name == "text_encoder" else (size,):
-            self.planned[each][task.name] = planned_bytes(compilation)
+            self.planned[each][task.name] = planned(compilation)
         return compilation
 
     def _limits(self, size: _Sizes) -> MemoryLimits:
         """What the next component may take: the budget is for all of them together, at each size."""
         wanted, allocation = self.device.wanted_activations, self.device.max_allocation
         budget = self.options.memory_budget
-        if budget is not None:
-            left = max(budget - sum(self.planned[size].values()), 0)
-            if left < wanted:
-                return MemoryLimits(left, "--memory-budget leaves", left, allocation)
-        return MemoryLimits(wanted, f"{self.device.name} should take", 1 << 62, allocation)
+        should = f"{self.device.name} should take"
+        if budget is None:
+            return MemoryLimits(wanted, should, 1 << 62, allocation)
+        beside = tuple(self.planned[size].values())
+        left, leaves = max(budget - plan_in_turns(beside).bytes, 0), "--memory-budget leaves"
+        if left < wanted:
+            return MemoryLimits(left, leaves, left, allocation, beside)
+        return MemoryLimits(wanted, should, left, allocation, beside, leaves)
 
     def _sampler(self, time: Any) -> Any:
         """A module with the kernels that the loop runs; the UNet takes ``time``, a type, of a step."""
@@ -370,7 +374,7 @@ class _Builder:
             functions=functions,
             launches=f"{name}.launches.json",
             kernels=facts.kernels,
-            activation_bytes=self.planned[size][name],
+            activation_bytes=self.planned[size][name].bytes,
             sources=sources,
             peaks=tuple(
                 dataclasses.replace(peak, function=function)
@@ -423,8 +427,9 @@ class _Builder:
             macs_cached=unet.macs["cached"],
             macs_saved_full=unet.macs_saved["full"],
             macs_saved_cached=unet.macs_saved["cached"],
+            storages=plan_in_turns(self.planned[size].values()).storages,
             activation_bytes={
-                name: planned for name, planned in self.planned[size].items() if name != "text_encoder"
+                name: plan.bytes for name, plan in self.planned[size].items() if name != "text_encoder"
             },
         )
 
@@ -464,12 +469,13 @@ class _Builder:
             sampler=from_json(SamplerConstants, constants),
             tokenizer="tokenizer",
             built_with={**versions(), **options.untold()},
-            activation_bytes=sum(entry.activation_bytes for entry in self.entries.values()),
+            activation_bytes=plan_in_turns(self.planned[self.sizes[0]].values()).bytes,
             macs_full=first.macs_full,
             macs_cached=first.macs_cached,
             macs_once=macs_once,
             macs_saved_full=first.macs_saved_full,
             macs_saved_cached=first.macs_saved_cached,
+            storages=first.storages,
             components=self.entries,
             passes=tuple(self.passes),
             more_sizes=tuple(others),

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ddimcache.compiler.memory_plan import buffers, output_bytes
+from ddimcache.compiler.memory_plan import Plan, buffers, output_bytes, plan_in_turns
 from ddimcache.compiler.passes.tile_rows import Tiling
 from ddimcache.compiler.pipeline import Compilation, Request
 from ddimcache.errors import CompileError
@@ -30,6 +30,14 @@ class MemoryLimits:
     wanted_by: str
     most: int
     allocation: int
+    beside: tuple[Plan, ...] = ()
+    """Components that share their storages with it: only what it takes beyond them counts."""
+    most_by: str = ""
+    """Who sets ``most``, where that is another one."""
+
+    def taken(self, plan: Plan) -> int:
+        """The bytes of ``plan`` that count."""
+        return plan_in_turns((*self.beside, plan)).bytes - plan_in_turns(self.beside).bytes
 
 
 def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compilation]) -> Compilation:
@@ -38,7 +46,7 @@ def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compila
     Without a number of bands that reaches what is wanted the least plan is taken. Raises
     :class:`CompileError` with figures when even that is above what is possible.
     """
-    tried = [_Trial(1, run(request))]
+    tried = [_Trial(1, run(request), limits)]
     if not tried[0].fits(limits):
         whole = tried[0]
         if whole.largest > limits.allocation:
@@ -51,7 +59,7 @@ def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compila
             if bands < least:
                 continue
             tiling = Tiling(bands, limit, reason)
-            trial = _Trial(bands, run(dataclasses.replace(request, tiling=tiling)))
+            trial = _Trial(bands, run(dataclasses.replace(request, tiling=tiling)), limits)
             tried.append(trial)
             # More bands have more edges: once the plans begin to grow, they go on.
             if trial.fits(limits) or (len(tried) > 3 and trial.bytes >= tried[-2].bytes):
@@ -69,25 +77,25 @@ def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compila
     if best.bytes > limits.most:
         raise CompileError(
             f"activations need {_text(best.bytes)} in {best.bands} bands of rows, the best number of them; "
-            f"{limits.wanted_by} {_text(limits.most)}",
+            f"{limits.most_by or limits.wanted_by} {_text(limits.most)}",
             where=name,
             remedy="take a smaller --size or --batch, or a larger --memory-budget",
         )
     return best.compilation
 
 
-def planned_bytes(compilation: Compilation) -> int:
-    """Planned bytes of a compilation: the storages of all its functions, and the outputs of the largest."""
+def planned(compilation: Compilation) -> Plan:
+    """The plan of a compilation: the storages of all its functions, and the outputs of the largest."""
     outputs = max(output_bytes(compilation.module[name]) for name in compilation.inputs)
-    return sum(compilation.storages) + outputs
+    return Plan(compilation.storages, outputs)
 
 
 class _Trial:
-    """A compilation in ``bands`` bands, with the planned bytes of all of it and of its largest buffer."""
+    """A compilation in ``bands`` bands, with the bytes of it that count and those of its largest buffer."""
 
-    def __init__(self, bands: int, compilation: Compilation) -> None:
+    def __init__(self, bands: int, compilation: Compilation, limits: MemoryLimits) -> None:
         self.bands, self.compilation = bands, compilation
-        self.bytes = planned_bytes(compilation)
+        self.bytes = limits.taken(planned(compilation))
         plans = [buffers(compilation.module[name]) for name in compilation.inputs]
         self.largest = max(max(plan, default=0) for plan in plans)
 

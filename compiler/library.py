@@ -14,6 +14,7 @@ from tvm import relax, tirx
 from tvm.s_tir import SBlock
 
 from ddimcache.compiler.linker import find_linker
+from ddimcache.compiler.passes.lower_storages import LowerStorages
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.tags import FAMILY, WORK
 from ddimcache.manifest import KernelSpec
@@ -40,10 +41,12 @@ def build_library(
     linker = find_linker(host)
     kernels = _kernels(module, functions)
     target = profile.tvm_target(host)
+    lower_storages: Any = LowerStorages()
     with target, tvm.transform.PassContext(opt_level=3):
         for phase in (
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),
+            lower_storages,
             relax.transform.LowerRuntimeBuiltin(),
             relax.transform.ComputePrimValue(),
             relax.transform.VMShapeLower(),

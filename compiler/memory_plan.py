@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from tvm import relax
 
 from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.manifest import ITEM_BYTES, LiveTensor, MemoryPeak
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Planned bytes of a component: of each storage, the largest first, and of what its calls return."""
+
+    storages: tuple[int, ...] = ()
+    outputs: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return sum(self.storages) + self.outputs
+
+
+def plan_in_turns(plans: Iterable[Plan]) -> Plan:
+    """The plan of components that compute in turns and leave nothing in a storage: they share them.
+
+    The k-th largest storage is as large as the largest k-th of any component, which is the least with which
+    every component finds a storage for each of its own.
+    """
+    plans = list(plans)
+    ranks = zip_longest(*(plan.storages for plan in plans), fillvalue=0)
+    return Plan(tuple(map(max, ranks)), sum(plan.outputs for plan in plans))
 
 
 def output_bytes(function: relax.Function) -> int:

@@ -14,7 +14,9 @@ After, as ``c`` is written when ``a`` is no longer read::
 A storage holds one tensor at a time and has the size of its largest. What a function returns is allocated for
 itself: it outlives the call. Functions of a component run one after another and leave nothing in a storage,
 so they share one list of storages: a call takes some of them, each of the size that the list has, and the
-next call, of the same function or another, finds the same ones free.
+next call, of the same function or another, finds the same ones free. So do components that are on a device
+together: a session gives the k-th largest storages of all of them the same memory. It tells storage from what
+a function returns by the type int8, which nothing has that is returned.
 
 Tensors are placed one after another, each into the smallest storage that holds it and is free as long as it
 lives, or into a new one. Two orders are tried, as published by Pisarchyk and Lee (arXiv 2001.03288), and the
@@ -32,6 +34,9 @@ import tvm
 from tvm import relax
 
 from ddimcache.compiler.memory_plan import Lifetime, lifetimes
+
+STORAGE_DTYPE = "int8"
+"""The element type of storage; `runtime/cc/allocator.h` knows it."""
 
 
 @dataclass
@@ -161,7 +166,7 @@ def _rewritten(function: relax.Function, storages: Sequence[Storage]) -> relax.F
             if number not in made:
                 space = scope[0] if scope else relax.StringImm("global")
                 size = relax.ShapeExpr([storages[number].bytes])
-                storage = builder.normalize(relax.op.memory.alloc_storage(size, device, space, "uint8"))
+                storage = builder.normalize(relax.op.memory.alloc_storage(size, device, space, STORAGE_DTYPE))
                 made[number] = relax.Var(f"storage{number}", storage.ty)
                 bindings.append(relax.VarBinding(made[number], storage))
             tensor = relax.op.memory.alloc_tensor(made[number], 0, shape, dtype.value, device)

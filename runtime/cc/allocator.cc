@@ -14,10 +14,11 @@ Buffer OpenClAllocator::GiveOut(tvm::Device device, Memory* memory) {
   return buffer;
 }
 
-Buffer OpenClAllocator::Alloc(tvm::Device device, size_t bytes, size_t, DLDataType) {
-  const size_t size = is_pooled() ? (bytes + kPageBytes - 1) / kPageBytes * kPageBytes : bytes;
-  return GiveOut(device,
-                 AllocateBuffer(Device::At(device.device_id), size, {MemoryKind::kActivations, is_pooled()}));
+Buffer OpenClAllocator::Alloc(tvm::Device device, size_t bytes, size_t, DLDataType type_hint) {
+  const size_t size = is_pooled() ? WholePages(bytes) : bytes;
+  const bool planned = is_pooled() && type_hint.code == kPlanned.code && type_hint.bits == kPlanned.bits;
+  return GiveOut(device, AllocateBuffer(Device::At(device.device_id), size,
+                                        {MemoryKind::kActivations, is_pooled(), planned}));
 }
 
 Buffer OpenClAllocator::Alloc(tvm::Device device, tvm::ffi::Shape shape, DLDataType type_hint,

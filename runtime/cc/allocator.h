@@ -17,6 +17,10 @@ class OpenClAllocator final : public tvm::runtime::memory::Allocator {
   OpenClAllocator(tvm::Device device, tvm::runtime::memory::AllocatorType type)
       : Allocator(type), device_(device) {}
 
+  // Pooled storage is a number of pages.
+  static constexpr size_t kPageBytes = 4096;
+  static size_t WholePages(size_t bytes) { return (bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
   using Allocator::Alloc;
   tvm::runtime::memory::Buffer Alloc(tvm::Device device, size_t bytes, size_t alignment,
                                      DLDataType type_hint) final;
@@ -36,7 +40,9 @@ class OpenClAllocator final : public tvm::runtime::memory::Allocator {
   size_t UsedMemory() const final { return used_; }
 
  private:
-  static constexpr size_t kPageBytes = 4096;
+  // As what compiler/passes/plan_memory.py allocates storage. What a call returns has its tensor's type, and
+  // no function returns this one.
+  static constexpr DLDataType kPlanned = {kDLInt, 8, 1};
 
   bool is_pooled() const { return type() == tvm::runtime::memory::kPooled; }
   bool AllowMemoryScope(const std::string& scope) const final;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "arena.h"
 #include "recording.h"
 
 namespace ddimcache::opencl {
@@ -23,11 +24,19 @@ Memory* Allocate(Device& device, size_t bytes, const ImageShape& image, Allocati
   memory->pooled = allocation.pooled;
   Recording* recording = Recording::Current();
   if (recording != nullptr && &recording->device() != &device) recording = nullptr;
-  const void* arena = recording != nullptr && allocation.pooled ? recording->arena() : nullptr;
-  if (const auto block = device.memory.Take(bytes, image, kind, allocation.pooled, arena)) {
+  // By whose name it is given out again.
+  const void* name = recording != nullptr ? recording->arena() : nullptr;
+  const Arena* shared = allocation.planned ? ArenaScope::Current(device) : nullptr;
+  auto block = shared != nullptr ? device.memory.TakeOf(shared, bytes, kind) : std::nullopt;
+  if (block) {
+    name = shared;
+  } else {
+    block = device.memory.Take(bytes, image, kind, allocation.pooled, allocation.pooled ? name : nullptr);
+  }
+  if (block) {
     memory->handle = block->handle;
     memory->bytes = block->bytes;
-    if (recording != nullptr) recording->NoteAllocation(memory->handle);
+    if (recording != nullptr) recording->NoteAllocation(memory->handle, name);
     return memory.release();
   }
   device.memory.Reserve(kind, bytes, image.width != 0 ? "image" : "buffer");
@@ -48,7 +57,7 @@ Memory* Allocate(Device& device, size_t bytes, const ImageShape& image, Allocati
     device.memory.Cancel(kind, bytes);
     ThrowError(code, call, "of " + size + " for " + MemoryKindName(kind) + " on " + device.Describe());
   }
-  if (recording != nullptr) recording->NoteAllocation(memory->handle);
+  if (recording != nullptr) recording->NoteAllocation(memory->handle, name);
   return memory.release();
 }
 

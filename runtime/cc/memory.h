@@ -42,6 +42,8 @@ struct Allocation {
   // Kept for reuse when it is freed; a buffer may then be larger than asked for, by a quarter at most.
   // Weights never are: they are large and come back only when their component is loaded again.
   bool pooled = false;
+  // Used by one call alone, which writes it before it reads it: taken from the thread's Arena, if it has one.
+  bool planned = false;
 };
 
 // `bytes` may be 0. Throws RuntimeError naming size and limit where the device allows no buffer this large,

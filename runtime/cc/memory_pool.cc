@@ -90,6 +90,16 @@ std::optional<Block> MemoryPool::Take(size_t bytes, const ImageShape& image, Mem
   return found;
 }
 
+std::optional<Block> MemoryPool::TakeOf(const void* arena, size_t bytes, MemoryKind kind) {
+  std::lock_guard lock(mutex_);
+  std::optional<Block> found = TakeOfArena(bytes, SIZE_MAX, {}, arena);
+  if (found) {
+    found->kind = kind;
+    CountUse(kind, found->bytes);
+  }
+  return found;
+}
+
 void MemoryPool::Reserve(MemoryKind kind, size_t bytes, const char* what) {
   const auto reserved = [&] {
     if (!Fits(bytes)) return false;

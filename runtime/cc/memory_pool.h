@@ -58,6 +58,9 @@ class MemoryPool {
   std::optional<Block> Take(size_t bytes, const ImageShape& image, MemoryKind kind, bool slack,
                             const void* arena = nullptr);
 
+  // The smallest buffer of at least `bytes`, however large, that was pinned for `arena` and has ended.
+  std::optional<Block> TakeOf(const void* arena, size_t bytes, MemoryKind kind);
+
   // Counts bytes as in use before the driver is asked for them, so that several threads cannot exceed the
   // budget together. Over the budget it releases what is idle, the longest idle first, then waits for what is
   // only waiting, then throws RuntimeError naming kind, size, use by kind and budget. `what` is "buffer" or

@@ -67,7 +67,8 @@ Recording::~Recording() {
 
 void Recording::Keep(cl_mem memory) {
   if (memory == nullptr || !memory_.insert(memory).second) return;
-  device_.memory.Pin(memory, allocated_.contains(memory) ? arena_ : nullptr);
+  const auto allocated = allocated_.find(memory);
+  device_.memory.Pin(memory, allocated != allocated_.end() ? allocated->second : nullptr);
 }
 
 void Recording::AddLaunch(Device& device, RecordedLaunch launch, std::span<const cl_mem> memory) {

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -65,8 +66,8 @@ class Recording {
   Device& device() const { return device_; }
   const void* arena() const { return arena_; }
 
-  // For those who allocate: `memory` is new, or given out again.
-  void NoteAllocation(cl_mem memory) { allocated_.insert(memory); }
+  // For those who allocate: `memory` is new, or given out again, and is given out by the name of `arena`.
+  void NoteAllocation(cl_mem memory, const void* arena) { allocated_[memory] = arena; }
 
   // For those who submit: adds a command to the recording, which pins the memory that it uses and takes
   // the kernel object over. Both throw RuntimeError where the command is for another device.
@@ -101,7 +102,8 @@ class Recording {
   std::vector<Step> steps_;
   // What the launches use, and what was allocated while they were recorded: only that may be given out again,
   // because replays find nothing in it that came from elsewhere.
-  std::unordered_set<cl_mem> memory_, allocated_;
+  std::unordered_set<cl_mem> memory_;
+  std::unordered_map<cl_mem, const void*> allocated_;
   bool replayed_ = false;
 };
 

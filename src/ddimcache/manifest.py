@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from ddimcache.errors import UsageError
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 MANIFEST_NAME = "manifest.json"
 TIMES_AT_ONCE = 64
 """Timesteps that one call of the UNet's ``embed_time`` takes."""
@@ -132,6 +132,12 @@ class Component:
         """Bytes of all weights on the device, without padding."""
         return sum(weight.spec.bytes for weight in self.weights)
 
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of what a call of a function returns, of the one that returns most."""
+        returned = [sum(spec.bytes for spec in function.outputs) for function in self.functions.values()]
+        return max(returned, default=0)
+
 
 @dataclass(frozen=True)
 class SigmaSampler:
@@ -215,6 +221,7 @@ class PictureSize:
     macs_cached: Count
     macs_saved_full: Count
     macs_saved_cached: Count
+    storages: tuple[Size, ...]
     activation_bytes: dict[str, Count]
 
     @property
@@ -249,6 +256,8 @@ class Manifest:
     cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
     [1, L, D]; ``features`` are what a full step leaves for the cached ones. ``macs_once`` is by function of
     the UNet that runs before the steps, and ``macs_saved_…`` is what is spared one of ``full`` or ``cached``.
+    ``storages`` are bytes of buffers that calls of all components can use in turns, the largest first, and
+    ``activation_bytes`` is those and what the components return.
 
     A bundle of several picture sizes says all of that of the first, and in ``more_sizes`` of the others.
     These have functions and sampler's kernels of their own, whose names end in the size: ``full_640x384``.
@@ -281,6 +290,7 @@ class Manifest:
     macs_once: dict[str, Count]
     macs_saved_full: Count
     macs_saved_cached: Count
+    storages: tuple[Size, ...]
     components: dict[str, Component]
     passes: tuple[PassReport, ...] = ()
     loras: tuple[MergedLora, ...] = ()
@@ -472,6 +482,11 @@ class Manifest:
         return None
 
 
+def depends_on_size(function: str) -> bool:
+    """Whether what a UNet computes once, by a function of this name, depends on the picture's size."""
+    return function == "project_surroundings"
+
+
 def _width(function: FunctionSpec) -> int:
     """The last extent of what a function returns, 1 where that has none."""
     shapes = [spec.shape for spec in function.outputs[:1] if spec.shape]
@@ -482,11 +497,6 @@ def _text(function: FunctionSpec) -> str:
     sides = (function.inputs, function.outputs)
     texts = (", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in side) for side in sides)
     return " → ".join(f"({text})" for text in texts)
-def depends_on_size(function: str) -> bool:
-    """Whether what a UNet computes once, by a function of this name, depends on the picture's size."""
-    return function == "project_surroundings"
-
-
 
 
 def is_file_name(name: str) -> bool:

@@ -51,7 +51,8 @@ def manifest_at(manifest: Manifest, image_size: tuple[int, int] | None) -> Manif
         for name, component in manifest.components.items()
     }
     own = {entry.name: getattr(size, entry.name) for entry in dataclasses.fields(size)}
-    own["activation_bytes"] = sum(component.activation_bytes for component in components.values())
+    returned = sum(component.output_bytes for component in components.values())
+    own["activation_bytes"] = sum(size.storages) + returned
     own["macs_once"] = {
         plain: manifest.macs_once[name] for name, plain in names.of(manifest.macs_once).items()
     }

@@ -19,7 +19,7 @@ from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
 from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
 from ddimcache.compiler.library import build_library
-from ddimcache.compiler.memory_plan import buffers, peak
+from ddimcache.compiler.memory_plan import Plan, buffers, peak
 from ddimcache.compiler.target import profile
 from ddimcache.errors import CompileError
 from tests.kit.device_run import compile_to, psnr
@@ -132,6 +132,16 @@ def test_the_least_number_of_bands_that_fits_is_taken(allowed: dict[str, int], a
     compilation = fit(component(), limits(**allowed), run)
     assert seen == asked
     assert compilation.feature_shapes == ((4 if asked[-1] == 6 else asked[-1],),)
+
+
+def test_only_what_it_takes_beyond_the_others_counts() -> None:
+    beside = (Plan((450, 100), 20), Plan((300, 300), 0))
+    counted = MemoryLimits(60, "the test allows", 60, ROOMY, beside)
+    # Others have 450 and 300: in one piece two of 500 are 250 more, two of 300 in two bands nothing.
+    assert [counted.taken(Plan(tuple(PLANS[bands]), 0)) for bands in (1, 2)] == [250, 0]
+    seen, run = planner(PLANS)
+    assert fit(component(), counted, run).feature_shapes == ((2,),)
+    assert seen == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -331,6 +331,7 @@ def manifest(
                 macs_cached=100 * share // SIDE,
                 macs_saved_full=30,
                 macs_saved_cached=20,
+                storages=(96 * share, 32 * share),
                 activation_bytes=planned,
             )
         )
@@ -383,6 +384,7 @@ def manifest(
         macs_once=dict.fromkeys(once, 50),
         macs_saved_full=30,
         macs_saved_cached=20,
+        storages=first.storages,
         components=components,
         passes=(PassReport("FuseNothing", "unet", 0, note="left everything alone"),),
         more_sizes=tuple(sizes[1:]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tvm.script import relax as R
 
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.compress.weights import WeightStore
-from ddimcache.compiler.memory_plan import Lifetime, buffers, lifetimes, peak
+from ddimcache.compiler.memory_plan import Lifetime, Plan, buffers, lifetimes, peak, plan_in_turns
 from ddimcache.compiler.passes.plan_memory import PlanMemory, plan, plan_together
 from tests.kit.relax_run import run_relax
 from tests.passes.test_pipeline import request
@@ -138,6 +139,24 @@ def test_a_plan_is_between_the_floor_and_no_sharing(tensors: list[Lifetime]) -> 
     ranked = [sorted(moment, reverse=True) + [0] * (most - len(moment)) for moment in moments]
     floor = sum(max(moment[rank] for moment in ranked) for rank in range(most))
     assert floor <= total <= sum(tensor.bytes for tensor in tensors)
+
+
+@given(
+    components=st.lists(st.lists(st.integers(1, 50), min_size=1, max_size=6), min_size=1, max_size=4),
+    order=st.randoms(use_true_random=False),
+)
+def test_components_in_turns_find_their_storages(components: list[list[int]], order: random.Random) -> None:
+    plans = [Plan(tuple(sorted(sizes, reverse=True)), 7) for sizes in components]
+    shared = plan_in_turns(plans)
+    assert shared.outputs == 7 * len(plans)
+    assert max(map(sum, components)) <= sum(shared.storages) <= sum(map(sum, components))
+    for sizes in components:
+        # As the runtime does: in any order, each time the smallest that is free and large enough.
+        free = list(shared.storages)
+        for size in order.sample(sizes, len(sizes)):
+            free.remove(min(storage for storage in free if storage >= size))
+    for place, storage in enumerate(shared.storages):
+        assert any(place < len(plan.storages) and plan.storages[place] == storage for plan in plans)
 
 
 @settings(max_examples=6, deadline=None)

@@ -101,7 +101,8 @@ def test_one_size_sees_what_a_bundle_of_it_alone_has(cells):
     assert kernel.calls == dict.fromkeys(seen.components["unet"].functions, 1)
     share = cells[0] * cells[1] // fake.SIDE
     assert (seen.macs_full, seen.components["unet"].activation_bytes) == (125 * share, 128 * share)
-    assert seen.activation_bytes == 3 * 128 * share + seen.components["text_encoder"].activation_bytes
+    returned = sum(component.output_bytes for component in seen.components.values())
+    assert seen.activation_bytes == 128 * share + returned
     # All but its files is as a bundle should be.
     assert "is not in the list of files" in (seen.first_problem() or "")
 

@@ -220,6 +220,11 @@ PictureSize ReadSize(const Fields& fields) {
   for (const char* key : {"macs_full", "macs_cached", "macs_saved_full", "macs_saved_cached"}) {
     fields[key].Integer(0);
   }
+  for (const Place& item : fields["storages"].Items()) {
+    const auto bytes = static_cast<uint64_t>(item.Integer(1));
+    if (bytes > kLargestTensor - size.storage_bytes()) item.Refuse("makes them larger than any memory");
+    size.storages.push_back(bytes);
+  }
   return size;
 }
 
@@ -234,7 +239,7 @@ void CheckFeature(const PictureSize& size, const Place& bytes) {
 PictureSize ReadFurtherSize(const Place& place) {
   const Fields fields =
       place.Object({"image_size", "latent_size", "features", "feature_bytes", "macs_full", "macs_cached",
-                    "macs_saved_full", "macs_saved_cached", "activation_bytes"});
+                    "macs_saved_full", "macs_saved_cached", "activation_bytes", "storages"});
   PictureSize size = ReadSize(fields);
   size.suffix = "_" + size.text();
   for (const auto& [name, bytes] : fields["activation_bytes"].Entries()) {
@@ -385,6 +390,7 @@ Manifest Read(const Place& place) {
                                       "macs_once",
                                       "macs_saved_full",
                                       "macs_saved_cached",
+                                      "storages",
                                       "components"},
                                      {"passes", "loras", "more_sizes", "files"});
   Manifest manifest;

@@ -43,6 +43,8 @@ struct ComponentSpec {
   uint64_t activation_bytes = 0;
 
   uint64_t weights_bytes() const;
+  // Of what a call of a function returns, of the one that returns most.
+  uint64_t output_bytes() const;
 };
 
 // What a bundle has for one picture size.
@@ -51,12 +53,15 @@ struct PictureSize {
   // What a full step leaves for the cached ones.
   std::vector<TensorSpec> features;
   std::map<std::string, uint64_t> activation_bytes;
+  // Bytes of the buffers that calls of all components use in turns.
+  std::vector<uint64_t> storages;
   // What the names of its functions and of its sampler's kernels end in; nothing for the first size.
   std::string suffix;
 
   // "640x384"
   std::string text() const;
   uint64_t feature_bytes() const;
+  uint64_t storage_bytes() const;
 };
 
 // A sampler that goes by noise levels: Euler's, or DPM-Solver++'s.
@@ -94,7 +99,7 @@ struct FileEntry {
 struct Manifest {
   std::string model, device_kind, host, tokenizer;
   int64_t latent_channels = 0, batch = 0;
-  // The UNet takes a mask and the latents of a masked picture beside its own; pictures have one size then.
+  // The UNet takes a mask and the latents of a masked picture beside its own.
   bool inpaints = false;
   TensorSpec context;
   // The one that is drawn unless another is asked for first.
@@ -128,7 +133,7 @@ struct Manifest {
   TensorSpec projected(const PictureSize& size) const;
 };
 
-inline constexpr int kFormatVersion = 9;
+inline constexpr int kFormatVersion = 10;
 // Timesteps that one call of embed_time takes.
 inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";

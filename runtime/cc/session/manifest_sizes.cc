@@ -1,4 +1,6 @@
 // What follows from a manifest: shapes and bytes of what its functions take and return.
+#include <algorithm>
+
 #include "manifest.h"
 #include "session.h"
 
@@ -31,6 +33,16 @@ uint64_t ComponentSpec::weights_bytes() const {
   return total;
 }
 
+uint64_t ComponentSpec::output_bytes() const {
+  uint64_t most = 0;
+  for (const auto& entry : functions) {
+    uint64_t returned = 0;
+    for (const TensorSpec& output : entry.second.outputs) returned += output.bytes();
+    most = std::max(most, returned);
+  }
+  return most;
+}
+
 std::string PictureSize::text() const {
   return std::to_string(width) + "x" + std::to_string(height);
 }
@@ -38,6 +50,12 @@ std::string PictureSize::text() const {
 uint64_t PictureSize::feature_bytes() const {
   uint64_t total = 0;
   for (const TensorSpec& feature : features) total += feature.bytes();
+  return total;
+}
+
+uint64_t PictureSize::storage_bytes() const {
+  uint64_t total = 0;
+  for (const uint64_t bytes : storages) total += bytes;
   return total;
 }
 

@@ -29,10 +29,10 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, Memory mo
   const uint64_t unet_weights = unet.weights_bytes();
   const uint64_t decoder_weights = decoder.weights_bytes(), decoder_work = work_of("vae_decoder");
   // It comes and goes before the UNet works, where it does not stay.
-  uint64_t encoder_all = 0;
+  uint64_t encoder_weights = 0, encoder_all = 0;
   if (manifest.takes_images()) {
-    const ComponentSpec& encoder = manifest.components.at("vae_encoder");
-    encoder_all = encoder.weights_bytes() + work_of("vae_encoder");
+    encoder_weights = manifest.components.at("vae_encoder").weights_bytes();
+    encoder_all = encoder_weights + work_of("vae_encoder");
   }
   // All calls of the UNet share storage, recorded or not. Features and predictions of both prompts are kept,
   // the latter of both kinds of steps; the rest are latents, the picture predicted before, new noise, what is
@@ -41,9 +41,12 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, Memory mo
   const uint64_t latents = manifest.takes_images() ? 11 : 8;
   const uint64_t surroundings =
       manifest.inpaints ? manifest.surroundings(size).bytes() + manifest.projected(size).bytes() : 0;
-  const uint64_t unet_work = surroundings + work(size.activation_bytes.at("unet")) +
-                             2 * size.feature_bytes() + latents * manifest.latents(size).bytes() +
-                             2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
+  const uint64_t kept = surroundings + 2 * size.feature_bytes() + latents * manifest.latents(size).bytes() +
+                        2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
+  const uint64_t unet_work = work(size.activation_bytes.at("unet")) + kept;
+  // Components that stay compute in turns and share storage; what each returns is there besides.
+  uint64_t returned = 0;
+  for (const auto& [name, component] : manifest.components) returned += component.output_bytes();
   const uint64_t contexts = 2 * manifest.contexts().bytes();
   switch (mode) {
     case Memory::kPipelined:
@@ -54,8 +57,8 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, Memory mo
       return contexts + std::max({text_weights + text_work, encoder_all, unet_weights + unet_work,
                                   decoder_weights + decoder_work});
     default:
-      return contexts + text_weights + text_work + unet_weights + unet_work + decoder_weights + decoder_work +
-             encoder_all;
+      return contexts + text_weights + unet_weights + decoder_weights + encoder_weights + kept +
+             work(size.storage_bytes() + returned);
   }
 }
 

@@ -170,10 +170,15 @@ Painter::Painter(const Bundle& bundle, const ComputeDevice& device, Memory mode,
       size_(&bundle.manifest.sizes.front()) {}
 
 void Painter::SetSize(const PictureSize& size) {
-  if (size_ == &size) return;
-  size_ = &size;
-  loop_.reset();
-  device_.ReleaseIdle();
+  if (size_ != &size) {
+    size_ = &size;
+    loop_.reset();
+    arena_.reset();
+    device_.ReleaseIdle();
+  }
+  if (arena_ == nullptr && mode_ == Memory::kResident && device_.opencl() != nullptr) {
+    arena_ = std::make_unique<opencl::Arena>(*device_.opencl(), size.storages);
+  }
 }
 
 Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& observer) {
@@ -182,6 +187,7 @@ Picture Painter::Paint(const Request& request, Clock::Instant began, Observer& o
                                           request.full_steps, StrengthOf(request), !request.mask.empty()});
   device_.MakeCurrent();
   SetSize(bundle_.manifest.SizeOf(request.width, request.height));
+  const opencl::ArenaScope scope(arena_.get());
   Clock clock(began);
   Picture picture;
   EncodeText(request, clock, observer);

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "../arena.h"
 #include "component.h"
 #include "session.h"
 #include "unet_loop.h"
@@ -83,6 +84,9 @@ class Painter {
   const std::array<tvm::runtime::Tensor, 2> contexts_;
   // Of the image at work.
   const PictureSize* size_;
+  // Where everything stays on the device, what the components' calls use in turns. It has to outlive the
+  // loop's recordings.
+  std::unique_ptr<opencl::Arena> arena_;
   std::unique_ptr<UnetLoop> loop_;
 };
 
