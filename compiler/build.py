@@ -119,6 +119,7 @@ def compile_pipeline(
         with progress.stage("compile", total=sum(component.stages for component in components)) as stage:
             for component in components:
                 builder.add(component, stage)
+        options.check_layers(builder.layers)
         manifest = builder.manifest(sampler_constants(folder))
         manifest = write_bundle(out_dir, manifest, builder.files)
     return CompileReport(manifest, time.perf_counter() - start, skipped)
@@ -192,6 +193,7 @@ class _Builder:
         self.files: dict[str, bytes | Path] = {}
         self.entries: dict[str, Component] = {}
         self.passes: list[PassReport] = []
+        self.layers: set[str] = set()
         self.planned: dict[_Sizes, dict[str, Plan]] = {each: {} for each in sizes}
         self.unets: dict[_Sizes, pipeline.Compilation] = {}
         self.cuts = 0
@@ -249,6 +251,7 @@ class _Builder:
                     PassReport(report.phase, name, report.changes, report.seconds, report.note, of_size)  # type: ignore[arg-type]
                 )
         module, functions = join_sizes([(size.suffix, compilation) for size, compilation in compilations])
+        self.layers |= {path.rpartition(".")[0] for path in component.weight_paths.values()}
         first = compilations[0][1]
         paths = weight_paths(first.weight_names, component.weight_paths, first.merged_weights)
         launches = list_launches(module, functions, paths, kernel_macs, name)

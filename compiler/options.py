@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -171,6 +172,18 @@ class CompileOptions:
                 )
             found[name] = min(int(number), found.get(name, int(number)))
         return found
+
+    def check_layers(self, layers: Collection[str]) -> None:
+        """Raises :class:`UsageError` for a pattern that names none of a model's ``layers``."""
+        patterns = [("--keep-fp16", pattern) for pattern in self.keep_fp16]
+        patterns += [("--accumulate", choice.pattern) for choice in self.accumulate_choices]
+        for option, pattern in patterns:
+            if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
+                raise UsageError(
+                    f"no layer of this model is called '{pattern}'",
+                    where=option,
+                    remedy="`inspect --layers` of a bundle of it lists them",
+                )
 
     def untold(self) -> dict[str, str]:
         """Return what a manifest tells by no field of its own, as an entry of ``built_with``; mostly empty.

@@ -121,3 +121,14 @@ def test_every_product_of_a_unet_is_summed_as_reported() -> None:
     notes, ways = compiled("float32", "*.attn1.*=auto")
     assert "float" in ways
     assert set(ways) & {"half", "chunks"}
+
+
+def test_a_pattern_of_no_layer_is_a_slip_of_the_pen() -> None:
+    layers = {"mid_block.attentions.0.proj_in", "conv_in"}
+    CompileOptions(
+        keep_fp16=("mid_block.*", "conv_in"), accumulate=("float32", "*.proj_in=auto")
+    ).check_layers(layers)
+    with pytest.raises(UsageError, match=r"--keep-fp16: no layer of this model is called 'midblock\.\*'"):
+        CompileOptions(keep_fp16=("mid_block.*", "midblock.*")).check_layers(layers)
+    with pytest.raises(UsageError, match=r"--accumulate: no layer of this model is called 'conv_on'"):
+        CompileOptions(accumulate=("conv_on=float32",)).check_layers(layers)
