@@ -48,12 +48,14 @@ demo: $(VENV)/ready-run $(VENV)/ready-opencl
 	$(BIN)/ddimcache generate "$(PROMPT)" -o "$(OUT)"
 	@echo "image: $(abspath $(OUT))"
 
-# One process more than cores: tests of servers and of faults wait for much of their time.
+# One process more than cores: tests of servers and of faults wait for much of their time. In the order of names,
+# because by number of tests the files with few and long ones come last, and all but one process wait for them.
 test: $(VENV)/ready-dev
 	-@tools/ensure_opencl.sh $(VENV)
 	@tests/lab/build_lab.sh --if-possible
 	-@tools/ensure_browser.sh
-	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --maxprocesses 4 --max-worker-restart 0 --dist loadfile
+	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --maxprocesses 4 --max-worker-restart 0 --dist loadfile \
+		--no-loadscope-reorder
 
 full: $(VENV)/ready-dev
 	-@tools/ensure_opencl.sh $(VENV)

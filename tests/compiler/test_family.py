@@ -67,7 +67,12 @@ def in_full(case: tuple[str, int, str]) -> object:
 
 @pytest.fixture(
     scope="module",
-    params=[*CHOSEN, *(in_full(case) for case in EVERY_CUT if case not in CHOSEN)],
+    params=[
+        CHOSEN[0],
+        in_full(CHOSEN[1]),
+        CHOSEN[2],
+        *(in_full(case) for case in EVERY_CUT if case not in CHOSEN),
+    ],
     ids=lambda case: f"{case[0]}-cut{case[1]}-{case[2]}",
 )
 def member(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:

@@ -340,6 +340,7 @@ def test_mask_files_that_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.host
+@pytest.mark.full
 def test_both_halves_of_the_first_layer_keep_float16_on_a_phone(tmp_path: Path) -> None:
     bundle = compile_to(stand_in("tiny-inpaint"), tmp_path / "phone", target="adreno-740", weights="int8")
     unet = bundle.manifest.components["unet"]

@@ -135,6 +135,7 @@ def test_inspect_tells_sizes_apart(bundle: Bundle) -> None:
         }
 
 
+@pytest.mark.full
 def test_records_of_one_size_do_not_pack_the_weights_of_another(
     model: Path, bundle: Bundle, rounded: TorchPipeline, tmp_path: Path
 ) -> None:

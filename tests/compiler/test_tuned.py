@@ -22,6 +22,7 @@ from tests.kit.family import stand_in
 from tests.kit.tuning import other_decisions, record, write_folder
 
 
+@pytest.mark.full
 def test_a_bundle_says_which_kernels_have_a_record(tmp_path: Path) -> None:
     model = stand_in("tiny-sd15")
     device, folder = profile("llvm"), load_pipeline_folder(model)
