@@ -139,3 +139,19 @@ def test_a_bundle_at_a_size_is_written_again_as_a_whole(sizes_bundle, tmp_path):
     assert with_file(seen, "quality.json", json.dumps({}).encode()).manifest.more_sizes
     assert seen.at(None) is seen
     assert seen.at((64, 64)).manifest.image_size == (64, 64)
+
+
+def test_inspect_shows_a_unet_that_fills_in(run, tmp_path):
+    """What such a UNet computes once a masked picture is there once a size."""
+    folder = fake.write_unbuilt_bundle(tmp_path / "bundle", images=True, inpaints=True, more=MORE[:1])
+    facts = run("inspect", folder, "--json").json
+    once = {"embed_time", "project_context", "project_surroundings", "project_surroundings_96x48"}
+    assert set(facts["macs_once"]) == once
+    text = run("inspect", folder)
+    assert text.code == 0, text.err
+    words = [line.split() for line in text.out.splitlines()]
+    for name in sorted(once - {"embed_time", "project_context"}):
+        assert f"once for a masked picture {name}, 5e-08 GMAC".split() in words
+    one = run("inspect", folder, "--size", "96x48", "--json").json
+    assert set(one["macs_once"]) == once - {"project_surroundings_96x48"}
+    assert run("inspect", folder, "--memory").code == run("inspect", folder, "--layers").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from ddimcache.compiler import pipeline
+from ddimcache.compiler.build import _Builder, _Sizes
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.fit_memory import MemoryLimits, fit
 from ddimcache.compiler.frontend.importer import ImportedComponent
@@ -20,6 +22,7 @@ from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
 from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
 from ddimcache.compiler.library import build_library
 from ddimcache.compiler.memory_plan import Plan, buffers, peak
+from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.target import profile
 from ddimcache.errors import CompileError
 from tests.kit.device_run import compile_to, psnr
@@ -154,6 +157,34 @@ def test_only_what_it_takes_beyond_the_others_counts() -> None:
 def test_what_cannot_fit_is_refused_with_figures(allowed: dict[str, int], message: str) -> None:
     with pytest.raises(CompileError, match=f"vae_decoder: {message}"):
         fit(component(), limits(**allowed), planner(PLANS)[1])
+
+
+@pytest.mark.parametrize(
+    ("budget", "refusal"),
+    [
+        # What another component has, 300, is shared: one piece takes 700 more, four bands 200. The profile
+        # wants 150, which no number of bands reaches; what the budget leaves is kept all the same.
+        (1100, None),
+        (500, None),
+        (490, "activations need 200 bytes in 4 bands .* --memory-budget leaves 190 bytes"),
+        (400, "activations need 200 bytes in 4 bands .* --memory-budget leaves 100 bytes"),
+    ],
+)
+def test_a_budget_is_kept_beside_what_the_profile_wants(
+    budget: int, refusal: str | None, tmp_path: Path
+) -> None:
+    device = dataclasses.replace(profile("llvm"), wanted_activations=150)
+    size = _Sizes(8, 8, 8, 1, 4)
+    options = CompileOptions(target="llvm", memory_budget=budget)
+    builder = _Builder(None, options, device, (size,), tmp_path)  # type: ignore[arg-type]
+    builder.planned[size]["unet"] = Plan((300,), 0)
+    seen, run = planner(PLANS)
+    if refusal is None:
+        assert fit(component(), builder._limits(size), run).feature_shapes == ((4,),)
+        assert seen == [1, 2, 3, 4, 6]
+    else:
+        with pytest.raises(CompileError, match=refusal):
+            fit(component(), builder._limits(size), run)
 
 
 def test_the_budget_is_what_the_bundle_keeps_to(tmp_path: Path) -> None:

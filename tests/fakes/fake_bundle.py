@@ -7,6 +7,7 @@ function that runs before the steps. ``more`` gives it further picture sizes.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -428,14 +429,27 @@ def build_fake_bundle(
     more: Sizes = (),
 ) -> Path:
     """Compile the fake and write it as a bundle to ``folder``; ``scratch`` is an existing folder."""
+    built = libraries(scratch, target, batch, hoisted, images, inpaints, more)
+    whole = manifest(target, batch, hoisted, images, inpaints, more)
+    return _write(folder, whole, built, hoisted, images, inpaints, more)
+
+
+def write_unbuilt_bundle(
+    folder: Path, images: bool = False, inpaints: bool = False, more: Sizes = ()
+) -> Path:
+    """Write the fake to ``folder`` with libraries that nothing can load, to be looked at only."""
+    whole = manifest(images=images, inpaints=inpaints, more=more)
+    return _write(folder, whole, dict.fromkeys(whole.components, b"none"), True, images, inpaints, more)
+
+
+def _write(folder: Path, whole: Manifest, built: Mapping[str, bytes | Path], *options: bool | Sizes) -> Path:
     files: dict[str, bytes | Path] = dict(tokenizer_files())
-    for name, path in libraries(scratch, target, batch, hoisted, images, inpaints, more).items():
-        files[path.name] = path
-        files[f"{name}.safetensors"] = save_safetensors(weights(target)[name])
-        listed = to_json(launches(name, hoisted, images, inpaints, more))
-        files[f"{name}.launches.json"] = json.dumps(listed).encode()
+    for name, library in built.items():
+        files[f"{name}.so"] = library
+        files[f"{name}.safetensors"] = save_safetensors(weights(whole.target)[name])
+        files[f"{name}.launches.json"] = json.dumps(to_json(launches(name, *options))).encode()
         files[f"{name}.kernels.json"] = json.dumps({f"{name}_main": f"void {name}_main();"}).encode()
-    write_bundle(folder, manifest(target, batch, hoisted, images, inpaints, more), files)
+    write_bundle(folder, whole, files)
     return folder
 
 

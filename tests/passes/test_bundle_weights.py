@@ -11,9 +11,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from ddimcache.compiler.compress.weights import Weight, WeightStore
-from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
-from ddimcache.kernels.tags import ELEMENT_WISE
 from tests.kit.relax_run import run_relax
 
 
@@ -120,21 +118,3 @@ def test_functions_over_the_tuple_compute_the_same(uses: list[tuple[int, bool]])
     machine = relax.VirtualMachine(tvm.compile(after, tvm.target.Target("llvm")), tvm.cpu())
     packed = [tvm.runtime.tensor(weights.array(name)) for name in bundle.names]
     np.testing.assert_array_equal(machine["main"](tvm.runtime.tensor(values), packed).numpy(), expected)
-
-
-def kernel(**attributes: object) -> tvm.IRModule:
-    source = tvm.te.placeholder((8,), name="source")
-    out = tvm.te.compute((8,), lambda i: source[7 - i], name="out")
-    function = tvm.te.create_prim_func([source, out]).with_attrs(attributes)
-    return tvm.IRModule({"main": function})
-
-
-def test_a_kernel_that_says_so_is_element_wise() -> None:
-    after = AnnotatePatterns()(kernel(**{ELEMENT_WISE: True}))
-    tvm.ir.assert_structural_equal(after, kernel(op_pattern=0))
-
-
-def test_kernels_that_say_nothing_get_what_tvm_sees() -> None:
-    before = kernel()
-    tvm.ir.assert_structural_equal(AnnotatePatterns()(before), relax.transform.AnnotateTIROpPattern()(before))
-    assert int(AnnotatePatterns()(before)["main"].attrs["op_pattern"]) > 0

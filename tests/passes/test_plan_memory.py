@@ -18,6 +18,8 @@ from ddimcache.compiler import pipeline
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.memory_plan import Lifetime, Plan, buffers, lifetimes, peak, plan_in_turns
 from ddimcache.compiler.passes.plan_memory import PlanMemory, plan, plan_together
+from tests.kit import random_graphs
+from tests.kit.random_graphs import VALUE, Step, sums_and_joins
 from tests.kit.relax_run import run_relax
 from tests.passes.test_pipeline import request
 
@@ -160,33 +162,14 @@ def test_components_in_turns_find_their_storages(components: list[list[int]], or
 
 
 @settings(max_examples=6, deadline=None)
-@given(data=st.data())
-def test_planned_functions_compute_the_same(data: st.DataObject) -> None:
+@given(taken=random_graphs.steps())
+def test_planned_functions_compute_the_same(taken: list[Step]) -> None:
     """Random graphs of sums and joins, whose tensors have many sizes and live long and short."""
-    steps = data.draw(
-        st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=12)
-    )
-    x = relax.Var("x", relax.TensorType([3], "float32"))
-    value = np.array([0.5, -1.0, 2.0], "float32")
-    builder, made = relax.BlockBuilder(), [(x, value)]
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            for join, first, second in steps:
-                (one, left), (other, right) = made[first % len(made)], made[second % len(made)]
-                if join or left.shape != right.shape:
-                    if left.size + right.size > 300:
-                        continue
-                    made.append(
-                        (builder.emit(relax.op.concat([one, other], 0)), np.concatenate([left, right]))
-                    )
-                else:
-                    made.append((builder.emit(relax.op.add(one, other)), left + right))
-            out = builder.emit_output(relax.op.negative(made[-1][0]))
-        builder.emit_func_output(out)
-    module = PlanMemory()(called(builder.get()))
+    module, expected = sums_and_joins({"main": taken})
+    module = PlanMemory()(called(module))
     alive_together(module["main"])
-    [result] = run_relax(module, [value], WeightStore())
-    np.testing.assert_allclose(result, -made[-1][1], rtol=1e-6)
+    [result] = run_relax(module, [VALUE], WeightStore())
+    np.testing.assert_allclose(result, expected["main"], rtol=1e-6)
 
 
 def test_functions_of_a_component_take_the_same_storages() -> None:
