@@ -41,7 +41,7 @@ from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.lower_resizes import LowerResizes
 from ddimcache.compiler.passes.lower_row_adds import LowerRowAdds
 from ddimcache.compiler.passes.merge_projections import MergeProjections
-from ddimcache.compiler.passes.pack_weights import PanelWidths
+from ddimcache.compiler.passes.pack_weights import Packing, PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.plan_memory import PlanMemory
 from ddimcache.compiler.passes.serialize_conv2d import SerializeConv2d
@@ -110,7 +110,6 @@ class Compilation:
     store: WeightStore
     inputs: dict[str, int]
     weight_names: list[str] = field(default_factory=list)
-    packed_weights: set[str] = field(default_factory=set)
     widths: PanelWidths = field(default_factory=dict)
     merged_weights: dict[str, tuple[str, ...]] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
@@ -190,13 +189,10 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
         return path.rpartition(".")[0]
 
     sums = Accumulation(profile, request.accumulate, layer_of)
-    widths = compilation.widths
-    products = LowerProducts(store, profile, request.weights, inputs, sums, widths, kept)
-    geglu = FuseGeglu(store, profile, request.weights, inputs, products.lowered, sums, widths, kept)
+    packing = Packing(store, profile, request.weights, inputs, sums, compilation.widths, kept)
     yield "lower lookups", LowerLookups(store, request.weights, inputs, kept)
-    yield "fuse geglu", geglu
-    yield "lower products", products
-    compilation.packed_weights = products.lowered
+    yield "fuse geglu", FuseGeglu(packing)
+    yield "lower products", LowerProducts(packing)
     yield "fuse group norm", FuseGroupNorm(profile)
     bundle = BundleWeights(store, inputs)
     yield "bundle weights", bundle

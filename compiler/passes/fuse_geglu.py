@@ -22,12 +22,10 @@ import tvm
 from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ddimcache.compiler.accumulate import Accumulation
-from ddimcache.compiler.compress.weights import Weight, WeightStore
+from ddimcache.compiler.compress.weights import Weight
 from ddimcache.compiler.passes.lower_products import OUT_ELEMENTWISE_FUSABLE, call_kernel, dtype_name
-from ddimcache.compiler.passes.pack_weights import Kept, PanelWidths, WeightPacker, close, none_kept
+from ddimcache.compiler.passes.pack_weights import Packing, WeightPacker
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
-from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.geglu import kernel as geglu_kernel
 from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.kernels.workload import Workload
@@ -38,7 +36,6 @@ class _GegluFuser(PyExprMutator):
     def __init__(self, module: tvm.IRModule, packer: WeightPacker) -> None:
         super().__init__(module)
         self.packer = packer
-        self.fused = 0
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
@@ -54,7 +51,7 @@ class _GegluFuser(PyExprMutator):
         return self.lookup_binding(expr) if isinstance(expr, relax.Var) else expr
 
     def _key(self, expr: relax.Expr) -> str | None:
-        return self.packer.keys.get(expr) if isinstance(expr, relax.Var) else None
+        return self.packer.key_of(expr, self)
 
     def _gated(self, value: relax.Expr, gate: relax.Expr) -> tuple[relax.Expr, str, str] | None:
         """Input, weight and bias of the layer whose halves ``value`` and ``gelu`` of ``gate`` are."""
@@ -101,7 +98,6 @@ class _GegluFuser(PyExprMutator):
 
         store.add(ordered, Weight(weight.shape, weight.dtype, matrix))
         packed = packer.packed(ordered, matrix, weight.shape, matmul_kernel.pack, width)
-        packer.lowered.add(key)
         shifted = f"{bias}|interleaved"
         store.add(
             shifted,
@@ -119,54 +115,20 @@ class _GegluFuser(PyExprMutator):
             [x, *packed, packer.variable(shifted)],
             {"op_pattern": OUT_ELEMENTWISE_FUSABLE},
         )
-        self.fused += 1
         return relax.op.reshape(self.builder_.emit(gated), static_shape(call))
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseGeglu")
 class FuseGeglu:
-    """See the module's text; the arguments are those of ``LowerProducts``, and ``lowered`` grows as there."""
+    """See the module's text; ``packing`` and ``note`` are as ``LowerProducts`` has them."""
 
-    def __init__(
-        self,
-        store: WeightStore,
-        profile: DeviceProfile,
-        weights: str,
-        inputs: dict[str, int],
-        lowered: set[str],
-        accumulation: Accumulation | None = None,
-        widths: PanelWidths | None = None,
-        kept: Kept = none_kept,
-    ) -> None:
-        self.store = store
-        self.profile = profile
-        self.weights = weights
-        self.inputs = inputs
-        self.lowered = lowered
-        self.accumulation = accumulation
-        self.widths = widths
-        self.kept = kept
+    def __init__(self, packing: Packing) -> None:
+        self.packing = packing
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Fuses in every Relax function of ``module``."""
-        keys: dict[relax.Var, str] = {}
-        packer = WeightPacker(
-            self.store,
-            self.profile,
-            self.weights,
-            keys,
-            self.lowered,
-            self.accumulation,
-            self.widths,
-            self.kept,
-        )
-        fuser = _GegluFuser(module, packer)
-        for variable, function in module.functions_items():
-            if isinstance(function, relax.Function):
-                weights = function.params[self.inputs[variable.name_hint] :]
-                keys.update((parameter, parameter.name) for parameter in weights)
-                fuser.builder_.update_func(variable, close(fuser.visit_expr(function)))
-        module = fuser.builder_.get()
+        packer = WeightPacker(self.packing)
+        module = packer.rewritten(module, _GegluFuser(module, packer))
         self.note = packer.note()
-        return relax.transform.DeadCodeElimination(list(self.inputs))(module)
+        return relax.transform.DeadCodeElimination(list(self.packing.inputs))(module)

@@ -26,11 +26,9 @@ import tvm
 from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ddimcache.compiler.accumulate import Accumulation
-from ddimcache.compiler.compress.weights import Weight, WeightStore
-from ddimcache.compiler.passes.pack_weights import Kept, PanelWidths, Part, WeightPacker, close, none_kept
+from ddimcache.compiler.compress.weights import Weight
+from ddimcache.compiler.passes.pack_weights import Packing, Part, WeightPacker
 from ddimcache.compiler.passes.simplify import op_name, permutation, slice_of, static_shape
-from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.conv2d import kernel as conv2d_kernel
 from ddimcache.kernels.matmul import kernel as matmul_kernel
@@ -71,7 +69,6 @@ class _ProductLowerer(PyExprMutator):
         super().__init__(module)
         self.packer = packer
         self.store = packer.store
-        self.keys = packer.keys
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
@@ -91,10 +88,7 @@ class _ProductLowerer(PyExprMutator):
         return call
 
     def _key(self, expr: relax.Expr) -> str | None:
-        """The store's name of a weight, also behind a variable that is bound to one."""
-        while isinstance(expr, relax.Var) and expr not in self.keys:
-            expr = self.lookup_binding(expr)
-        return self.keys.get(expr) if isinstance(expr, relax.Var) else None
+        return self.packer.key_of(expr, self)
 
     def _moved_weight(self, call: relax.Call, key: str, name: str) -> relax.Expr:
         weight, shape = self.store[key], tuple(static_shape(call) or ())
@@ -175,51 +169,17 @@ class _ProductLowerer(PyExprMutator):
 class LowerProducts:
     """See the module's text.
 
-    ``weights`` is a ``WeightsKind``; ``inputs`` gives the number of leading parameters of every function that
-    are no weights; ``accumulation`` decides how products are summed, by the rule alone where it is not given.
-    After the pass, ``lowered`` names the weights that became packed, and ``note`` says how many have which
-    scales where those are of groups, and are summed how where there is a choice.
-    ``widths`` is as :class:`WeightPacker` has it.
+    After the pass, ``note`` says how many layers have which scales where those are of groups, and are summed
+    how where there is a choice.
     """
 
-    def __init__(
-        self,
-        store: WeightStore,
-        profile: DeviceProfile,
-        weights: str,
-        inputs: dict[str, int],
-        accumulation: Accumulation | None = None,
-        widths: PanelWidths | None = None,
-        kept: Kept = none_kept,
-    ) -> None:
-        self.store = store
-        self.profile = profile
-        self.weights = weights
-        self.inputs = inputs
-        self.accumulation = accumulation
-        self.lowered: set[str] = set()
-        self.widths = widths
-        self.kept = kept
+    def __init__(self, packing: Packing) -> None:
+        self.packing = packing
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every Relax function of ``module``."""
-        keys: dict[relax.Var, str] = {}
-        packer = WeightPacker(
-            self.store,
-            self.profile,
-            self.weights,
-            keys,
-            self.lowered,
-            self.accumulation,
-            self.widths,
-            self.kept,
-        )
-        lowerer = _ProductLowerer(module, packer)
-        for variable, function in module.functions_items():
-            if isinstance(function, relax.Function):
-                weights = function.params[self.inputs[variable.name_hint] :]
-                keys.update((parameter, parameter.name) for parameter in weights)
-                lowerer.builder_.update_func(variable, close(lowerer.visit_expr(function)))
+        packer = WeightPacker(self.packing)
+        module = packer.rewritten(module, _ProductLowerer(module, packer))
         self.note = packer.note()
-        return lowerer.builder_.get()
+        return module

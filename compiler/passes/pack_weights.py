@@ -7,11 +7,13 @@ function under rewriting, named after entries of the weight store; :func:`close`
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
+import tvm
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator
 
 from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.quantize import group_of, is_sensitive, most_of_group, quantize, scale_of
@@ -87,35 +89,57 @@ class StoredWeights:
         return f"{stored}g{group}" if group else stored
 
 
-class WeightPacker(StoredWeights):
-    """Derives packed weights in ``store`` for ``profile``; ``weights`` is a ``WeightsKind``.
+@dataclass(frozen=True)
+class Packing:
+    """How a component's weights are packed, by all passes that pack some of them.
 
-    ``keys`` maps variables to the store's names and grows; ``lowered`` collects the names of the weights
-    that became packed, and ``accumulation`` decides how their products are summed. ``parts`` has those that
-    are parts of others, and ``scales`` how many of them have which scales. ``widths``, which grows too, has
-    the panels' widths by family and weight.
+    ``store`` has the weights and gets the packed ones; ``weights`` is a ``WeightsKind``. ``inputs`` gives the
+    number of leading parameters of every function that are no weights. ``accumulation`` decides how products
+    are summed, by the rule alone where it is not given; ``widths``, which grows, has the panels' widths by
+    family and weight, and ``kept`` names layers of fp16.
     """
 
-    def __init__(
-        self,
-        store: WeightStore,
-        profile: DeviceProfile,
-        weights: str,
-        keys: dict[relax.Var, str],
-        lowered: set[str],
-        accumulation: Accumulation | None = None,
-        widths: PanelWidths | None = None,
-        kept: Kept = none_kept,
-    ) -> None:
-        super().__init__(profile, weights, kept)
-        self.store = store
-        self.keys = keys
-        self.lowered = lowered
-        self.accumulation = accumulation or Accumulation(profile)
+    store: WeightStore
+    profile: DeviceProfile
+    weights: str
+    inputs: Mapping[str, int]
+    accumulation: Accumulation | None = None
+    widths: PanelWidths = field(default_factory=dict)
+    kept: Kept = none_kept
+
+
+class WeightPacker(StoredWeights):
+    """Derives packed weights for one pass.
+
+    ``keys`` maps variables to the store's names. ``parts`` has those weights that are parts of others,
+    ``scales`` how many of them have which scales, and ``summed`` whose products are summed how.
+    """
+
+    def __init__(self, packing: Packing) -> None:
+        super().__init__(packing.profile, packing.weights, packing.kept)
+        self.store = packing.store
+        self.inputs = packing.inputs
+        self.accumulation = packing.accumulation or Accumulation(packing.profile)
+        self.widths = packing.widths
+        self.keys: dict[relax.Var, str] = {}
         self.summed: list[str] = []
-        self.widths: PanelWidths = {} if widths is None else widths
         self.parts: dict[str, Part] = {}
         self.scales: dict[str, set[str]] = {}
+
+    def rewritten(self, module: tvm.IRModule, rewriter: PyExprMutator) -> tvm.IRModule:
+        """``module`` with every Relax function as ``rewriter`` makes it, new weights being parameters."""
+        for variable, function in module.functions_items():
+            if isinstance(function, relax.Function):
+                weights = function.params[self.inputs[variable.name_hint] :]
+                self.keys.update((parameter, parameter.name) for parameter in weights)
+                rewriter.builder_.update_func(variable, close(rewriter.visit_expr(function)))
+        return rewriter.builder_.get()
+
+    def key_of(self, expr: relax.Expr, rewriter: PyExprMutator) -> str | None:
+        """The store's name of a weight, also behind a variable that is bound to one in ``rewriter``."""
+        while isinstance(expr, relax.Var) and expr not in self.keys:
+            expr = rewriter.lookup_binding(expr)
+        return self.keys.get(expr) if isinstance(expr, relax.Var) else None
 
     def variable(self, key: str) -> relax.Var:
         """A new free variable for the store's weight ``key``."""
@@ -194,7 +218,6 @@ class WeightPacker(StoredWeights):
         """
         panels = -(-shape[0] // width)
         packed_shape = (panels, *shape[1:], width)
-        self.lowered.add(key)
         whole = self.rounded_shape(key, shape)
         kind, stored = self.stored(whole, key)
         if kind == "int8":

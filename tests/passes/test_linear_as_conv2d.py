@@ -20,6 +20,7 @@ from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.lower_products import LowerProducts
+from ddimcache.compiler.passes.pack_weights import Packing
 from ddimcache.compiler.passes.simplify import Simplify
 from ddimcache.compiler.target import profile
 from ddimcache.schedules.apply import ApplySchedules
@@ -60,7 +61,7 @@ def lowered(
     with device.tvm_target():
         for phase in (
             Simplify(),
-            LowerProducts(store, device, weights, {"main": 1}),
+            LowerProducts(Packing(store, device, weights, {"main": 1})),
             bundle,
             relax.transform.LegalizeOps(),
             AnnotatePatterns(),
@@ -107,7 +108,7 @@ def test_they_compute_the_same(side: int, inputs: int, outputs: int) -> None:
         store = WeightStore()
         shaped = matrix.reshape(outputs, inputs, 1, 1) if form == "convolution" else matrix
         store.add("w", Weight(shaped.shape, "float32", lambda shaped=shaped: shaped))  # type: ignore[misc]
-        module = LowerProducts(store, profile("llvm"), "fp32", {"main": 1})(
+        module = LowerProducts(Packing(store, profile("llvm"), "fp32", {"main": 1}))(
             module_of(form, side, inputs, outputs, "float32")
         )
         module = relax.transform.LegalizeOps()(relax.transform.DeadCodeElimination(["main"])(module))

@@ -12,6 +12,7 @@ from ddimcache.compiler.compress.quantize import stored_values
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
 from ddimcache.compiler.passes.lower_products import OUT_ELEMENTWISE_FUSABLE, LowerProducts, call_kernel
+from ddimcache.compiler.passes.pack_weights import Packing
 from ddimcache.compiler.target import profile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.schedules.apply import ApplySchedules
@@ -50,7 +51,7 @@ def linear(rows: int, depth: int, channels: int) -> tvm.IRModule:
 def test_a_linear_layer_becomes_a_kernel_over_panels() -> None:
     store = stored(w=numbers(24, 12))
     bundle = BundleWeights(store, {"main": 1})
-    after = bundle(LowerProducts(store, PROFILE, "int8", {"main": 1})(linear(3, 12, 24)))
+    after = bundle(LowerProducts(Packing(store, PROFILE, "int8", {"main": 1}))(linear(3, 12, 24)))
     panels, scales = names = bundle.names
     assert (store[panels].dtype, store[scales].dtype) == ("int8", "float32")
 
@@ -77,7 +78,7 @@ def test_a_linear_layer_becomes_a_kernel_over_panels() -> None:
 
 def lowered(module: tvm.IRModule, store: WeightStore, kind: str) -> tvm.IRModule:
     """``module`` over packed weights, with loops; weights that became packed are no parameters any more."""
-    module = LowerProducts(store, PROFILE, kind, {"main": 1})(module)
+    module = LowerProducts(Packing(store, PROFILE, kind, {"main": 1}))(module)
     body = module["main"]
     used = set(relax.analysis.free_vars(body.body)) | {body.params[0]}
     parameters = [parameter for parameter in body.params if parameter in used]

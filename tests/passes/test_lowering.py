@@ -16,6 +16,7 @@ from ddimcache.compiler.passes.count_work import count_work
 from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
+from ddimcache.compiler.passes.pack_weights import Packing
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.compiler.target import profile
 from ddimcache.errors import FrontendError
@@ -71,8 +72,7 @@ def layer_weights() -> dict[str, np.ndarray]:
 
 def test_convolutions_and_linear_layers_become_kernels_over_one_tuple() -> None:
     weights = store(**layer_weights())
-    products = LowerProducts(weights, PROFILE, "int8", {"main": 1})
-    module = products(Layers)
+    module = LowerProducts(Packing(weights, PROFILE, "int8", {"main": 1}))(Layers)
     bundle = BundleWeights(weights, {"main": 1})
     module = bundle(module)
     # A 1x1 convolution is a matrix product, and nothing moves weights about at run time.
@@ -80,14 +80,15 @@ def test_convolutions_and_linear_layers_become_kernels_over_one_tuple() -> None:
     assert len(module["main"].params) == 2
     kinds = {name: weights[name].dtype for name in bundle.names}
     assert sorted(kinds.values()) == ["float32"] * 3 + ["int8"] * 3
-    assert {name.partition("|")[0] for name in products.lowered} == {"conv", "pointwise", "linear"}
+    names = {name.partition("@")[0].partition("|")[0] for name in bundle.names}
+    assert names == {"conv", "pointwise", "linear"}
 
 
 def test_packed_weights_are_the_rounded_ones() -> None:
     arrays = layer_weights()
     weights = store(**arrays)
     bundle = BundleWeights(weights, {"main": 1})
-    bundle(LowerProducts(weights, PROFILE, "int8", {"main": 1})(Layers))
+    bundle(LowerProducts(Packing(weights, PROFILE, "int8", {"main": 1}))(Layers))
     packed = next(
         weights.array(name) for name in bundle.names if name.startswith("linear") and "int8" in name
     )
@@ -118,7 +119,7 @@ def test_first_and_last_layers_are_not_rounded_to_int8() -> None:
     values = np.random.default_rng(8).standard_normal((16, 4, 3, 3)).astype("float32")
     weights = store(conv=values)
     bundle = BundleWeights(weights, {"main": 1})
-    bundle(LowerProducts(weights, PROFILE, "int8", {"main": 1})(FirstLayer))
+    bundle(LowerProducts(Packing(weights, PROFILE, "int8", {"main": 1}))(FirstLayer))
     [name] = bundle.names
     assert "@fp16@" in name
     kept = weights.array(name)
@@ -137,7 +138,7 @@ def test_leaves_products_of_two_activations_alone() -> None:
                 R.output(s)
             return s
 
-    module = LowerProducts(WeightStore(), PROFILE, "int8", {"main": 2})(Scores)
+    module = LowerProducts(Packing(WeightStore(), PROFILE, "int8", {"main": 2}))(Scores)
     assert calls(module) == ["matmul"]
 
 
@@ -155,7 +156,7 @@ def test_grouped_convolutions_are_refused() -> None:
 
     weights = store(w=np.zeros((4, 3, 3, 2), "float32"))
     with pytest.raises(FrontendError, match="groups and dilation"):
-        LowerProducts(weights, PROFILE, "int8", {"main": 1})(Grouped)
+        LowerProducts(Packing(weights, PROFILE, "int8", {"main": 1}))(Grouped)
 
 
 def test_work_is_counted_before_lowering() -> None:

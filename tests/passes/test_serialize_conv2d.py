@@ -17,6 +17,7 @@ from tvm.script import relax as R
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.passes.lower_products import LowerProducts
+from ddimcache.compiler.passes.pack_weights import Packing
 from ddimcache.compiler.passes.serialize_conv2d import (
     MOST_PARTS,
     Convolution,
@@ -158,7 +159,7 @@ def outputs_of(
     serialize = SerializeConv2d(device, weights)
     if serial:
         module = serialize(module)
-    module = LowerProducts(store, device, weights, {"main": 1})(module)
+    module = LowerProducts(Packing(store, device, weights, {"main": 1}))(module)
     module = relax.transform.DeadCodeElimination(["main"])(module)
     module = relax.transform.LegalizeOps()(module)
     return run_relax(module, [x], store)[0], serialize.note

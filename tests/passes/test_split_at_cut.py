@@ -15,6 +15,7 @@ from tvm.script import relax as R
 
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.passes.lower_products import LowerProducts
+from ddimcache.compiler.passes.pack_weights import Packing
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.serialize_conv2d import SerializeConv2d
 from ddimcache.compiler.passes.split_at_cut import SplitAtCut
@@ -204,7 +205,7 @@ def test_both_functions_give_what_they_gave(
             module = SerializeConv2d(dataclasses.replace(profile("opencl"), max_allocation=most), kind)(
                 module
             )
-        lowered = LowerProducts(values, profile("opencl"), kind, inputs)(module)
+        lowered = LowerProducts(Packing(values, profile("opencl"), kind, inputs))(module)
         noise, *kept = run_relax(lowered, [old], values, "full")
         assert len(kept) == features
         answers.append((noise, *run_relax(lowered, [new, *kept], values, "cached")))
