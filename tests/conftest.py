@@ -18,6 +18,7 @@ import pytest
 
 from ddimcache.adreno import lab as adreno_lab
 from tests.kit import browser
+from tests.kit.shared_bundles import keep_bundles_for_the_run
 
 # Tests compile many kernels just once: to keep them would fill the cache and take time. The tests of the
 # cache itself turn it on.
@@ -48,6 +49,10 @@ TIERS: dict[str, Callable[[], str | None]] = {
     "browser": browser.missing,
     "peft": _peft_missing,
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    keep_bundles_for_the_run(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,22 +13,13 @@ import numpy as np
 import pytest
 
 from ddimcache.compiler.elf import MACHINE_AARCH64, read_shared_library
-from ddimcache.models.stand_in import write_stand_in
-from ddimcache.models.stand_in_presets import Preset, scheduler, text_encoder, unet, vae
 from tests.fakes.running_server import KEY, RunningServer
 from tests.kit.device_run import compile_to, distance
+from tests.kit.family import stand_in
 
 pytestmark = [pytest.mark.aarch64, pytest.mark.timeout(3600)]
 
 PROJECT = Path(__file__).parents[2]
-
-# Every kernel takes seconds to compile there, so the model has few.
-SMALLEST = Preset(
-    text_encoder(width=16, layers=1, heads=2, vocab_size=600, length=16),
-    unet((16,), heads=2, cross_attention_dim=16, sample_size=8, norm_num_groups=4, layers_per_block=1),
-    vae((8, 16), sample_size=16, norm_num_groups=4, layers_per_block=1),
-    scheduler("DDIMScheduler"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +57,9 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_stand_in(SMALLEST, tmp_path_factory.mktemp("model") / "smallest")
+def model() -> Path:
+    """One of few kernels, for each takes seconds to compile there."""
+    return stand_in("smallest", "float16")
 
 
 def draw(bundle: Path, device: str, out: Path) -> np.ndarray:

@@ -6,11 +6,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory) -> Path:
+def tiny_bundle() -> Path:
     """A compiled model of SD 1.5's family, small enough to draw in a second."""
-    from tests.kit.device_run import compile_to
     from tests.kit.family import stand_in
+    from tests.kit.shared_bundles import compiled
 
-    folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    compile_to(stand_in("tiny-sd15"), folder, target="llvm", weights="int8")
-    return folder
+    return compiled(stand_in("tiny-sd15"), target="llvm", weights="int8").folder

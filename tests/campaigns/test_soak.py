@@ -50,13 +50,11 @@ for number in range(int(sys.argv[3])):
 
 
 @pytest.fixture(scope="module")
-def bundle_folder(tmp_path_factory):
-    from tests.kit.device_run import compile_to
+def bundle_folder():
     from tests.kit.family import stand_in
+    from tests.kit.shared_bundles import compiled
 
-    folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    compile_to(stand_in("tiny-sd15"), folder, target="opencl", weights="int8")
-    return folder
+    return compiled(stand_in("tiny-sd15"), target="opencl", weights="int8").folder
 
 
 @pytest.fixture(scope="module")

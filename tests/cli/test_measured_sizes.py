@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddimcache.compiler.bundle import write_bundle
-from ddimcache.models.stand_in import write_stand_in
 from ddimcache.runtime import peaks
 from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.peaks import METHOD, Peaks
+from tests.compiler.test_sizes import SIZES
 from tests.fakes import fake_bundle as fake
-from tests.kit.device_run import compile_to, sizes_of
-from tests.kit.family import SMALL, single_thread
+from tests.kit.device_run import sizes_of
+from tests.kit.family import single_thread, stand_in
+from tests.kit.shared_bundles import compiled
 
 one_thread = pytest.fixture(scope="module", autouse=True)(single_thread)
-
-SIZES = ((128, 64), (64, 128))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_stand_in(SMALL, tmp_path_factory.mktemp("small") / "model", dtype="float32")
 
 
 def test_quality_draws_and_compares_at_the_size(run, tmp_path):
@@ -52,26 +45,27 @@ def test_quality_draws_and_compares_at_the_size(run, tmp_path):
     assert (kept.code, "--min-psnr: is kept for the first size of a bundle" in kept.err) == (2, True)
 
 
-@pytest.mark.full
-def test_bench_times_and_checks_the_size(run, small, tmp_path):
-    bundle = compile_to(small, tmp_path / "bundle", target="llvm", **sizes_of(SIZES))
-    command = ["bench", "unet", "--model", bundle.folder, "--reference", small, "--repeats", 1]
-    results = {}
-    for size in SIZES:
-        done = run(*command, "--size", f"{size[0]}x{size[1]}", "--json")
+def test_bench_times_and_checks_the_size(run):
+    model = stand_in("small")
+    bundle = compiled(model, target="llvm", **sizes_of(SIZES))
+    command = ["--model", bundle.folder, "--reference", model, "--device", "llvm", "--repeats", 1]
+    for size in SIZES[:2]:
+        done = run("bench", "unet", *command, "--size", f"{size[0]}x{size[1]}", "--json")
         assert done.code == 0, done.err
-        results[size] = done.json
         assert 0 < done.json["error"] < 1e-4
         seen = bundle.at(size).manifest.components["unet"]
         assert done.json["activation_bytes"] == seen.activation_bytes
         assert done.json["kernels"] == len(seen.kernels)
-    refused = run(*command, "--size", "64x64")
-    assert (refused.code, "only of 128x64, 64x128" in refused.err) == (2, True)
+    done = run("bench", "decoder", *command, "--size", "64x128")
+    assert done.code == 0, done.err
+    assert "64×128" in done.out + done.err
+    for verb in ("unet", "decoder"):
+        refused = run("bench", verb, *command, "--size", "64x64")
+        assert (refused.code, "only of 128x64, 64x128, 192x192" in refused.err) == (2, True)
 
 
-@pytest.mark.full
 @pytest.mark.opencl
-def test_profile_times_the_kernels_of_the_size(run, small, tmp_path, cache, monkeypatch):
+def test_profile_times_the_kernels_of_the_size(run, cache, monkeypatch):
     def measure(_: int) -> Peaks:
         from ddimcache.runtime import devices
 
@@ -81,8 +75,9 @@ def test_profile_times_the_kernels_of_the_size(run, small, tmp_path, cache, monk
     with monkeypatch.context() as patch:
         patch.setattr(peaks, "measure", measure)
         peaks.device_peaks(0)
-    bundle = compile_to(small, tmp_path / "bundle", target="opencl", **sizes_of(SIZES))
-    for size in SIZES:
+    sizes = ((24, 16), (16, 32))
+    bundle = compiled(stand_in("smallest"), target="opencl", **sizes_of(sizes))
+    for size in sizes:
         command = ["profile", bundle.folder, "--steps", 3, "--cache-interval", 2, "--json"]
         done = run(*command, "--size", f"{size[0]}x{size[1]}")
         assert done.code == 0, done.err
@@ -95,3 +90,5 @@ def test_profile_times_the_kernels_of_the_size(run, small, tmp_path, cache, monk
         }
         timed = {kernel["name"] for kernel in done.json["kernels"]}
         assert timed - {"copies"} <= own | {"next_step", "step", "guide_and_step"}
+    refused = run("profile", bundle.folder, "--size", "16x24")
+    assert (refused.code, "only of 24x16, 16x32" in refused.err) == (2, True)

@@ -10,8 +10,8 @@ import pytest
 from ddimcache.runtime import peaks
 from ddimcache.runtime.peaks import METHOD, Peaks
 from tests.fakes.running_server import KEY, RunningServer, RunningTracker
-from tests.kit.device_run import compile_to
 from tests.kit.family import stand_in
+from tests.kit.shared_bundles import compiled
 from tests.profile.test_report import check_trace
 
 KEYS = {
@@ -26,11 +26,9 @@ KERNEL_KEYS = {
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle() -> Path:
     """A small model for OpenCL, whose kernels another test has the driver compile too."""
-    folder = tmp_path_factory.mktemp("profile") / "bundle"
-    compile_to(stand_in("tiny-sd21"), folder, target="opencl", weights="fp32")
-    return folder
+    return compiled(stand_in("tiny-sd21"), target="opencl", weights="fp32").folder
 
 
 @pytest.fixture

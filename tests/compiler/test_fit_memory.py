@@ -27,6 +27,7 @@ from ddimcache.compiler.target import profile
 from ddimcache.errors import CompileError
 from tests.kit.device_run import compile_to, psnr
 from tests.kit.family import stand_in
+from tests.kit.shared_bundles import compiled
 
 ROOMY = 1 << 40
 
@@ -189,7 +190,7 @@ def test_a_budget_is_kept_beside_what_the_profile_wants(
 
 def test_the_budget_is_what_the_bundle_keeps_to(tmp_path: Path) -> None:
     model = stand_in("tiny-bk")
-    free = compile_to(model, tmp_path / "free", target="llvm").manifest
+    free = compiled(model, target="llvm").manifest
     decoder_bytes = free.components["vae_decoder"].activation_bytes
     budget = free.activation_bytes - decoder_bytes // 64
     tight = compile_to(model, tmp_path / "tight", target="llvm", memory_budget=budget).manifest

@@ -21,9 +21,10 @@ from PIL import Image
 from ddimcache.errors import UsageError
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.noise import noise
-from tests.kit.device_run import compile_to, distance, psnr, run
+from tests.kit.device_run import distance, psnr, run
 from tests.kit.family import single_thread, stand_in
 from tests.kit.reference import TorchPipeline, diffusers_pipeline
+from tests.kit.shared_bundles import compiled
 
 PROMPT = "a large red circle on white"
 SOLVER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
@@ -44,9 +45,8 @@ one_thread = pytest.fixture(autouse=True, scope="module")(single_thread)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("image") / "bundle"
-    return compile_to(stand_in(MODEL), folder, target="opencl", weights="fp32", image_to_image=True)
+def bundle() -> Bundle:
+    return compiled(stand_in(MODEL), target="opencl", weights="fp32", image_to_image=True)
 
 
 def picture_of(bundle: Bundle) -> Image.Image:
@@ -120,7 +120,7 @@ def test_the_latents_are_those_of_the_pipeline(
 
 @pytest.mark.opencl
 def test_a_bundle_with_an_encoder_draws_from_noise_as_without_one(bundle: Bundle, tmp_path: Path) -> None:
-    plain = compile_to(stand_in(MODEL), tmp_path / "plain", target="opencl", weights="fp32")
+    plain = compiled(stand_in(MODEL), target="opencl", weights="fp32")
     assert not plain.manifest.takes_images
     assert not (plain.folder / "vae_encoder.so").exists()
     first = run(bundle, PROMPT, 3, steps=4)

@@ -20,6 +20,7 @@ from tests.compiler.test_image_to_image import PROMPT, SCHEDULERS, picture_of
 from tests.kit.device_run import compile_to, distance, psnr, run, sizes_of
 from tests.kit.family import single_thread, stand_in
 from tests.kit.reference import Kept, TorchPipeline, diffusers_pipeline, sample
+from tests.kit.shared_bundles import compiled
 
 PLACES = (
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_inpaint",
@@ -33,11 +34,10 @@ one_thread = pytest.fixture(autouse=True, scope="module")(single_thread)
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
+def plain() -> tuple[Path, Bundle]:
     """A model that knows nothing of masks."""
-    folder = tmp_path_factory.mktemp("plain") / "bundle"
     model = stand_in("tiny-sd15")
-    return model, compile_to(model, folder, target="opencl", weights="fp32", image_to_image=True)
+    return model, compiled(model, target="opencl", weights="fp32", image_to_image=True)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from tests.kit.device_run import compile_to, distance, psnr, run
 from tests.kit.family import stand_in
 from tests.kit.launches import check_launches
 from tests.kit.reference import TorchPipeline, diffusers_pipeline, sample
+from tests.kit.shared_bundles import compiled
 
 SHAPES = Path(__file__).parents[2] / "models" / "shapes" / "weights"
 PROMPT = "a large red circle on white"
@@ -79,9 +80,9 @@ def test_every_launch_has_a_layer(shapes: Bundle, shapes_reference: TorchPipelin
 
 
 @pytest.mark.opencl
-def test_velocity_prediction_and_linear_projections(tmp_path: Path) -> None:
+def test_velocity_prediction_and_linear_projections() -> None:
     model = stand_in("tiny-sd21")
-    bundle = compile_to(model, tmp_path / "bundle", target="opencl", weights="fp32")
+    bundle = compiled(model, target="opencl", weights="fp32")
     assert bundle.manifest.sampler.prediction_type == "v_prediction"
     latents = noise(bundle, 5)
     ours = run(bundle, PROMPT, latents, steps=20, guidance=7.5)

@@ -15,9 +15,10 @@ from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMSc
 
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.noise import noise
-from tests.kit.device_run import compile_to, distance, psnr, run
+from tests.kit.device_run import distance, psnr, run
 from tests.kit.family import single_thread, stand_in
 from tests.kit.reference import TorchPipeline, diffusers_pipeline, sample
+from tests.kit.shared_bundles import compiled
 
 PROMPT = "a large red circle on white"
 SOLVER = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
@@ -34,11 +35,10 @@ one_thread = pytest.fixture(autouse=True, scope="module")(single_thread)
 
 
 @pytest.fixture(scope="module", params=["tiny-sd15", "tiny-sd21"])
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bundle]:
+def bundle(request: pytest.FixtureRequest) -> tuple[Path, Bundle]:
     """A model that predicts noise and one that predicts velocity, with float32 weights."""
     model = stand_in(request.param)
-    folder = tmp_path_factory.mktemp("samplers") / "bundle"
-    return model, compile_to(model, folder, target="opencl", weights="fp32")
+    return model, compiled(model, target="opencl", weights="fp32")
 
 
 def scheduler_of(model: Path, sampler: str) -> Any:

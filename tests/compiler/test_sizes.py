@@ -24,8 +24,9 @@ from ddimcache.runtime.session import Session
 from ddimcache.runtime.tokenizer import Tokenizer
 from ddimcache.schedules.spaces import space_of
 from tests.kit.device_run import compile_to, distance, psnr, sizes_of
-from tests.kit.family import SMALL, family_members, single_thread
+from tests.kit.family import family_members, single_thread, stand_in
 from tests.kit.reference import TorchPipeline, fake_quantise, sample
+from tests.kit.shared_bundles import compiled
 from tests.kit.tuning import record, write_folder
 
 pytestmark = pytest.mark.host
@@ -37,13 +38,13 @@ SIZES = ((128, 64), (64, 128), (192, 192))
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_stand_in(SMALL, tmp_path_factory.mktemp("sizes") / "model", dtype="float32")
+def model() -> Path:
+    return stand_in("small")
 
 
 @pytest.fixture(scope="module")
-def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return compile_to(model, tmp_path_factory.mktemp("sizes") / "bundle", target="llvm", **sizes_of(SIZES))
+def bundle(model: Path) -> Bundle:
+    return compiled(model, target="llvm", **sizes_of(SIZES))
 
 
 @pytest.fixture(scope="module")

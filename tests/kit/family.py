@@ -23,6 +23,15 @@ SMALL = Preset(
     scheduler("DDIMScheduler"),
 )
 
+# One level: for where every kernel takes long.
+SMALLEST = Preset(
+    text_encoder(width=16, layers=1, heads=2, vocab_size=600, length=16),
+    unet((16,), heads=2, cross_attention_dim=16, sample_size=8, norm_num_groups=4, layers_per_block=1),
+    vae((8, 16), sample_size=16, norm_num_groups=4, layers_per_block=1),
+    scheduler("DDIMScheduler"),
+)
+
+OWN = {"small": SMALL, "smallest": SMALLEST}
 TINY = ("tiny-sd15", "tiny-sd21", "tiny-bk", "tiny-odd")
 
 
@@ -40,13 +49,16 @@ def single_thread() -> Iterator[None]:
 
 
 def stand_in(preset: str, dtype: str = "float32", seed: int = 0) -> Path:
-    """Return the folder of a stand-in, which lasts as long as the process; read it, do not change it."""
+    """Return the folder of a stand-in, which lasts as long as the process; read it, do not change it.
+
+    ``preset`` is a name of the stand-ins, or one of ``OWN``.
+    """
     return _stand_in(preset, dtype, seed)
 
 
 @functools.cache
 def _stand_in(preset: str, dtype: str, seed: int) -> Path:
-    return write_stand_in(preset, _scratch() / f"{preset}-{dtype}-{seed}", seed, dtype)
+    return write_stand_in(OWN.get(preset, preset), _scratch() / f"{preset}-{dtype}-{seed}", seed, dtype)
 
 
 def copy_stand_in(preset: str, out: Path) -> Path:

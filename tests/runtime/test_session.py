@@ -19,8 +19,8 @@ from ddimcache.runtime.progress import SilentProgress
 from ddimcache.runtime.sampler import schedule
 from ddimcache.runtime.session import Session
 from tests.fakes import fake_bundle as fake
-from tests.kit.device_run import compile_to
 from tests.kit.family import stand_in
+from tests.kit.shared_bundles import compiled
 
 LLVM = DeviceSpec("llvm")
 IDS = [index % fake.VOCABULARY for index in range(fake.LENGTH)]
@@ -246,8 +246,8 @@ def test_the_budget_chooses_the_mode(fake_bundle):
 
 
 @pytest.mark.opencl
-def test_every_plan_stays_within_its_estimate(tmp_path):
-    bundle = compile_to(stand_in("tiny-sd15"), tmp_path / "bundle", target="opencl")
+def test_every_plan_stays_within_its_estimate():
+    bundle = compiled(stand_in("tiny-sd15"), target="opencl")
     length = bundle.manifest.context.shape[1]
     request = ImageRequest([1] * length, [2] * length, 1, 6, 3, 7.5)
     pictures = set()

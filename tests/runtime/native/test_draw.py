@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from ddimcache.runtime import plugin
-from tests.kit.device_run import compile_to
 from tests.kit.family import stand_in
+from tests.kit.shared_bundles import compiled
 
 _PROJECT = Path(__file__).parents[3]
 
@@ -59,10 +59,8 @@ def draw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundle") / "tiny"
-    compile_to(stand_in("tiny-sd15"), folder, target="llvm")
-    return folder
+def bundle() -> Path:
+    return compiled(stand_in("tiny-sd15"), target="llvm").folder
 
 
 def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
