@@ -9,12 +9,14 @@ After::
     y = R.call_tir(lookup, (table@int8, table@scale, rows), ...)
 
 A lookup adds nothing up: its error is that of one rounding, whatever the table's size, so the scale is one a
-row for all kinds of int8 weights. The embeddings of positions, which are taken in a fixed order, and narrow
-tables stay as they are, and so does every table where the weights are not int8.
+row for all kinds of int8 weights. Narrow tables, and those of layers that are kept, are rounded to fp16. The
+embeddings of positions, which are taken in a fixed order, stay as they are, and so does every table where the
+weights are not int8.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -49,7 +51,7 @@ class _LookupLowerer(PyExprMutator):
             return call
         if is_sensitive(*shape) or self.kept(table.name):
             self.left.append(table.name)
-            return call
+            return relax.op.take(self._halved(table), rows, axis=0, mode="clip")
         self.lowered.append(table.name)
         return self._lookup(table, rows)
 
@@ -61,6 +63,18 @@ class _LookupLowerer(PyExprMutator):
             for variable in found
             for value in (self.lookup_binding(variable),)
         )
+
+    def _halved(self, table: relax.Var) -> relax.Var:
+        """``table`` with the values that fp16 leaves, in its own dtype, as packed weights have them."""
+        weight, name = self.store[table.name], f"{table.name}@fp16"
+        if weight.dtype == "float16":
+            return table
+
+        def rounded() -> np.ndarray:
+            return weight.compute().astype(np.float16).astype(weight.dtype)
+
+        self.store.add(name, Weight(weight.shape, weight.dtype, rounded))
+        return relax.Var(name, relax.TensorType(weight.shape, weight.dtype))
 
     def _lookup(self, table: relax.Var, rows: relax.Expr) -> relax.Expr:
         weight, dtype = self.store[table.name], dtype_name(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tvm import relax
 from tvm.script import ir as I
@@ -68,6 +68,18 @@ def store_of(tokens: np.ndarray) -> WeightStore:
     return WeightStore.from_torch({"tokens": torch.from_numpy(tokens)})
 
 
+def lookup(rows: int, channels: int, count: int, dtype: str = "float32") -> tvm.IRModule:
+    """``count`` rows of a table of tokens."""
+    ids = relax.Var("ids", relax.TensorType([count], "int32"))
+    tokens = relax.Var("tokens", relax.TensorType([rows, channels], dtype))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [ids, tokens]):
+        with builder.dataflow():
+            output = builder.emit_output(relax.op.take(tokens, ids, axis=0, mode="clip"))
+        builder.emit_func_output(output)
+    return builder.get()
+
+
 def test_a_table_becomes_int8() -> None:
     lowerer = LowerLookups(store_of(table()), "int8", {"main": 1})
     lowered = lowerer(Before)
@@ -77,24 +89,20 @@ def test_a_table_becomes_int8() -> None:
 
 
 @given(
-    rows=st.integers(9, 40),
-    channels=st.integers(9, 40),
+    rows=st.integers(3, 40),
+    channels=st.integers(3, 40),
     ids=st.lists(st.integers(-3, 45), min_size=1, max_size=6),
     kind=st.sampled_from(["int8", "int8-g32"]),
 )
+@example(rows=20, channels=8, ids=[3, -1, 20], kind="int8-g32")
 @settings(max_examples=6, deadline=None)
 def test_it_computes_what_the_rounded_table_has(rows: int, channels: int, ids: list[int], kind: str) -> None:
-    given_ids = relax.Var("ids", relax.TensorType([len(ids)], "int32"))
-    tokens = relax.Var("tokens", relax.TensorType([rows, channels], "float32"))
-    builder = relax.BlockBuilder()
-    with builder.function("main", [given_ids, tokens]):
-        with builder.dataflow():
-            output = builder.emit_output(relax.op.take(tokens, given_ids, axis=0, mode="clip"))
-        builder.emit_func_output(output)
     numbers = table(rows, channels)
     store = store_of(numbers)
     [found] = run_relax(
-        LowerLookups(store, kind, {"main": 1})(builder.get()), [np.array(ids, dtype="int32")], store
+        LowerLookups(store, kind, {"main": 1})(lookup(rows, channels, len(ids))),
+        [np.array(ids, dtype="int32")],
+        store,
     )
     expected = stored_values(numbers, kind, table=True)[np.clip(ids, 0, rows - 1)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -129,17 +137,18 @@ def test_leaves_tables_alone_where_weights_are_not_int8(weights: str) -> None:
     assert LowerLookups(store_of(table()), weights, {"main": 1})(Before).same_as(Before)
 
 
-def test_leaves_a_table_that_is_kept_and_a_narrow_one() -> None:
-    store = store_of(table())
-    lowerer = LowerLookups(store, "int8", {"main": 1}, lambda name: name == "tokens")
-    assert operators(lowerer(Before))["take"] == 1
-    assert lowerer.note == "1 tables in fp16"
-    narrow = relax.Var("tokens", relax.TensorType([20, 8], "float32"))
-    ids = relax.Var("ids", relax.TensorType([3], "int32"))
-    builder = relax.BlockBuilder()
-    with builder.function("main", [ids, narrow]):
-        with builder.dataflow():
-            output = builder.emit_output(relax.op.take(narrow, ids, axis=0, mode="clip"))
-        builder.emit_func_output(output)
-    module = LowerLookups(store_of(table(20, 8)), "int8", {"main": 1})(builder.get())
+@pytest.mark.parametrize(("channels", "kept"), [(16, True), (8, False)])
+def test_a_table_that_is_kept_and_a_narrow_one_are_rounded_to_fp16(channels: int, kept: bool) -> None:
+    store = store_of(numbers := table(20, channels))
+    lowerer = LowerLookups(store, "int8", {"main": 1}, lambda name: kept)
+    module = lowerer(lookup(20, channels, 3))
     assert operators(module)["take"] == 1
+    assert lowerer.note == "1 tables in fp16"
+    assert [parameter.name for parameter in module["main"].params[2:]] == ["tokens@fp16"]
+    np.testing.assert_array_equal(store.array("tokens@fp16"), numbers.astype("float16").astype("float32"))
+
+
+def test_leaves_a_narrow_table_of_float16_alone() -> None:
+    before = lookup(20, 8, 3, "float16")
+    store = store_of(table(20, 8).astype("float16"))
+    tvm.ir.assert_structural_equal(LowerLookups(store, "int8", {"main": 1})(before), before)
