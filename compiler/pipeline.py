@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.manifest import TIMES_AT_ONCE, MemoryPeak
 from ddimcache.schedules.apply import ApplySchedules
+from ddimcache.schedules.tiled_convolutions import tiling_pays
 
 CHANNELS_LAST = {
     "relax.nn.conv2d": ["NHWC", "OHWI", "NHWC"],
@@ -192,7 +194,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     packing = Packing(store, profile, request.weights, inputs, sums, compilation.widths, kept)
     yield "lower lookups", LowerLookups(store, request.weights, inputs, kept)
     yield "fuse geglu", FuseGeglu(packing)
-    yield "lower products", LowerProducts(packing)
+    yield "lower products", LowerProducts(packing, partial(tiling_pays, profile))
     yield "fuse group norm", FuseGroupNorm(profile)
     bundle = BundleWeights(store, inputs)
     yield "bundle weights", bundle

@@ -124,6 +124,19 @@ class WinogradTable:
 
 
 @dataclass(frozen=True)
+class TiledTable:
+    """What Winograd's convolutions in two launches take; see ``schedules/tiled_convolutions.py``."""
+
+    most_bytes: int
+    """Bytes of a transformed input, at most, where no other tensor of its function has more.
+
+    What is larger is convolved directly."""
+    longest: int
+    """Input channels whose products are one sum in float16, at most. What the transforms add to the error of
+    a sum makes it as large as that of three times as many products of the direct convolution."""
+
+
+@dataclass(frozen=True)
 class NormTable:
     """How GroupNorm is shared out per device; see ``kernels/group_norm``."""
 
@@ -133,6 +146,8 @@ class NormTable:
     """Work-items of a work-group of that launch, at most; 1 where each has caches of its own."""
     bands: int
     """Bands of rows of a larger picture, at most, whose sums each work-group adds up again; 0 for none."""
+    summed_pixels: int = 0
+    """Pixels up to which the statistics of a larger picture without bands are one launch."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +176,8 @@ class TileTable:
     """For matrix products; without it a work-item computes a tile and shares nothing."""
     winograd: WinogradTable | None = None
     """For 3x3 convolutions of stride 1; without it they are computed directly."""
+    tiled: TiledTable | None = None
+    """The same in two launches, where products read pixels; without it they are computed directly."""
     pixels: PixelTable | None = None
     """Set where products read their operands as pixels."""
     team: int = 1
@@ -303,7 +320,7 @@ PROFILES = {
             attention_queries=4,
             attention_keys=8,
             team=256,
-            norms=NormTable(pixels=1024, threads=256, bands=0),
+            norms=NormTable(pixels=1024, threads=256, bands=0, summed_pixels=4096),
             pixels=PixelTable(
                 longest=384,
                 shortened=128,
@@ -315,6 +332,8 @@ PROFILES = {
                 attention_together=3,
                 attention_group=64,
             ),
+            # The UNet of SD 1.5 at 512x512 plans 51.7 MB with it, and 66.1 with 21 MB, of 65 that it may.
+            tiled=TiledTable(most_bytes=16 << 20, longest=240),
         ),
     ),
     "llvm": DeviceProfile(

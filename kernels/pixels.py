@@ -37,7 +37,7 @@ from ddimcache.kernels.tiling import PIXEL
 FRACTION = 127
 """What a stored int8 weight is divided by when it is read."""
 
-_SLOT, _STORED, _WEIGHT, _JUMP = range(4)
+_SLOT, STORED_PLACE, WEIGHT_PLACE, _JUMP = range(4)
 """Places that are kept: of weights in local memory, where to bring them, where from; and a step of rows."""
 
 WRITTEN_OUT = 4
@@ -61,11 +61,13 @@ class PixelBlocking:
     """Panels of output channels."""
     parts: int
     """Work-items that share the reduction of a result."""
+    positions: int = 1
+    """Products of their own that a result is made of: 1, or those of Winograd's filtering."""
 
     @property
     def items(self) -> int:
         """Work-items of a work-group."""
-        return self.down * self.across * self.parts
+        return self.down * self.across * self.parts * self.positions
 
 
 Finish = Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
@@ -95,16 +97,19 @@ class PixelProduct:
         channels: int,
         dtype: str,
         image_pixels: int,
+        taps: tuple[int, int] | None = None,
     ) -> None:
         self.x, self.weight, self.scale, self.blocking = x, weight, scale, blocking
         self.lines, self.strides, self.pairs, self.channels = tuple(lines), strides, pairs, channels
         self.dtype, self.image_pixels = dtype, image_pixels
-        self.panels, *taps, self.depth, self.width = (int(extent) for extent in weight.ty.shape)
-        self.taps = (taps[0], taps[1]) if taps else (1, 1)
+        self.panels, *sides, self.depth, self.width = (int(extent) for extent in weight.ty.shape)
+        self.taps = taps or ((sides[0], sides[1]) if sides else (1, 1))
         self.vectors = self.width // PIXEL
         self.results = PIXEL if pairs else self.vectors
         """Results of a row that are finished one after another: vectors, or single gated ones."""
         self.rows = math.prod(self.lines)
+        self.counted = blocking.rows
+        """Places that are counted on in the loop: those of all rows, or the first row's."""
         self.chunks_of_line = self.depth // PIXEL * self.taps[1] // blocking.chunk
         self.chunks = self.chunks_of_line * self.taps[0]
         self.steps = -(-self.chunks // blocking.parts)
@@ -122,21 +127,13 @@ class PixelProduct:
         ):
             self.block, self.panel_block = block, panel_block
             self._locate(item)
-            staged = own.parts * own.across * self.staged
-            exchanged = own.items * min(_ROWS_TOGETHER if own.parts == 1 else 1, own.rows)
-            finished = own.down * own.across * own.rows if own.parts > 1 else 0
-            vectors = max(staged, exchanged * self.vectors, finished * self.vectors)
-            self.shared = memory("shared", self.dtype, PIXEL * vectors)
-            self.places = memory("local", "int32", own.rows)
+            self.shared = memory("shared", self.dtype, PIXEL * self._shared_vectors())
+            self.places = memory("local", "int32", self.counted)
             self.sums = memory("local", self.dtype, own.rows, self.vectors, PIXEL)
             if own.chunk < WRITTEN_OUT:
                 self._forget_item()
             self.place = memory("local", "int32", 4)
-            slot = T.bind((self.part * own.across + self.across) * self.staged)
-            T.buffer_store(self.place, slot, [_SLOT])
-            T.buffer_store(self.place, slot + self._staged_slot(), [_STORED])
-            first = self.panel * (self.chunks * self.staged) + self._chunk(0) * self.staged + self.tile
-            T.buffer_store(self.place, first, [_WEIGHT])
+            self._place_weights()
             self._place_rows()
             for row in range(own.rows):
                 for vector in range(self.vectors):
@@ -145,10 +142,32 @@ class PixelProduct:
             with T.serial(0, self.steps) as step:
                 self._step(step)
             self._forget_item()
-            if own.parts == 1:
-                self._finish_sums(finish)
-            else:
-                self._add_parts(finish)
+            self._finish_all(finish)
+
+    def _shared_vectors(self) -> int:
+        """Vectors of local memory: of weights, of sums on their way to others, and of finished ones."""
+        own = self.blocking
+        staged = own.parts * own.across * self.staged
+        exchanged = own.items * min(_ROWS_TOGETHER if own.parts == 1 else 1, own.rows)
+        finished = own.down * own.across * own.rows if own.parts > 1 else 0
+        return max(staged, exchanged * self.vectors, finished * self.vectors)
+
+    def _place_weights(self) -> None:
+        """Where a work-item reads weights in local memory, where it puts those that it brings, and whence."""
+        slot = T.bind((self.part * self.blocking.across + self.across) * self.staged)
+        first = self.panel * (self.chunks * self.staged) + self._chunk(0) * self.staged + self.tile
+        self._set_places(slot, slot + self._staged_slot(), first)
+
+    def _set_places(self, slot: Any, stored: Any, weight: Any) -> None:
+        for number, place in ((_SLOT, slot), (STORED_PLACE, stored), (WEIGHT_PLACE, weight)):
+            T.buffer_store(self.place, place, [number])
+
+    def _finish_all(self, finish: Finish) -> None:
+        """Stores the results of the group, behind the loop."""
+        if self.blocking.parts == 1:
+            self._finish_sums(finish)
+        else:
+            self._add_parts(finish)
 
     def _locate(self, item: Any) -> None:
         # Not bound to names: of those TVM does not know how large they are, and takes 64 bits for them.
@@ -171,9 +190,13 @@ class PixelProduct:
         self.panel_block = self.panel_block + self.nought
         self._locate(item)
 
+    def _row_number(self, row: Any) -> Any:
+        """The number of a row; behind the last one that is repeated."""
+        return T.min(self.first_row + row, self.rows - 1)
+
     def _indices(self, row: Any) -> list[Any]:
-        """The indices of a row of the result, the last one repeated behind the end."""
-        index = T.min(self.first_row + row, self.rows - 1)
+        """The indices of a row of the result."""
+        index = self._row_number(row)
         indices: list[Any] = []
         for extent in reversed(self.lines[1:]):
             indices.insert(0, index % extent)
@@ -186,17 +209,22 @@ class PixelProduct:
         Places are counted on in a loop and kept in a buffer: a driver's compiler that finds a sum of products
         in a loop may well compute it there every time, and a name is written out wherever it is used.
         """
-        pixels = self.depth // PIXEL
         begin = T.bind(self._offset(self._chunk(0)))
-        for row in range(self.blocking.rows):
-            if self.taps == (1, 1) and self.strides == (1, 1):
-                place = T.min(self.first_row + row, self.rows - 1) * pixels
-            else:
-                _, height, width, _ = (int(extent) for extent in self.x.ty.shape)
-                batch, down, right = self._indices(row)
-                place = (batch * height + down * self.strides[0]) * width + right * self.strides[1]
-                place = place * pixels
+        for row in range(self.counted):
+            place = self._vector_place(row) * (self.depth // PIXEL)
             T.buffer_store(self.places, place + begin, [row])
+
+    def _pixel_place(self, row: int) -> Any:
+        """Where a row is read, in pixels."""
+        return self.places[row]
+
+    def _vector_place(self, row: int) -> Any:
+        """Where the inputs of a row begin in ``x``, in vectors of all channels."""
+        if self.taps == (1, 1) and self.strides == (1, 1):
+            return self._row_number(row)
+        _, height, width, _ = (int(extent) for extent in self.x.ty.shape)
+        batch, down, right = self._indices(row)
+        return (batch * height + down * self.strides[0]) * width + right * self.strides[1]
 
     def _chunk(self, step: Any) -> Any:
         """The number of a chunk; behind the end of the reduction the last one is read again."""
@@ -220,7 +248,7 @@ class PixelProduct:
             values = memory("local", self.dtype, own.rows * PIXEL)
             factor = memory("local", self.dtype, PIXEL)
             for row in range(own.rows):
-                read_pixel(values, row, self.x, self.places[row], self.image_pixels)
+                read_pixel(values, row, self.x, self._pixel_place(row), self.image_pixels)
             for k in range(PIXEL):
                 for vector in range(self.vectors):
                     # Steps of the reduction lie apart, so that a driver's compiler does not load four
@@ -234,12 +262,12 @@ class PixelProduct:
                             T.buffer_store(
                                 self.sums, self.sums[row, vector, lane] + product, [row, vector, lane]
                             )
-            for row in range(own.rows):
+            for row in range(self.counted):
                 T.buffer_store(self.places, self.places[row] + 1, [row])
         if self.taps[0] != 1 or self.chunks % own.parts:
             jump = self._offset(self._chunk(step + 1)) - self._offset(chunk) - own.chunk
             T.buffer_store(self.place, jump, [_JUMP])
-            for row in range(own.rows):
+            for row in range(self.counted):
                 T.buffer_store(self.places, self.places[row] + self.place[_JUMP], [row])
 
     def _bring_weights(self, chunk: Any, inside: Any) -> None:
@@ -250,7 +278,7 @@ class PixelProduct:
         beyond = own.down * each > self.staged or inside is not None
         last = self.panels * self.chunks * self.staged - 1
         for number in range(each):
-            place = self.place[_WEIGHT] + number * own.down
+            place = self.place[WEIGHT_PLACE] + number * own.down
             place = T.min(place, last) if beyond else place
             read_pixel(held, number, self.weight, place, self.image_pixels)
             if self.scale is not None:
@@ -258,7 +286,7 @@ class PixelProduct:
                 with T.vectorized(0, PIXEL) as lane:
                     scaled = held[number * PIXEL + lane] * scale(lane)
                     T.buffer_store(held, scaled, [number * PIXEL + lane])
-        T.buffer_store(self.place, self.place[_WEIGHT] + self.staged, [_WEIGHT])
+        T.buffer_store(self.place, self.place[WEIGHT_PLACE] + self.staged, [WEIGHT_PLACE])
         synchronise()
         for number in range(each):
             n = self.tile + number * own.down
@@ -271,7 +299,7 @@ class PixelProduct:
                 if inside is not None:
                     value = value * T.Select(inside, T.cast(1, self.dtype), T.cast(0, self.dtype))
                 T.buffer_store(
-                    self.shared, value, [(self.place[_STORED] + self._further(number)) * PIXEL + lane]
+                    self.shared, value, [(self.place[STORED_PLACE] + self._further(number)) * PIXEL + lane]
                 )
         synchronise()
 
@@ -361,32 +389,35 @@ class PixelProduct:
     def _finish(self, finish: Finish, row: Any, which: Any, slot: Any) -> None:
         """Stores the results ``which`` of a row, whose sums lie in local memory from ``slot`` on."""
         own = self.blocking
+        with ExitStack() as guard:
+            if self.rows % (own.rows * own.down):
+                guard.enter_context(T.If(self.first_row + row < self.rows))
+                guard.enter_context(T.Then())
+            self._store(finish, self._indices(row), which, slot)
+
+    def _store(self, finish: Finish, indices: Sequence[Any], which: Any, slot: Any) -> None:
+        """Stores the results ``which`` at ``indices``, from the sums at ``slot`` of local memory."""
         unit = float(FRACTION) if str(self.weight.ty.dtype) == "int8" and self.scale is None else 1.0
 
         def read(side: Any, lane: Any) -> Any:
             value = self.shared[(slot + side) * PIXEL + lane]
             return T.cast(value, "float32") * T.float32(unit)
 
-        with ExitStack() as guard:
-            if self.rows % (own.rows * own.down):
-                guard.enter_context(T.If(self.first_row + row < self.rows))
-                guard.enter_context(T.Then())
-            indices = self._indices(row)
-            if self.pairs:
-                finish([*indices, self.panel, which], lambda at: read(int(at[-2]), which))
-                return
-            first = self.panel * self.width + which * PIXEL
-            if self.channels == self.panels * self.width:
-                with T.vectorized(0, PIXEL) as lane:
-                    finish([*indices, first + lane], lambda _at: read(which, lane))
-                return
+        if self.pairs:
+            finish([*indices, self.panel, which], lambda at: read(int(at[-2]), which))
+            return
+        first = self.panel * self.width + which * PIXEL
+        if self.channels == self.panels * self.width:
+            with T.vectorized(0, PIXEL) as lane:
+                finish([*indices, first + lane], lambda _at: read(which, lane))
+            return
 
-            def read_at(lane: int, _at: Sequence[Any]) -> Any:
-                return read(which, lane)
+        def read_at(lane: int, _at: Sequence[Any]) -> Any:
+            return read(which, lane)
 
-            for number in range(PIXEL):
-                with T.If(first + number < self.channels), T.Then():
-                    finish([*indices, first + number], partial(read_at, number))
+        for number in range(PIXEL):
+            with T.If(first + number < self.channels), T.Then():
+                finish([*indices, first + number], partial(read_at, number))
 
 
 def read_back(item: Any, items: int, shared: Any) -> tuple[Any, Any]:

@@ -24,3 +24,6 @@ WORKLOAD = "ddimcache.workload"
 
 DECISIONS = "ddimcache.decisions"
 """Attribute of a kernel: the decisions of the tuning record that it was made with, as JSON."""
+
+TILED = "ddimcache.tiled"
+"""Annotation of a convolution's block that reads transformed tiles: the side of a tile of outputs."""

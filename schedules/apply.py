@@ -14,6 +14,7 @@ from ddimcache.schedules.pixel_products import schedule_pixel_product
 from ddimcache.schedules.products import schedule_product
 from ddimcache.schedules.spaces import tiles_for_panels
 from ddimcache.schedules.threads_to_loops import threads_to_loops
+from ddimcache.schedules.tiled_convolutions import schedule_tiled_input, schedule_tiled_product
 from ddimcache.schedules.winograd import schedule_winograd
 
 SCHEDULED = "tirx.is_scheduled"
@@ -44,6 +45,8 @@ class ApplySchedules:
         tiles, decisions = self._tiles(function, workload)
         result = (
             schedule_winograd(function, tiles)
+            or schedule_tiled_product(function, tiles, self.profile)
+            or schedule_tiled_input(function, tiles)
             or schedule_pixel_product(function, tiles, self.profile)
             or schedule_blocked_product(function, tiles)
             or schedule_product(function, tiles)

@@ -33,7 +33,7 @@ PROCESSORS, WAVES = 6, 8
 
 _RAGGED_WAVES = 6
 
-_WAIT, _STEP, _BARRIER = 400, 64, 60
+WAIT, STEP, BARRIER = 400, 64, 60
 """Cycles: of memory's answer, of a step of a wave among others, and of a chunk's barriers."""
 
 
@@ -174,7 +174,7 @@ def cost(own: PixelBlocking, shape: PixelShape) -> float:
     # Parts that end apart take registers, and leave fewer waves.
     resident = min(resident, _RAGGED_WAVES) if chunks % own.parts else resident
     staged = -(-own.chunk * shape.width // own.down)
-    step = max(_STEP, (_STEP + _WAIT) / resident)
-    bring = max(16 * staged, (_BARRIER + _WAIT) / resident)
-    add = 0 if own.parts == 1 else own.rows * (2 * (shape.width + own.parts) + _BARRIER / resident)
+    step = max(STEP, (STEP + WAIT) / resident)
+    bring = max(16 * staged, (BARRIER + WAIT) / resident)
+    add = 0 if own.parts == 1 else own.rows * (2 * (shape.width + own.parts) + BARRIER / resident)
     return share * (steps * (own.chunk * step + bring) + add)

@@ -63,6 +63,14 @@ def one_launch(norm: Normalisation, tiles: TileTable) -> NormBlocking | None:
     return blocking_of(norm, tiles.vector, table.threads)
 
 
+def one_launch_of_parameters(norm: Normalisation, tiles: TileTable) -> NormBlocking | None:
+    """How one launch sums what another one normalises; ``None`` where it should not or cannot."""
+    table = tiles.norms
+    if table is None or norm.pixels > table.summed_pixels or table.threads == 1:
+        return None
+    return blocking_of(norm, tiles.vector, table.threads)
+
+
 def is_fused(call: relax.Call, tiles: TileTable) -> bool:
     """Whether :class:`FuseGroupNorm` has kernels for a ``group_norm`` call."""
     norm = normalisation_of(call)

@@ -1,8 +1,9 @@
 """Lowers GroupNorm and LayerNorm to kernels over channels-last tensors.
 
-Before: ``R.nn.group_norm(x, weight, bias)``; after: two kernels that compute the statistics and an
-element-wise kernel that applies them, which is then fused with SiLU and padding. One that ``FuseGroupNorm``
-has a kernel for stays, with its channels last. ``R.nn.layer_norm`` becomes one kernel. Where the device's
+Before: ``R.nn.group_norm(x, weight, bias)``; after: two kernels that find what each channel is multiplied by
+and adds, or one where the device's table says so, and an element-wise kernel that does it, which is fused
+with SiLU and padding then. One that ``FuseGroupNorm`` has a kernel for stays, with its channels last.
+``R.nn.layer_norm`` becomes one kernel. Where the device's
 table has teams, work-items share what one of them would take long for.
 """
 
@@ -14,13 +15,18 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ddimcache.compiler.passes.fuse_group_norm import is_fused
+from ddimcache.compiler.passes.fuse_group_norm import (
+    is_fused,
+    normalisation_of,
+    one_launch_of_parameters,
+)
 from ddimcache.compiler.passes.lower_products import call_kernel, dtype_name
 from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile, TileTable
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.group_norm import kernel as group_norm
-from ddimcache.kernels.group_norm.shared_statistics import shared_statistics
+from ddimcache.kernels.group_norm.fused import channel_parameters
+from ddimcache.kernels.group_norm.shared_parameters import shared_parameters
 from ddimcache.kernels.layer_norm.kernel import layer_norm
 from ddimcache.kernels.layer_norm.shared import shared_layer_norm
 
@@ -40,35 +46,35 @@ def moments(builder: relax.BlockBuilder, x: relax.Expr, tiles: TileTable) -> rel
     return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_moments"), [flat], out))
 
 
-def statistics(
-    builder: relax.BlockBuilder, sums: relax.Expr, call: relax.Call, tiles: TileTable
+def parameters(
+    builder: relax.BlockBuilder,
+    sums: relax.Expr,
+    call: relax.Call,
+    weight: relax.Expr,
+    bias: relax.Expr,
+    tiles: TileTable,
 ) -> relax.Expr:
-    """Emits mean and reciprocal deviation of every group, [B, G, 2] float32, of what ``call`` normalises.
+    """Emits what each channel of what ``call`` normalises is multiplied by and adds: [B, 2, C] float32.
 
     ``sums`` are the moments of all of it, in any number of parts.
     """
     batch, parts, _, channels = static_shape(sums) or []
     groups = int(call.attrs.num_groups)
     rows = math.prod((static_shape(call.args[0]) or [])[1:-1])
-    sizes = (batch, rows, parts, channels, groups, float(call.attrs.epsilon))
+    sizes = (batch, rows, parts, channels, groups, float(call.attrs.epsilon), dtype_name(weight))
     if tiles.team > 1:
-        kernel = shared_statistics(*sizes, threads=tiles.team)
+        kernel = shared_parameters(*sizes, threads=tiles.team)
     else:
-        kernel = group_norm.statistics(*sizes, work_group=tiles.injective_work_group)
-    out = relax.TensorType([batch, groups, 2], "float32")
-    return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_statistics"), [sums], out))
+        kernel = group_norm.parameters(*sizes, work_group=tiles.injective_work_group)
+    variable = builder.add_func(kernel, "group_norm_parameters")
+    out = relax.TensorType([batch, 2, channels], "float32")
+    return builder.emit(relax.call_tir(variable, [sums, weight, bias], out))
 
 
-def apply_statistics(
-    builder: relax.BlockBuilder,
-    x: relax.Expr,
-    statistic: relax.Expr,
-    weight: relax.Expr,
-    bias: relax.Expr,
-) -> relax.Expr:
-    """The call that normalises ``x`` [B, ..., C] with what ``statistics`` emitted."""
-    arguments = [x, statistic, weight, bias]
-    return call_kernel(builder, "group_norm_apply", group_norm.apply, arguments, {"op_pattern": INJECTIVE})
+def apply_parameters(builder: relax.BlockBuilder, x: relax.Expr, found: relax.Expr) -> relax.Expr:
+    """The call that normalises ``x`` [B, ..., C] with what ``parameters`` emitted."""
+    attributes = {"op_pattern": INJECTIVE}
+    return call_kernel(builder, "group_norm_apply", group_norm.apply, [x, found], attributes)
 
 
 @mutator
@@ -92,9 +98,23 @@ class _NormLowerer(PyExprMutator):
             return self._channels_first(call)
         if is_fused(call, self.tiles):
             return call
-        sums = moments(self.builder_, x, self.tiles)
-        statistic = statistics(self.builder_, sums, call, self.tiles)
-        return apply_statistics(self.builder_, x, statistic, weight, bias)
+        found = self._parameters(call)
+        if found is None:
+            sums = moments(self.builder_, x, self.tiles)
+            found = parameters(self.builder_, sums, call, weight, bias, self.tiles)
+        return apply_parameters(self.builder_, x, found)
+
+    def _parameters(self, call: relax.Call) -> relax.Expr | None:
+        """Emits the parameters of what ``call`` normalises as one launch, where the table says so."""
+        norm = normalisation_of(call)
+        blocking = None if norm is None else one_launch_of_parameters(norm, self.tiles)
+        if norm is None or blocking is None:
+            return None
+        x, weight, bias = call.args
+        flat = self.builder_.emit(relax.op.reshape(x, norm.flat))
+        kernel = self.builder_.add_func(channel_parameters(norm, blocking), "group_norm_parameters")
+        out = relax.TensorType([norm.batch, 2, norm.channels], "float32")
+        return self.builder_.emit(relax.call_tir(kernel, [flat, weight, bias], out))
 
     def _channels_first(self, call: relax.Call) -> relax.Expr:
         """Attention of the decoder normalises [B, C, T]: moves the channels last and back."""

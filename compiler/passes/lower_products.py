@@ -11,14 +11,19 @@ After::
     z = R.call_tir(matmul, (y, w@int8@32, w@scale), ...)
 
 Everything between a weight and its use (transposes, reshapes) is computed now and not on the device, and so
-are rounding to int8 and packing into panels. A 1x1 convolution is a matrix product. The new weights are
+are rounding to int8 and packing into panels. A 1x1 convolution is a matrix product.
+One that ``tiled`` speaks for is computed of tiles, which a kernel before it transforms::
+
+    t = R.call_tir(winograd_input, (p,)); y = R.call_tir(conv2d, (t, weight@int8@8, weight@scale), ...)
+
+ The new weights are
 free variables of the function, named after entries of the weight store; ``BundleWeights`` collects them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -28,15 +33,44 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from ddimcache.compiler.compress.weights import Weight
 from ddimcache.compiler.passes.pack_weights import Packing, Part, WeightPacker
+from ddimcache.compiler.passes.partition_at_cut import bindings_of
 from ddimcache.compiler.passes.simplify import op_name, permutation, slice_of, static_shape
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.conv2d import kernel as conv2d_kernel
+from ddimcache.kernels.conv2d.tiled import INPUT, tiled_conv2d, tiled_input
 from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.kernels.tiling import wide
 from ddimcache.kernels.workload import Workload
 
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's operator pattern of a kernel into whose end element-wise work may be fused."""
+
+
+INJECTIVE = 2
+"""The same of a kernel whose every output reads fixed places of its input."""
+
+Tiled = Callable[[Workload, str | None, int], bool]
+"""Says whether a convolution that is summed so is to be one of transformed tiles.
+
+The last argument are the bytes of the largest tensor of the function that it is in."""
+
+
+def none_tiled(_workload: Workload, _sums: str | None, _largest: int) -> bool:
+    """Convolves everything directly."""
+    return False
+
+
+def largest_tensor(function: relax.Function, weights: Container[relax.Var]) -> int:
+    """Bytes of the largest tensor that ``function`` computes, of more than ``weights``, and uses."""
+    constant = {parameter for parameter in function.params if parameter in weights}
+    largest = 0
+    for binding in bindings_of(relax.analysis.remove_all_unused(function)):
+        shape = static_shape(binding.var)
+        if all(variable in constant for variable in relax.analysis.free_vars(binding.value)):
+            constant.add(binding.var)
+        elif shape is not None:
+            largest = max(largest, math.prod(shape) * np.dtype(dtype_name(binding.var)).itemsize)
+    return largest
 
 
 def dtype_name(expr: relax.Expr) -> str:
@@ -65,10 +99,16 @@ def call_kernel(
 
 @mutator
 class _ProductLowerer(PyExprMutator):
-    def __init__(self, module: tvm.IRModule, packer: WeightPacker) -> None:
+    def __init__(self, module: tvm.IRModule, packer: WeightPacker, tiled: Tiled) -> None:
         super().__init__(module)
         self.packer = packer
+        self.tiled = tiled
+        self.largest = 0
         self.store = packer.store
+
+    def visit_function_(self, function: relax.Function) -> relax.Expr:
+        self.largest = largest_tensor(function, self.packer.keys)
+        return super().visit_function_(function)
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
@@ -156,8 +196,15 @@ class _ProductLowerer(PyExprMutator):
         width = self.packer.panel_width(key, workload)
         packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
         sums = self.packer.sums(key, weight.shape, weight.compute)
+        tiled = self.tiled(workload, sums, self.largest)
+        if tiled:
+            attributes = {"op_pattern": INJECTIVE}
+            x = self.builder_.emit(call_kernel(self.builder_, INPUT, tiled_input, [x], attributes))
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
+            if tiled:
+                sides = (out_height, out_width)
+                return tiled_conv2d(x, weight, scale, sides, channels, dtype, str(sums))
             return conv2d_kernel.conv2d(x, weight, scale, channels, strides, dtype, sums)
 
         return call_kernel(
@@ -169,17 +216,18 @@ class _ProductLowerer(PyExprMutator):
 class LowerProducts:
     """See the module's text.
 
-    After the pass, ``note`` says how many layers have which scales where those are of groups, and are summed
-    how where there is a choice.
+    ``tiled`` says which convolutions are of transformed tiles. After the pass, ``note`` says how many layers
+    have which scales where those are of groups, and are summed how where there is a choice.
     """
 
-    def __init__(self, packing: Packing) -> None:
+    def __init__(self, packing: Packing, tiled: Tiled = none_tiled) -> None:
         self.packing = packing
+        self.tiled = tiled
         self.note = ""
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every Relax function of ``module``."""
         packer = WeightPacker(self.packing)
-        module = packer.rewritten(module, _ProductLowerer(module, packer))
+        module = packer.rewritten(module, _ProductLowerer(module, packer, self.tiled))
         self.note = packer.note()
         return module

@@ -6,7 +6,7 @@ Before::
 
 After, with two bands (x0, x1 are the bands of x, s its statistics)::
 
-    s = statistics(moments(x0), moments(x1))
+    s = parameters(moments(x0), moments(x1), weight, bias)
     y0 = R.add(R.nn.conv2d(R.nn.silu(apply(R.concat(x0, x1[:1]), s)), k, padding=[1, 1, 0, 1]), bias)
     y1 = R.add(R.nn.conv2d(R.nn.silu(apply(R.concat(x0[-1:], x1), s)), k, padding=[0, 1, 1, 1]), bias)
 
@@ -28,7 +28,7 @@ from itertools import pairwise
 import tvm
 from tvm import relax
 
-from ddimcache.compiler.passes.lower_norms import apply_statistics, moments, statistics
+from ddimcache.compiler.passes.lower_norms import apply_parameters, moments, parameters
 from ddimcache.compiler.passes.partition_at_cut import substitute
 from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile
@@ -197,7 +197,7 @@ class _Writer:
         self.builder, self.plan, self.profile = builder, plan, profile
         self.whole: dict[relax.Var, relax.Expr] = {}
         self.done: dict[tuple[relax.Var, int, int], relax.Expr] = {}
-        self.statistics: dict[relax.Var, relax.Expr] = {}
+        self.parameters: dict[relax.Var, relax.Expr] = {}
 
     def write(self, binding: relax.Binding) -> None:
         """Writes a binding; one that is cut is written where its bands are first needed."""
@@ -206,7 +206,7 @@ class _Writer:
             self.whole[variable] = self.builder.emit(self.expr(value))
             return
         if op_name(value) == GROUP_NORM:
-            self.statistics[variable] = self._statistics(value)
+            self.parameters[variable] = self._parameters(value)
 
     def expr(self, expr: relax.Expr) -> relax.Expr:
         """``expr`` over the variables written so far, where it reads bands over their rows put together."""
@@ -245,12 +245,8 @@ class _Writer:
         if name == RESIZE:
             return self._resized(call, first, end)
         if name == GROUP_NORM:
-            x, weight, bias = call.args
-            rows = self.rows(x, first, end)
-            parameters = [self.expr(weight), self.expr(bias)]
-            return self.builder.emit(
-                apply_statistics(self.builder, rows, self.statistics[variable], *parameters)
-            )
+            rows = self.rows(call.args[0], first, end)
+            return self.builder.emit(apply_parameters(self.builder, rows, self.parameters[variable]))
         height = self.plan.cut[variable].height
 
         def operand(expr: relax.Expr) -> relax.Expr:
@@ -296,8 +292,8 @@ class _Writer:
         resized = self.builder.emit(relax.Call(call.op, [rows, size], call.attrs))
         return self._slice(resized, first - low * factor, end - low * factor)
 
-    def _statistics(self, call: relax.Call) -> relax.Expr:
-        x = call.args[0]
+    def _parameters(self, call: relax.Call) -> relax.Expr:
+        x, weight, bias = call.args
         parts = []
         if x in self.plan.cut:
             bounds = self.plan.cut[x].bounds
@@ -306,7 +302,8 @@ class _Writer:
         else:
             parts.append(moments(self.builder, self.expr(x), self.profile.tiles))
         sums = parts[0] if len(parts) == 1 else self.builder.emit(relax.op.concat(parts, axis=1))
-        return statistics(self.builder, sums, call, self.profile.tiles)
+        own = (self.expr(weight), self.expr(bias))
+        return parameters(self.builder, sums, call, *own, self.profile.tiles)
 
 
 @tvm.transform.module_pass(opt_level=0, name="TileRows")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from tvm import tirx
@@ -74,7 +74,21 @@ def vectors_of(slab: int, lanes: int) -> list[tuple[int, int]]:
 @cache
 def fused_group_norm(norm: Normalisation, blocking: NormBlocking) -> tirx.PrimFunc:
     """The kernel of ``x`` [B, H * W, C], ``weight`` and ``bias`` [C], and the result with its border."""
-    emitter = _Emitter(norm, blocking)
+    return _kernel(norm, norm.shape, norm.dtype, _Emitter(norm, blocking).emit)
+
+
+@cache
+def channel_parameters(norm: Normalisation, blocking: NormBlocking) -> tirx.PrimFunc:
+    """What ``kernel.apply`` takes, of ``x`` [B, H * W, C], ``weight`` and ``bias`` [C]: [B, 2, C] float32.
+
+    ``blocking`` is of several threads.
+    """
+    return _kernel(norm, (norm.batch, 2, norm.channels), "float32", _Emitter(norm, blocking).emit_parameters)
+
+
+def _kernel(
+    norm: Normalisation, shape: tuple[int, ...], dtype: str, emit: Callable[[Any, Any, Any, Any], None]
+) -> tirx.PrimFunc:
     with IRBuilder() as builder, prim_func(is_private=True, s_tir=True):
         T.func_name("kernel")
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
@@ -82,11 +96,11 @@ def fused_group_norm(norm: Normalisation, blocking: NormBlocking) -> tirx.PrimFu
         weight, bias = (
             T.arg(name, T.buffer((norm.channels,), norm.dtype, layout=None)) for name in ("weight", "bias")
         )
-        out = T.arg("out", T.buffer(norm.shape, norm.dtype, layout=None))
+        out = T.arg("out", T.buffer(shape, dtype, layout=None))
         with T.sblock("root"):
             T.reads()
             T.writes()
-            emitter.emit(x, weight, bias, out)
+            emit(x, weight, bias, out)
     return builder.get()
 
 
@@ -106,6 +120,24 @@ class _Emitter:
 
     def emit(self, x: Any, weight: Any, bias: Any, out: Any) -> None:
         """Emits the whole kernel."""
+        with self._work_group():
+            self._apply(x, self._parameters(weight, bias, self._statistics(x)), out)
+            self._border(out)
+
+    def emit_parameters(self, x: Any, weight: Any, bias: Any, out: Any) -> None:
+        """Emits the kernel of :func:`channel_parameters`: a line of work-items stores what all have."""
+        with self._work_group():
+            factor, shift = self._parameters(weight, bias, self._statistics(x))
+
+            def store(side: int, values: Any, c: Any) -> None:
+                T.buffer_store(out, values[c], [self.b, side, self.slab_first + self.column + c])
+
+            with T.If(self.line.equal(0)), T.Then():
+                self._each_vector(partial(store, 0, factor))
+                self._each_vector(partial(store, 1, shift))
+
+    @contextmanager
+    def _work_group(self) -> Iterator[None]:
         with (
             T.thread_binding(0, self.norm.batch * self.slabs, thread="blockIdx.x") as group,
             T.thread_binding(0, self.threads, thread="threadIdx.x") as item,
@@ -115,11 +147,14 @@ class _Emitter:
             columns = self.threads // self.lines
             self.item, self.line = item, T.bind(item // columns)
             self.column = T.bind(item % columns * self.own)
-            sums, squares = local(self.own), local(self.own)
-            self._sum(x, sums, squares)
-            statistic = self._shared_statistics if self.threads > 1 else self._own_statistics
-            self._apply(x, self._parameters(weight, bias, statistic(sums, squares)), out)
-            self._border(out)
+            yield
+
+    def _statistics(self, x: Any) -> Any:
+        """Mean and reciprocal deviation of the groups of a work-group."""
+        sums, squares = local(self.own), local(self.own)
+        self._sum(x, sums, squares)
+        statistic = self._shared_statistics if self.threads > 1 else self._own_statistics
+        return statistic(sums, squares)
 
     def _each_vector(self, emit: Callable[[Any], None]) -> None:
         """Emits a statement for every vector of a work-item; it is given the channel's number in it."""

@@ -1,8 +1,8 @@
 """GroupNorm over channels-last tensors in three launches, for many work-items and for bands of a picture.
 
 The memory-bound ones stay vectorised and the last one fuses with what follows: ``moments`` sums every
-channel over a chunk of rows, ``statistics`` reduces them to mean and reciprocal deviation a group, ``apply``
-is element-wise and is fused with SiLU and padding by the compiler. Statistics are float32.
+channel over a chunk of rows, ``parameters`` makes of them what each channel is multiplied by and adds,
+``apply`` is element-wise and is fused with SiLU and padding by the compiler. Statistics are float32.
 """
 
 from __future__ import annotations
@@ -73,12 +73,21 @@ def moments(
 
 
 @cache
-def statistics(
-    batch: int, rows: int, parts: int, channels: int, groups: int, epsilon: float, *, work_group: int
+def parameters(
+    batch: int,
+    rows: int,
+    parts: int,
+    channels: int,
+    groups: int,
+    epsilon: float,
+    dtype: str,
+    *,
+    work_group: int,
 ) -> tirx.PrimFunc:
-    """Mean and reciprocal deviation of every group from ``moments``: [B, G, 2] float32.
+    """What normalising multiplies each channel by, and what it adds then: [B, 2, C] float32.
 
-    ``parts`` sums over ``rows`` rows together; how they share the rows does not matter.
+    Of ``moments``, and of ``weight`` and ``bias`` [C] in ``dtype``. ``parts`` sums over ``rows`` rows
+    together; how they share the rows does not matter.
     """
     size = channels // groups
     items = batch * groups
@@ -88,7 +97,10 @@ def statistics(
     # fmt: off
     @T.prim_func(private=True, s_tir=True, check_well_formed=False)
     def kernel(
-        x: T.Buffer((batch, parts, 2, channels), "float32"), out: T.Buffer((batch, groups, 2), "float32")
+        x: T.Buffer((batch, parts, 2, channels), "float32"),
+        weight: T.Buffer((channels,), dtype),
+        bias: T.Buffer((channels,), dtype),
+        out: T.Buffer((batch, 2, channels), "float32"),
     ):
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
         with T.sblock("root"):
@@ -108,25 +120,26 @@ def statistics(
                         for c in range(size):
                             square[0] = square[0] + x[b, part, 1, g * size + c]
                     total[0] = total[0] / T.float32(count)
-                    out[b, g, 0] = total[0]
                     # Rounding can make the difference of two near numbers negative.
-                    out[b, g, 1] = T.float32(1) / T.sqrt(
+                    square[0] = T.float32(1) / T.sqrt(
                         T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0))
                         + T.float32(epsilon)
                     )
+                    for c in range(size):
+                        out[b, 0, g * size + c] = square[0] * T.Cast("float32", weight[g * size + c])
+                        out[b, 1, g * size + c] = (
+                            T.Cast("float32", bias[g * size + c]) - total[0] * out[b, 0, g * size + c]
+                        )
     # fmt: on
     return kernel
 
 
-def apply(x: te.Tensor, statistic: te.Tensor, weight: te.Tensor, bias: te.Tensor) -> te.Tensor:
-    """Normalises ``x`` [..., C] with ``statistic`` [B, G, 2], then ``weight`` and ``bias`` [C]."""
-    groups = int(statistic.shape[1])
-    size = int(x.shape[-1]) // groups
+def apply(x: te.Tensor, parameters: te.Tensor) -> te.Tensor:
+    """Normalises ``x`` [B, ..., C] with ``parameters`` [B, 2, C]."""
 
     def normalise(*index):
         b, c = index[0], index[-1]
-        value = x[index].astype("float32") - statistic[b, c // size, 0]
-        value = value * (statistic[b, c // size, 1] * weight[c].astype("float32")) + bias[c].astype("float32")
+        value = x[index].astype("float32") * parameters[b, 0, c] + parameters[b, 1, c]
         return value.astype(x.dtype)
 
     return te.compute(x.shape, normalise, name="group_norm_apply")

@@ -8,11 +8,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddimcache.kernels.group_norm import kernel as group_norm
-from ddimcache.kernels.group_norm.fused import NormBlocking, blocking_of, fused_group_norm, vectors_of
+from ddimcache.kernels.group_norm.fused import (
+    NormBlocking,
+    blocking_of,
+    channel_parameters,
+    fused_group_norm,
+    vectors_of,
+)
 from ddimcache.kernels.group_norm.normalisation import Normalisation
 from ddimcache.kernels.group_norm.reference import group_norm as plain_group_norm
 from ddimcache.kernels.group_norm.rows import apply_rows, bands, row_moments
-from ddimcache.kernels.group_norm.shared_statistics import shared_statistics
+from ddimcache.kernels.group_norm.shared_parameters import shared_parameters
 from ddimcache.kernels.layer_norm.kernel import layer_norm
 from ddimcache.kernels.layer_norm.reference import layer_norm as plain_layer_norm
 from ddimcache.kernels.layer_norm.shared import shared_layer_norm
@@ -26,13 +32,13 @@ def run_group_norm(rows: int, size: int, groups: int, offset: float, target: str
     weight, bias = (random.standard_normal(channels).astype("float32") for _ in range(2))
     moments = group_norm.moments(2, rows, channels, "float32", vector=16, work_group=4)
     sums = run_kernel(moments, [x], (2, group_norm.chunks(rows), 2, channels), target=target)
-    statistics = group_norm.statistics(2, rows, group_norm.chunks(rows), channels, groups, 1e-5, work_group=4)
-    statistic = run_kernel(statistics, [sums], (2, groups, 2), target=target)
-    arrays = [x, statistic, weight, bias]
+    sizes = (2, rows, group_norm.chunks(rows), channels, groups, 1e-5, "float32")
+    own, shape = [sums, weight, bias], (2, 2, channels)
+    parameters = run_kernel(group_norm.parameters(*sizes, work_group=4), own, shape, target=target)
+    arrays = [x, parameters]
     if target == "opencl":
-        teams = shared_statistics(2, rows, group_norm.chunks(rows), channels, groups, 1e-5, threads=16)
-        again = run_kernel(teams, [sums], (2, groups, 2), target=target)
-        assert np.abs(again - statistic).max() <= 2e-5 * np.abs(statistic).max()
+        again = run_kernel(shared_parameters(*sizes, threads=16), own, shape, target=target)
+        assert np.abs(again - parameters).max() <= 2e-5 * np.abs(parameters).max()
     out = run_kernel(te_function(group_norm.apply, arrays), arrays, x.shape, target=target)
     exact = plain_group_norm(x, weight, bias, groups, 1e-5)
     # Squares of numbers around ``offset`` lose offset**2 of the variance's digits.
@@ -94,6 +100,18 @@ def run_one_launch(norm: Normalisation, offset: float, threads: int, vector: int
     x, parameters = random_input(norm, offset)
     out = run_kernel(fused_group_norm(norm, blocking), [x, *parameters], norm.shape, target=target)
     check_whole(norm, out, x, parameters)
+
+
+def run_parameters(norm: Normalisation, offset: float, threads: int, vector: int) -> None:
+    """Sums in one launch, what they make of the input in another."""
+    blocking = blocking_of(norm, vector, threads)
+    assert blocking is not None
+    x, own = random_input(norm, offset)
+    kernel = channel_parameters(norm, blocking)
+    found = run_kernel(kernel, [x, *own], (norm.batch, 2, norm.channels), target="opencl")
+    arrays = [x, found]
+    out = run_kernel(te_function(group_norm.apply, arrays), arrays, x.shape, target="opencl")
+    check_whole(norm, out.reshape(norm.shape), x, own)
 
 
 def run_bands(norm: Normalisation, offset: float, most: int, target: str) -> None:
@@ -183,6 +201,19 @@ def test_what_is_missing_stays_in_its_group() -> None:
 def test_whole_group_norms_on_opencl(norm: Normalisation, threads: int, vector: int) -> None:
     run_one_launch(norm, 1.0, threads, vector, "opencl")
     run_bands(norm, 1.0, 5, "opencl")
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize(
+    ("norm", "threads"),
+    [
+        (Normalisation(2, 7, 5, 40, 4, 1e-5, "float32"), 64),
+        (Normalisation(1, 3, 1, 24, 3, 1e-5, "float32"), 64),
+        (Normalisation(1, 40, 33, 60, 4, 1e-5, "float32"), 256),
+    ],
+)
+def test_sums_in_one_launch_for_another_on_opencl(norm: Normalisation, threads: int) -> None:
+    run_parameters(norm, 1.0, threads, 4)
 
 
 @pytest.mark.opencl

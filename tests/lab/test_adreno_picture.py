@@ -17,7 +17,13 @@ import numpy as np
 import pytest
 
 from ddimcache.adreno.lab import lab_root
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.target import DeviceProfile
+from ddimcache.kernels.conv2d.tiled import POSITIONS, tiles_of
+from ddimcache.kernels.tiling import PIXEL
+from ddimcache.kernels.workload import Workload
 from ddimcache.runtime.tokenizer import Tokenizer
+from ddimcache.schedules.tiled_convolutions import choose_blocking, tiled_shape
 from tests.kit.device_run import compile_to
 from tests.kit.reference import TorchPipeline, fake_quantise, sample
 
@@ -83,9 +89,23 @@ def distance(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sqrt(np.mean(difference**2)) / exact.std())
 
 
-@pytest.mark.parametrize("weights", ["fp16", "int8"])
-def test_a_picture_in_float16(tmp_path: Path, weights: str) -> None:
+def any_tiled(device: DeviceProfile, workload: Workload, _sums: str | None, _largest: int) -> bool:
+    """Tiles wherever there are blocks for them, though this model's pictures are too small to gain by it."""
+    batch, height, width, depth, channels, *kernel = workload.sizes
+    table, pixels = device.tiles.tiled, device.tiles.pixels
+    if kernel != [3, 3, 1, 1] or depth % PIXEL or table is None or pixels is None:
+        return False
+    tiles = ((batch, *tiles_of(height, width), POSITIONS, depth), (-(-channels // 8), 3, 3, depth, 8))
+    return choose_blocking(tiled_shape(*tiles, "chunks", workload.dtype), table, pixels, 1024) is not None
+
+
+@pytest.mark.parametrize(("weights", "tiled"), [("fp16", False), ("int8", False), ("int8", True)])
+def test_a_picture_in_float16(
+    tmp_path: Path, weights: str, tiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Text encoder, full and cached steps, decoder, with the weights that the bundle has."""
+    if tiled:
+        monkeypatch.setattr(pipeline, "tiling_pays", any_tiled)
     latents = np.random.default_rng(7).standard_normal((1, 4, 16, 16)).astype("float32")
     pipe = TorchPipeline.load(SHAPES)
     networks = {name: getattr(pipe, name) for name in ("text_encoder", "unet", "vae")}
@@ -102,5 +122,5 @@ def test_a_picture_in_float16(tmp_path: Path, weights: str) -> None:
         ("picture", pixels[0], rounded.image, exact.image),
     ):
         away, own = distance(found, reference), distance(its, reference)
-        print(f"{weights}, {what}: {away:.2e} away, PyTorch in float16 {own:.2e}")
+        print(f"{weights}{', tiled' * tiled}, {what}: {away:.2e} away, PyTorch in float16 {own:.2e}")
         assert away <= 2 * own

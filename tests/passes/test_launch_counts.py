@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from ddimcache.compiler import pipeline
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
 from ddimcache.compiler.frontend.unet import import_unet
 from ddimcache.compiler.passes.partition_at_cut import bindings_of
-from ddimcache.compiler.target import profile
+from ddimcache.compiler.target import DeviceProfile, profile
+from ddimcache.kernels.workload import Workload
 from ddimcache.models.stand_in import write_stand_in
 from ddimcache.models.stand_in_presets import Preset, scheduler, text_encoder, unet, vae
+from ddimcache.schedules.tiled_convolutions import tiling_pays
 
 # The heads of both models; 1.5 has convolutions around its transformers, 2.1 linear layers.
 KINDS = {"sd15": {"heads": 8}, "sd21": {"heads": [1, 2, 4, 4], "use_linear_projection": True}}
@@ -27,6 +30,13 @@ def narrow(kind: str, folder: Path) -> Path:
         scheduler("DDIMScheduler"),
     )
     return write_stand_in(preset, folder / kind)
+
+
+def pays_as_wide(device: DeviceProfile, workload: Workload, _sums: str | None, largest: int) -> bool:
+    """Whether a convolution is tiled in the models themselves, whose channels are ten times as many."""
+    wide = {32: 320, 64: 640, 128: 1280, 96: 960, 192: 1920, 256: 2560}
+    sizes = [wide.get(size, size) if place in (3, 4) else size for place, size in enumerate(workload.sizes)]
+    return tiling_pays(device, dataclasses.replace(workload, sizes=tuple(sizes)), "chunks", 10 * largest)
 
 
 # What a pass says of both models: all 61 GroupNorms, 48 LayerNorms, 32 attentions, 16 gated layers, 22 sums
@@ -76,21 +86,24 @@ OF_KIND = {
         "limit kernels": "139 kernels within the limits: 7 of 128 arguments",
     },
     ("sd15", "adreno-740"): {
-        # Norms of larger pictures are two launches, and a third where the sums are added up.
+        # Norms of larger pictures are two launches.
         "lower norms": "51 nn.layer_norm, 21 nn.group_norm -> ",
         "fuse group norm": "45 nn.group_norm, 34 with nn.silu, 34 with nn.pad",
         "serialize conv2d": "107 within the limits",
-        "limit kernels": "147 kernels within the limits: 7 of 128 arguments",
-        "plan memory": "17 storages of 3916032 bytes; cached: 31 tensors in 8, ",
+        "limit kernels": "152 kernels within the limits: 7 of 128 arguments",
+        "plan memory": "17 storages of 4636672 bytes; cached: 27 tensors in 9, ",
     },
 }
 
 
 @pytest.mark.parametrize(
     ("kind", "target", "full", "cached"),
-    [("sd15", "opencl", 374, 28), ("sd21", "opencl", 374, 28), ("sd15", "adreno-740", 391, 32)],
+    [("sd15", "opencl", 374, 28), ("sd21", "opencl", 374, 28), ("sd15", "adreno-740", 392, 28)],
 )
-def test_a_step_of_512x512(kind: str, target: str, full: int, cached: int, tmp_path: Path) -> None:
+def test_a_step_of_512x512(
+    kind: str, target: str, full: int, cached: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "tiling_pays", pays_as_wide)
     device, folder = profile(target), load_pipeline_folder(narrow(kind, tmp_path))
     component = import_unet(folder.load_unet(), 1, 64, 64, folder.text_length, device.compute_dtype)
     compilation = pipeline.run(pipeline.Request(component, device, "int8", "main", 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tvm
@@ -18,7 +20,7 @@ from ddimcache.compiler.passes.lower_norms import LowerNorms
 from ddimcache.compiler.passes.lower_products import LowerProducts
 from ddimcache.compiler.passes.pack_weights import Packing
 from ddimcache.compiler.passes.simplify import op_name
-from ddimcache.compiler.target import profile
+from ddimcache.compiler.target import NormTable, profile
 from ddimcache.errors import FrontendError
 from tests.kit.kernel_run import small_tiles
 
@@ -212,7 +214,13 @@ def test_group_norm_becomes_statistics_and_one_elementwise_kernel(shape: tuple[i
         builder.emit_func_output(out)
     alone = small_tiles(PROFILE, norms=None)
     kernels = [name for name in calls(LowerNorms(alone)(builder.get())) if name.startswith("group_norm")]
-    assert kernels == ["group_norm_moments", "group_norm_statistics", "group_norm_apply"]
+    assert kernels == ["group_norm_moments", "group_norm_parameters", "group_norm_apply"]
+    # 6 or 16 pixels, which one launch may sum from the input itself.
+    table = NormTable(pixels=1, threads=16, bands=0, summed_pixels=10)
+    summed = small_tiles(PROFILE, norms=table, vector=4)
+    kernels = [name for name in calls(LowerNorms(summed)(builder.get())) if name.startswith("group_norm")]
+    few = math.prod(shape) // 8 <= 10
+    assert kernels == ([] if few else ["group_norm_moments"]) + ["group_norm_parameters", "group_norm_apply"]
 
 
 def test_layer_norm_over_other_axes_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Mean and deviation of GroupNorm's groups by teams: the work-items of one share the sums of a group.
+"""What GroupNorm does to each channel, by teams: the work-items of one share the sums of a group.
 
 A picture of 512x512 leaves 4096 sums a channel, and one work-item a group waits for each of them.
 """
@@ -21,10 +21,10 @@ NUMBERS = 8
 
 
 @cache
-def shared_statistics(
-    batch: int, rows: int, parts: int, channels: int, groups: int, epsilon: float, *, threads: int
+def shared_parameters(
+    batch: int, rows: int, parts: int, channels: int, groups: int, epsilon: float, dtype: str, *, threads: int
 ) -> tirx.PrimFunc:
-    """The same as ``kernel.statistics``, by teams of at most ``threads`` work-items."""
+    """The same as ``kernel.parameters``, by teams of at most ``threads`` work-items."""
     size = channels // groups
     count = float(rows * size)
     team_items = team_size(parts * size, NUMBERS, threads)
@@ -33,7 +33,8 @@ def shared_statistics(
         T.func_name("kernel")
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
         x = T.arg("x", T.buffer((batch, parts, 2, channels), "float32", layout=None))
-        out = T.arg("out", T.buffer((batch, groups, 2), "float32", layout=None))
+        weight, bias = (T.arg(name, T.buffer((channels,), dtype, layout=None)) for name in ("weight", "bias"))
+        out = T.arg("out", T.buffer((batch, 2, channels), "float32", layout=None))
         with T.sblock("root"):
             T.reads()
             T.writes()
@@ -58,7 +59,14 @@ def shared_statistics(
                 # Rounding can make the difference of two near numbers negative.
                 variance = T.max(team.total(sums[1]) / T.float32(count) - mean * mean, T.float32(0))
                 factor = T.bind(T.float32(1) / T.sqrt(variance + T.float32(epsilon)))
-                with T.If(team.member == 0), T.Then():
-                    T.buffer_store(out, mean, [b, g, 0])
-                    T.buffer_store(out, factor, [b, g, 1])
+                with ExitStack() as inside:
+                    step = inside.enter_context(T.serial(0, -(-size // team_items)))
+                    number = T.bind(step * team_items + item)
+                    if size % team_items:
+                        inside.enter_context(T.If(number < size))
+                        inside.enter_context(T.Then())
+                    channel = T.bind(g * size + number)
+                    own = T.bind(factor * T.cast(weight[channel], "float32"))
+                    T.buffer_store(out, own, [b, 0, channel])
+                    T.buffer_store(out, T.cast(bias[channel], "float32") - mean * own, [b, 1, channel])
     return builder.get()
