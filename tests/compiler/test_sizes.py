@@ -167,7 +167,8 @@ def test_a_budget_is_for_every_size(
 ) -> None:
     sizes = (SIZES[0], SIZES[2])
     small, large = (bundle.at(size).manifest for size in sizes)
-    budget = large.activation_bytes - large.components["vae_decoder"].activation_bytes // 8
+    # Components share their storages, so that bands save little here.
+    budget = large.activation_bytes - large.components["vae_decoder"].activation_bytes // 64
     assert small.activation_bytes < budget
     fitted = compile_to(model, tmp_path / "fitted", target="llvm", memory_budget=budget, **sizes_of(sizes))
     notes = {
