@@ -32,6 +32,7 @@ from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs
 from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.memory_plan import Plan, plan_in_turns
 from ddimcache.compiler.options import CompileOptions
+from ddimcache.compiler.passes.guide_in_one_call import SUFFIX as GUIDED
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.pack_weights import PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
@@ -163,6 +164,7 @@ class _Task:
     load: Callable[[], Any]
     imported: Callable[[Any, _Sizes], ImportedComponent]
     sizes: tuple[_Sizes, ...]
+    phases: int = pipeline.PHASE_COUNT
 
     @property
     def entry(self) -> str:
@@ -171,7 +173,7 @@ class _Task:
     @property
     def stages(self) -> int:
         """How far progress goes: imports and phases of every size, then the library and the weights."""
-        return len(self.sizes) * (pipeline.PHASE_COUNT + 1 + 2 * (self.name == "unet")) + 2
+        return len(self.sizes) * (self.phases + 1) + 2
 
 
 class _Builder:
@@ -219,7 +221,8 @@ class _Builder:
             return import_vae_encoder(network, batch, *cells(size), size.scale, dtype)
 
         yield _Task("text_encoder", folder.load_text_encoder, text_encoder, sizes[:1])
-        yield _Task("unet", folder.load_unet, unet, sizes)
+        phases = pipeline.UNET_PHASE_COUNT + folder.inpaints + self.options.guide_in_one_call
+        yield _Task("unet", folder.load_unet, unet, sizes, phases)
         yield _Task("vae_decoder", folder.load_vae, vae_decoder, sizes)
         if self.takes_images:
             yield _Task("vae_encoder", folder.load_vae, vae_encoder, sizes)
@@ -295,6 +298,7 @@ class _Builder:
             accumulate=self.options.accumulate_choices,
             keep_fp16=self.options.keep_fp16,
             widths=widths,
+            guided=cut is not None and self.options.guide_in_one_call,
         )
         dump = None if self.options.dump_ir is None else Path(self.options.dump_ir)
         if dump is not None and size.suffix:
@@ -335,6 +339,8 @@ class _Builder:
             assert len(latents) == 4
             kernels[f"step{size.suffix}"] = sampler_kernels.step(latents)
             kernels[f"guide_and_step{size.suffix}"] = sampler_kernels.guide_and_step(latents)
+            if self.options.guide_in_one_call:
+                kernels[f"guide_both_and_step{size.suffix}"] = sampler_kernels.guide_both_and_step(latents)
             if self.takes_images and not self.folder.inpaints:
                 kernels[f"keep_picture{size.suffix}"] = sampler_kernels.keep_picture(latents)
         if self.device.kind == "llvm":
@@ -403,17 +409,21 @@ class _Builder:
                 (_spec(compiled.params[0].ty),), (_spec(compiled.ret_ty),)
             )
             for function in compilation.inputs
-            if function not in ("full", "cached")
+            if not function.startswith(("full", "cached"))
             for compiled in (compilation.module[function],)
         }
         parameters = compilation.module["full"].params[: compilation.inputs["full"]]
         inputs = (latents, *(_spec(parameter.ty) for parameter in parameters[1:]))
         features = self._features(size)
-        return {
-            **functions,
-            f"full{suffix}": FunctionSpec(inputs, (latents, *features)),
-            f"cached{suffix}": FunctionSpec((*inputs, *features), (latents,)),
-        }
+        functions[f"full{suffix}"] = FunctionSpec(inputs, (latents, *features))
+        functions[f"cached{suffix}"] = FunctionSpec((*inputs, *features), (latents,))
+        if self.options.guide_in_one_call:
+            noise, *kept = (spec.for_both() for spec in (latents, *features))
+            time, context, *others = inputs[1:]
+            inputs = latents, time, context.for_both(), *others
+            functions[f"full{GUIDED}{suffix}"] = FunctionSpec(inputs, (noise, *kept))
+            functions[f"cached{GUIDED}{suffix}"] = FunctionSpec((*inputs, *kept), (noise,))
+        return functions
 
     def _features(self, size: _Sizes) -> tuple[TensorSpec, ...]:
         dtype: Any = self.device.compute_dtype
@@ -430,6 +440,9 @@ class _Builder:
             macs_cached=unet.macs["cached"],
             macs_saved_full=unet.macs_saved["full"],
             macs_saved_cached=unet.macs_saved["cached"],
+            macs_guided={
+                name: unet.macs[name + GUIDED] for name in ("full", "cached") if name + GUIDED in unet.macs
+            },
             storages=plan_in_turns(self.planned[size].values()).storages,
             activation_bytes={
                 name: plan.bytes for name, plan in self.planned[size].items() if name != "text_encoder"
@@ -478,6 +491,7 @@ class _Builder:
             macs_once=macs_once,
             macs_saved_full=first.macs_saved_full,
             macs_saved_cached=first.macs_saved_cached,
+            macs_guided=first.macs_guided,
             storages=first.storages,
             components=self.entries,
             passes=tuple(self.passes),

@@ -31,7 +31,7 @@ MOST_SIZES = 32
 """Picture sizes of a bundle: each takes about as long to compile as a bundle of its own."""
 OPTIONS_ENTRY = "options"
 """The entry of a manifest's ``built_with`` that keeps the options which it does not tell otherwise."""
-_UNTOLD = ("accumulate", "keep_fp16", "limits", "memory_budget", "tune_log")
+_UNTOLD = ("accumulate", "guide_in_one_call", "keep_fp16", "limits", "memory_budget", "tune_log")
 NO_RECORDS = "none"
 """As ``--tune-log``: the families' defaults, and no tuning record."""
 
@@ -94,7 +94,8 @@ class CompileOptions:
     (width, height) that the bundle makes pictures of. ``memory_budget`` is in bytes;
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
     ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them; ``image_to_image`` adds the
-    image encoder, which a model for inpainting has anyway; ``accumulate`` are as
+    image encoder, which a model for inpainting has anyway; ``guide_in_one_call`` adds functions for both
+    prompts of guidance at once; ``accumulate`` are as
     :meth:`AccumulateChoice.parse` reads them, the last that names a layer counts; ``keep_fp16`` are patterns
     of layers whose weights keep fp16 where others get int8; ``limits`` are
     ``NAME=NUMBER`` and lower those of the target's profile. How many cuts a model has, and what its sizes
@@ -117,6 +118,7 @@ class CompileOptions:
     accumulate: tuple[str, ...] = ()
     keep_fp16: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    guide_in_one_call: bool = False
 
     def __post_init__(self) -> None:
         _one_of("--target", self.target, TARGETS)

@@ -30,6 +30,8 @@ from ddimcache.compiler.passes.count_work import count_work
 from ddimcache.compiler.passes.fuse_attention import FuseAttention
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
 from ddimcache.compiler.passes.fuse_group_norm import FuseGroupNorm
+from ddimcache.compiler.passes.guide_in_one_call import SUFFIX as GUIDED
+from ddimcache.compiler.passes.guide_in_one_call import GuideInOneCall
 from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
 from ddimcache.compiler.passes.limit_arguments import LimitArguments
 from ddimcache.compiler.passes.limit_kernels import LimitKernels
@@ -62,15 +64,20 @@ CHANNELS_LAST = {
 """Channels are the contiguous axis: convolutions and linear layers then share a layout, and a vector."""
 
 
+CONTEXT = 2
+"""Which parameter of the UNet is made of a prompt."""
+
 HOISTED = (
     Invariant(1, "embed_time", "times", rows=TIMES_AT_ONCE),
-    Invariant(2, "project_context", "keys_values"),
+    Invariant(CONTEXT, "project_context", "keys_values"),
     Invariant(3, "project_surroundings", "projected_surroundings"),
 )
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
 PHASE_COUNT = 37
-"""Phases of a component; the UNet has three more, or four where it takes surroundings."""
+"""Phases of a component that is no UNet."""
+UNET_PHASE_COUNT = PHASE_COUNT + 3
+"""Phases of a UNet: one more where it takes surroundings, and one for guidance in one call."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Request:
     ``entry`` names the component's function; ``cut`` is set for the UNet only, which becomes two functions.
     ``tiling`` says how large pictures are cut into bands of rows, if at all, and ``accumulate`` how layers
     are summed where not by rule; ``keep_fp16`` are patterns of layers that keep fp16 where others get int8.
+    With ``guided`` the UNet gets two functions more, for both prompts of guidance at once.
     ``widths`` are those of weights that another size of the picture has packed already.
     """
 
@@ -92,6 +100,7 @@ class Request:
     accumulate: tuple[AccumulateChoice, ...] = ()
     keep_fp16: tuple[str, ...] = ()
     widths: PanelWidths = field(default_factory=dict)
+    guided: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,10 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
             for name in ("full", "cached")
         }
         members |= parted.members
+        if request.guided:
+            behind = range(count, inputs["cached"])
+            yield "guide in one call", GuideInOneCall({"full": [CONTEXT], "cached": [CONTEXT, *behind]})
+            inputs.update({name + GUIDED: inputs[name] for name in ("full", "cached")})
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
 
     compilation.merged_weights = members

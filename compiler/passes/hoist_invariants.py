@@ -32,18 +32,7 @@ import tvm
 from tvm import relax
 
 from ddimcache.compiler.passes.partition_at_cut import bindings_of, needed_for, substitute
-from ddimcache.compiler.passes.simplify import op_name, static_shape
-
-_VIEWS = {"relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"}
-
-_ELEMENT_WISE = {
-    f"relax.{name}"
-    for name in (
-        *("add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "negative", "abs"),
-        *("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "clip", "astype"),
-        *("nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.relu"),
-    )
-}
+from ddimcache.compiler.passes.simplify import ELEMENT_WISE, VIEWS, op_name, static_shape
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ def _results(function: relax.Function, source: relax.Var, weights: set[relax.Var
 
     def look_at(expr: relax.Expr) -> None:
         for variable in relax.analysis.free_vars(expr):
-            while op_name(definitions.get(variable)) in _VIEWS and depends.get(variable):
+            while op_name(definitions.get(variable)) in VIEWS and depends.get(variable):
                 variable = definitions[variable].args[0]
             if depends.get(variable):
                 read.add(variable)
@@ -128,10 +117,10 @@ class _RowWise:
         first, result = shapes[0] if shapes else None, None
         if name == "relax.broadcast_to" and first is not None and first[0] == 1 and first[1:] == shape[1:]:
             result = replaced[arguments[0]]
-        elif name in _VIEWS and first is not None and first[0] == shape[0]:
+        elif name in VIEWS and first is not None and first[0] == shape[0]:
             result = relax.op.reshape(replaced[arguments[0]], [self.rows, *shape[1:]])
         elif (
-            (name in _ELEMENT_WISE and all(map(self._fits, arguments, [shape] * len(arguments))))
+            (name in ELEMENT_WISE and all(map(self._fits, arguments, [shape] * len(arguments))))
             or (name == "relax.matmul" and first is not None and len(first) == 2 and shapes[1] is None)
             or (name == "relax.concat" and self._side_by_side(value, len(shape)))
             or (name == "relax.strided_slice" and first is not None and _keeps_rows(value))

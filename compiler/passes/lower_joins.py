@@ -1,15 +1,18 @@
-"""Lowers the concatenation of pictures along their channels to a kernel that copies rows.
+"""Lowers the concatenation of pictures along their channels, and of a tensor with itself, to copies.
 
 Before (channels last)::
 
     y = R.concat((a, b), axis=3)
+    z = R.concat((c, c), axis=0)
 
 After::
 
     y = R.reshape(R.call_tir(join, (R.reshape(a, [R, C]), R.reshape(b, [R, D]))), [B, H, W, C + D])
+    z = R.call_tir(repeat, (c,))
 
-As an element-wise kernel it would choose a tensor for every number. Tensors of other ranks stay, as does what
-is joined along another axis: those are small, or fused with their neighbours.
+As an element-wise kernel the first would choose a tensor for every number. The second needs no choice, and
+joins what is computed of it number by number. Pictures of other ranks stay, as does what is joined along
+another axis: those are small, or fused with their neighbours.
 """
 
 from __future__ import annotations
@@ -17,13 +20,24 @@ from __future__ import annotations
 import math
 
 import tvm
-from tvm import relax
+from tvm import relax, te
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from ddimcache.compiler.passes.lower_products import dtype_name
+from ddimcache.compiler.passes.lower_products import call_kernel, dtype_name
 from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.join.kernel import join_channels
+
+INJECTIVE = 2
+"""TVM's operator pattern of a kernel that reads one number for each of its own, anywhere."""
+
+
+def _repeat(x: te.Tensor) -> te.Tensor:
+    """``x`` [B, ...] and behind it the same again, [2B, ...]."""
+    batch = x.shape[0]
+    return te.compute(
+        (2 * batch, *x.shape[1:]), lambda first, *others: x[(first % batch, *others)], name="repeat"
+    )
 
 
 @mutator
@@ -35,10 +49,14 @@ class _JoinLowerer(PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
         shape = static_shape(call)
-        if op_name(call) != "relax.concat" or not shape or len(shape) != 4:
+        if op_name(call) != "relax.concat" or not shape or call.attrs.axis is None:
             return call
-        parts = call.args[0]
-        if int(call.attrs.axis) % 4 != 3 or not isinstance(parts, relax.Tuple):
+        parts, axis = call.args[0], int(call.attrs.axis) % len(shape)
+        if not isinstance(parts, relax.Tuple):
+            return call
+        if axis == 0 and len(parts) == 2 and parts[0].same_as(parts[1]):
+            return call_kernel(self.builder_, "repeat", _repeat, [parts[0]], {"op_pattern": INJECTIVE})
+        if axis != 3 or len(shape) != 4:
             return call
         rows, dtype, tiles = math.prod(shape[:-1]), dtype_name(call), self.tiles
         channels = tuple((static_shape(part) or [])[-1] for part in parts)

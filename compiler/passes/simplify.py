@@ -18,6 +18,19 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+VIEWS = {"relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten"}
+"""Operators that give the same numbers in the same order another shape."""
+
+ELEMENT_WISE = {
+    f"relax.{name}"
+    for name in (
+        *("add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "negative", "abs"),
+        *("exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "clip", "astype"),
+        *("nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.relu"),
+    )
+}
+"""Operators that compute every number of their result from one of each operand, which may be broadcast."""
+
 
 def static_shape(expr: relax.Expr) -> list[int] | None:
     """The shape of ``expr`` as integers, or ``None`` when it is not a tensor of known shape."""
@@ -73,9 +86,6 @@ def _is_scalar(expr: relax.Expr, value: float) -> bool:
     return bool(expr.value.numpy().item() == value)
 
 
-_RESHAPES = ("relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.flatten")
-
-
 @mutator
 class _Simplifier(PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
@@ -95,7 +105,7 @@ class _Simplifier(PyExprMutator):
             return self._normalised(call)
         if name == "relax.permute_dims":
             return self._permute(call)
-        if name in _RESHAPES or name == "relax.broadcast_to":
+        if name in VIEWS or name == "relax.broadcast_to":
             return self._reshape(call, name)
         return call
 

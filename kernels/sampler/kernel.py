@@ -9,10 +9,13 @@ So no launch has an argument that the host must know, and one recording of a ste
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm import tirx
 from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 from ddimcache.manifest import TIMES_AT_ONCE
@@ -64,38 +67,9 @@ def next_step(shape: tuple[int, ...], dtype: str) -> tirx.PrimFunc:
 def step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
     """``step(latents, prediction, history, noise, table, row)``: changes latents and history.
 
-    All but ``row`` are float32; the first four are [B, 4, h, w].
+    All but ``row`` are float32; the first four are ``elements``, [B, 4, h, w].
     """
-    batch, channels, height, width = elements
-
-    # fmt: off
-    @T.prim_func(s_tir=True, check_well_formed=False)
-    def step(
-        latents: T.Buffer((batch, channels, height, width), "float32"),
-        prediction: T.Buffer((batch, channels, height, width), "float32"),
-        history: T.Buffer((batch, channels, height, width), "float32"),
-        noise: T.Buffer((batch, channels, height, width), "float32"),
-        table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
-        row: T.Buffer((2,), "int32"),
-    ):
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        for block in T.thread_binding(batch * channels * height, thread="blockIdx.x"):
-            for item in T.thread_binding(width, thread="threadIdx.x"):
-                n: T.let[T.int32] = block // (channels * height)
-                c: T.let[T.int32] = block // height % channels
-                y: T.let[T.int32] = block % height
-                k: T.let[T.int32] = row[0]
-                if block == 0 and item == 0:
-                    row[1] = k + 1
-                x: T.let[T.float32] = latents[n, c, y, item]
-                m: T.let[T.float32] = prediction[n, c, y, item]
-                x0: T.let[T.float32] = _picture(table, k, x, m)
-                latents[n, c, y, item] = _next(
-                    table, k, x, m, x0, history[n, c, y, item], noise[n, c, y, item]
-                )
-                history[n, c, y, item] = x0
-    # fmt: on
-    return step
+    return _step(elements, {"prediction": elements}, lambda index, guidance, prediction: prediction[index])
 
 
 def guide_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
@@ -103,39 +77,70 @@ def guide_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
 
     ``guide_and_step(latents, uncond, cond, history, noise, table, row)``.
     """
+
+    def guided(index: _Index, guidance: Any, uncond: Any, cond: Any) -> Any:
+        return uncond[index] + guidance * (cond[index] - uncond[index])
+
+    return _step(elements, {"uncond": elements, "cond": elements}, guided)
+
+
+def guide_both_and_step(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:
+    """Like :func:`guide_and_step`, with both predictions in one tensor [2B, 4, h, w], uncond first.
+
+    ``guide_both_and_step(latents, predictions, history, noise, table, row)``.
+    """
+    batch = elements[0]
+
+    def guided(index: _Index, guidance: Any, predictions: Any) -> Any:
+        n, *place = index
+        uncond, cond = predictions[(n, *place)], predictions[(n + batch, *place)]
+        return uncond + guidance * (cond - uncond)
+
+    return _step(elements, {"predictions": (2 * batch, *elements[1:])}, guided)
+
+
+_Index = tuple[Any, Any, Any, Any]
+
+
+def _step(
+    elements: tuple[int, int, int, int],
+    given: dict[str, tuple[int, ...]],
+    prediction: Callable[..., Any],
+) -> tirx.PrimFunc:
+    """A kernel that changes latents by ``prediction`` of an index, the guidance and buffers of ``given``."""
     batch, channels, height, width = elements
 
-    # fmt: off
-    @T.prim_func(s_tir=True, check_well_formed=False)
-    def guide_and_step(
-        latents: T.Buffer((batch, channels, height, width), "float32"),
-        uncond: T.Buffer((batch, channels, height, width), "float32"),
-        cond: T.Buffer((batch, channels, height, width), "float32"),
-        history: T.Buffer((batch, channels, height, width), "float32"),
-        noise: T.Buffer((batch, channels, height, width), "float32"),
-        table: T.Buffer((MOST_STEPS, COLUMNS), "float32"),
-        row: T.Buffer((2,), "int32"),
-    ):
+    def tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+        return T.arg(name, T.buffer(shape, dtype, layout=None))
+
+    with IRBuilder() as builder, prim_func(is_private=True, s_tir=True):
+        T.func_name("step")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        for block in T.thread_binding(batch * channels * height, thread="blockIdx.x"):
-            for item in T.thread_binding(width, thread="threadIdx.x"):
-                n: T.let[T.int32] = block // (channels * height)
-                c: T.let[T.int32] = block // height % channels
-                y: T.let[T.int32] = block % height
-                k: T.let[T.int32] = row[0]
-                if block == 0 and item == 0:
-                    row[1] = k + 1
-                x: T.let[T.float32] = latents[n, c, y, item]
-                m: T.let[T.float32] = uncond[n, c, y, item] + table[k, 7] * (
-                    cond[n, c, y, item] - uncond[n, c, y, item]
-                )
-                x0: T.let[T.float32] = _picture(table, k, x, m)
-                latents[n, c, y, item] = _next(
-                    table, k, x, m, x0, history[n, c, y, item], noise[n, c, y, item]
-                )
-                history[n, c, y, item] = x0
-    # fmt: on
-    return guide_and_step
+        latents = tensor("latents", elements)
+        predictions = [tensor(name, shape) for name, shape in given.items()]
+        history, noise = tensor("history", elements), tensor("noise", elements)
+        table, row = tensor("table", (MOST_STEPS, COLUMNS)), tensor("row", (2,), "int32")
+        with T.sblock("root"):
+            T.reads()
+            T.writes()
+            with (
+                T.thread_binding(0, batch * channels * height, thread="blockIdx.x") as block,
+                T.thread_binding(0, width, thread="threadIdx.x") as item,
+            ):
+                n = T.bind(block // (channels * height))
+                c = T.bind(block // height % channels)
+                y = T.bind(block % height)
+                k = T.bind(row[0])
+                with T.If(tirx.all(block == 0, item == 0)), T.Then():
+                    T.buffer_store(row, k + 1, [1])
+                index = (n, c, y, item)
+                x = T.bind(latents[index])
+                m = T.bind(prediction(index, table[k, 7], *predictions))
+                x0 = T.bind(_picture(table, k, x, m))
+                ahead = _next(table, k, x, m, x0, history[index], noise[index])
+                T.buffer_store(latents, ahead, list(index))
+                T.buffer_store(history, x0, list(index))
+    return builder.get()
 
 
 def keep_picture(elements: tuple[int, int, int, int]) -> tirx.PrimFunc:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from ddimcache.errors import UsageError
 from ddimcache.records import Limits
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 MANIFEST_NAME = "manifest.json"
 TIMES_AT_ONCE = 64
 """Timesteps that one call of the UNet's ``embed_time`` takes."""
@@ -53,6 +53,11 @@ class TensorSpec:
         for extent in self.shape:
             count *= extent
         return count * ITEM_BYTES[self.dtype]
+
+    def for_both(self) -> TensorSpec:
+        """Return the spec with twice the leading extent: the negative prompt's half, then the prompt's."""
+        lead, *sides = self.shape
+        return TensorSpec((2 * lead, *sides), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,7 @@ class PictureSize:
     macs_saved_cached: Count
     storages: tuple[Size, ...]
     activation_bytes: dict[str, Count]
+    macs_guided: dict[str, Count] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -256,6 +262,8 @@ class Manifest:
     cut and ``cuts`` how many the model has (0 … cuts − 1); ``context`` is the encoder's output
     [1, L, D]; ``features`` are what a full step leaves for the cached ones. ``macs_once`` is by function of
     the UNet that runs before the steps, and ``macs_saved_…`` is what is spared one of ``full`` or ``cached``.
+    ``macs_guided`` is of the calls for both prompts of guidance, ``full`` and ``cached``, where the UNet has
+    them, and empty otherwise.
     ``storages`` are bytes of buffers that calls of all components can use in turns, the largest first, and
     ``activation_bytes`` is those and what the components return.
 
@@ -295,6 +303,7 @@ class Manifest:
     passes: tuple[PassReport, ...] = ()
     loras: tuple[MergedLora, ...] = ()
     more_sizes: tuple[PictureSize, ...] = ()
+    macs_guided: dict[str, Count] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
 
     @property
@@ -343,6 +352,11 @@ class Manifest:
         return "" if size.image_size == self.image_size else f"_{size.text}"
 
     @property
+    def guides_in_one_call(self) -> bool:
+        """Whether the UNet has functions for both prompts of guidance at once."""
+        return bool(self.macs_guided)
+
+    @property
     def takes_images(self) -> bool:
         """Whether a picture can begin with another one: the bundle has an image encoder."""
         return "vae_encoder" in self.components
@@ -381,6 +395,11 @@ class Manifest:
             made, named = [spec.bytes for spec in size.features], ", ".join(sorted(size.activation_bytes))
             if not made or sum(made) != size.feature_bytes:
                 problem = f"feature_bytes: {size.feature_bytes}, but {len(made)} features make {sum(made)}"
+                return f"{where}: {problem}" if where else problem
+            expected = {"full", "cached"} if self.guides_in_one_call else set()
+            if set(size.macs_guided) != expected:
+                found, wanted = (", ".join(sorted(names)) or "none" for names in (size.macs_guided, expected))
+                problem = f"macs_guided: of {found}, expected {wanted}"
                 return f"{where}: {problem}" if where else problem
             if where and set(size.activation_bytes) != set(self.components) - {"text_encoder"}:
                 return f"{where}: activation_bytes: of {named or 'none'}, not of what depends on the size"
@@ -449,6 +468,11 @@ class Manifest:
             given = (noise, time, context, *self.surroundings_of(size))
             contract["unet", f"full{suffix}"] = FunctionSpec(given, (noise, *features))
             contract["unet", f"cached{suffix}"] = FunctionSpec((*given, *features), (noise,))
+            if self.guides_in_one_call:
+                both, *kept = (spec.for_both() for spec in (noise, *features))
+                given = (noise, time, context.for_both(), *self.surroundings_of(size))
+                contract["unet", f"full_guided{suffix}"] = FunctionSpec(given, (both, *kept))
+                contract["unet", f"cached_guided{suffix}"] = FunctionSpec((*given, *kept), (both,))
             contract["vae_decoder", f"decode{suffix}"] = FunctionSpec((noise,), (image,))
             if self.takes_images:
                 hole = TensorSpec(image.shape[:3], "uint8")

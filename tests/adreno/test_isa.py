@@ -126,6 +126,8 @@ def test_a_picture_is_its_functions() -> None:
     assert picture_seconds(seconds, 20, 5) == 2 + 2 * (4 * 10 + 16 * 2) + 20 + 3
     hoisted = {**seconds, "project_context": 0.25, "embed_time": 4.0}
     assert picture_seconds(hoisted, 65, 65) == 2 + 0.5 + 2 * 4 + 2 * (10 + 64 * 2) + 65 + 3
+    in_one_call = {**seconds, "full_guided": 19.0, "cached_guided": 3.0, "guide_both_and_step": 0.25}
+    assert picture_seconds(in_one_call, 20, 5) == 2 + 4 * 19 + 16 * 3 + 20 * 0.75 + 3
 
 
 def test_kernels_are_counted_in_groups() -> None:

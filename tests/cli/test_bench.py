@@ -25,6 +25,7 @@ KEYS = {
     "seconds_full",
     "seconds_cached",
     "seconds_once",
+    "guided",
     "speedup",
     "efficiency",
     "error",
@@ -83,6 +84,7 @@ def test_json_of_a_size_by_name(bench, bundle):
     assert 0 < cached < full
     assert set(result["seconds_once"]) == {"embed_time", "project_context"}
     assert all(seconds > 0 for seconds in result["seconds_once"].values())
+    assert result["guided"] == {}
     assert set(result["speedup"]) == set(result["efficiency"]) == INTERVALS
     assert result["speedup"]["5"] == pytest.approx(50 * full / (10 * full + 40 * cached))
     assert result["efficiency"]["5"] == pytest.approx(result["speedup"]["5"] / 5)

@@ -84,6 +84,7 @@ class TestCompile:
             "mid_block.*",
             "--keep-fp16",
             "*.to_q",
+            "--guide-in-one-call",
         ]
         assert run("compile", model, "-o", tmp_path / "out", *options).code == 0
         expected = {
@@ -103,6 +104,7 @@ class TestCompile:
             "keep_fp16": ("mid_block.*", "*.to_q"),
             "limits": ("max_allocation=268435456",),
             "loras": (f"{lora}:0.5",),
+            "guide_in_one_call": True,
         }
         assert dataclasses.asdict(compiler.calls[0][2]) == expected
 

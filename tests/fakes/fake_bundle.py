@@ -3,7 +3,8 @@
 The "UNet" is one line of arithmetic, but every part matters to the result: timestep, context, feature and
 every weight, so that a wrong order of calls or tensors shows in the picture. :class:`Reference` computes the
 same in numpy. Where it is not ``hoisted``, its UNet takes timestep and context as they are, and has no
-function that runs before the steps. ``more`` gives it further picture sizes.
+function that runs before the steps. ``more`` gives it further picture sizes, and ``guided`` functions for
+both prompts of guidance at once.
 """
 
 import json
@@ -89,19 +90,21 @@ def _suffixes(more: Sizes) -> dict[str, tuple[int, int]]:
     }
 
 
-def _kernels(target: str, batch: int, hoisted: bool, images: bool, more: Sizes):
+def _kernels(target: str, batch: int, hoisted: bool, images: bool, more: Sizes, guided: bool):
     kernels = {"next_step": sampler_kernels.next_step((1, TIMES) if hoisted else (1,), "float32")}
     for suffix, (width, height) in _suffixes(more).items():
         shape = (batch, CHANNELS, height, width)
         kernels[f"step{suffix}"] = sampler_kernels.step(shape)
         kernels[f"guide_and_step{suffix}"] = sampler_kernels.guide_and_step(shape)
+        if guided:
+            kernels[f"guide_both_and_step{suffix}"] = sampler_kernels.guide_both_and_step(shape)
         if images:
             kernels[f"keep_picture{suffix}"] = sampler_kernels.keep_picture(shape)
     placed = kernels if target != "llvm" else {name: threads_to_loops(k) for name, k in kernels.items()}
     return {name: kernel.with_attr("global_symbol", name) for name, kernel in placed.items()}
 
 
-def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: bool, more: Sizes):
+def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: bool, more: Sizes, guided: bool):
     from tvm import relax
     from tvm.ir import IRModule
     from tvm.relax import op
@@ -168,7 +171,7 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
             words = op.multiply(words, op.reshape(direction, (1, 1, WIDTH)))
         words = op.mean(words, axis=[1, 2])
         inner = op.multiply(op.mean(latents, axis=[1], keepdims=True), number(0.5))
-        inner = op.add(inner, op.reshape(words, (batch, 1, 1, 1)))
+        inner = op.add(inner, op.reshape(words, (inputs[2].ty.shape[0], 1, 1, 1)))
         inner = op.add(inner, op.reshape(time, (1, 1, 1, 1)))
         bent = builder.emit(op.astype(op.tanh(inner), half(target)))
         level = op.tanh(op.mean(latents, axis=[1], keepdims=True))
@@ -185,6 +188,16 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
         latents, _, _, *around, bent, level = inputs
         noise = with_features(mixed(latents, *fields[:2]), bent, level)
         return builder.emit(beside(noise, around))
+
+    def of_both(body):
+        """What ``body`` makes for both prompts of latents, and surroundings, that they share."""
+
+        def twice(builder, inputs, fields):
+            shared = [0, 3] if inpaints else [0]
+            given = [op.concat([x, x], axis=0) if n in shared else x for n, x in enumerate(inputs)]
+            return body(builder, [builder.emit(x) for x in given], fields)
+
+        return twice
 
     def encode(builder, inputs, fields):
         return builder.emit(op.take(fields[0], inputs[0], axis=0, mode="clip"))
@@ -221,13 +234,19 @@ def _modules(target: str, batch: int, hoisted: bool, images: bool, inpaints: boo
             given.append(relax.TensorType((batch, height, width, 1), "float32"))
         functions[f"full{suffix}"] = (given, full)
         functions[f"cached{suffix}"] = ([*given, feature_type, feature_type], cached)
+        if guided:
+            kept = relax.TensorType((2 * batch, 1, height, width), half(target))
+            lead, *sides = (int(extent) for extent in given[2].shape.values)
+            given = [*given[:2], relax.TensorType((2 * lead, *sides), "float32"), *given[3:]]
+            functions[f"full_guided{suffix}"] = (given, of_both(full))
+            functions[f"cached_guided{suffix}"] = ([*given, kept, kept], of_both(cached))
         decoders[f"decode{suffix}"] = ([latents_type], decode)
         encoders[f"encode{suffix}"] = ([image_type, hole_type, latents_type], encode_image)
     if hoisted:
         functions["embed_time"] = ([timesteps_type], embed_time)
         functions["project_context"] = ([context_type], project_context)
     unet = build("unet", functions)
-    kernels = _kernels(target, batch, hoisted, images, more)
+    kernels = _kernels(target, batch, hoisted, images, more, guided)
     unet = IRModule({**dict(unet.functions_items()), **kernels}, attrs=unet.attrs)
     modules = {
         "text_encoder": build("text_encoder", {"encode": ([ids_type], encode)}),
@@ -247,6 +266,7 @@ def libraries(
     images: bool = False,
     inpaints: bool = False,
     more: Sizes = (),
+    guided: bool = False,
 ) -> dict[str, Path]:
     """Compile the libraries into ``folder`` for a target kind and return their paths by component."""
     import tvm
@@ -255,7 +275,7 @@ def libraries(
 
     kind = tvm.target.Target(target, host="llvm") if target != "llvm" else tvm.target.Target("llvm")
     paths = {}
-    for name, module in _modules(target, batch, hoisted, images, inpaints, more).items():
+    for name, module in _modules(target, batch, hoisted, images, inpaints, more, guided).items():
         module = relax.transform.LegalizeOps()(module)
         if target != "llvm":
             with kind:
@@ -266,11 +286,16 @@ def libraries(
 
 
 def launches(
-    component: str, hoisted: bool = True, images: bool = False, inpaints: bool = False, more: Sizes = ()
+    component: str,
+    hoisted: bool = True,
+    images: bool = False,
+    inpaints: bool = False,
+    more: Sizes = (),
+    guided: bool = False,
 ) -> LaunchLists:
     """Return the launches that the manifest speaks of, one a function."""
     launch = Launch(f"{component}_main", "conv_in", 64, 128, 1024, 2048, (2, SIDE), "float32")
-    whole = manifest(hoisted=hoisted, images=images, inpaints=inpaints, more=more)
+    whole = manifest(hoisted=hoisted, images=images, inpaints=inpaints, more=more, guided=guided)
     functions = whole.components[component].functions
     return LaunchLists(dict.fromkeys(functions, (launch,)))
 
@@ -282,6 +307,7 @@ def manifest(
     images: bool = False,
     inpaints: bool = False,
     more: Sizes = (),
+    guided: bool = False,
 ) -> Manifest:
     """Return the manifest of the fake, without files."""
     context = TensorSpec((batch, LENGTH, WIDTH), "float32")
@@ -316,6 +342,11 @@ def manifest(
             inputs = (*inputs, *once[f"project_surroundings{suffix}"].outputs)
         functions["unet"][f"full{suffix}"] = FunctionSpec(inputs, (latents, *features))
         functions["unet"][f"cached{suffix}"] = FunctionSpec((*inputs, *features), (latents,))
+        if guided:
+            both, *kept = (spec.for_both() for spec in (latents, *features))
+            inputs = (*inputs[:2], context.for_both(), *inputs[3:])
+            functions["unet"][f"full_guided{suffix}"] = FunctionSpec(inputs, (both, *kept))
+            functions["unet"][f"cached_guided{suffix}"] = FunctionSpec((*inputs, *kept), (both,))
         functions["vae_decoder"][f"decode{suffix}"] = FunctionSpec((latents,), (image,))
         if images:
             hole = TensorSpec(image.shape[:3], "uint8")
@@ -334,6 +365,7 @@ def manifest(
                 macs_saved_cached=20,
                 storages=(96 * share, 32 * share),
                 activation_bytes=planned,
+                macs_guided={"full": 240 * share, "cached": 190 * share // SIDE} if guided else {},
             )
         )
     first = sizes[0]
@@ -389,6 +421,7 @@ def manifest(
         components=components,
         passes=(PassReport("FuseNothing", "unet", 0, note="left everything alone"),),
         more_sizes=tuple(sizes[1:]),
+        macs_guided=first.macs_guided,
     )
 
 
@@ -427,11 +460,12 @@ def build_fake_bundle(
     images: bool = False,
     inpaints: bool = False,
     more: Sizes = (),
+    guided: bool = False,
 ) -> Path:
     """Compile the fake and write it as a bundle to ``folder``; ``scratch`` is an existing folder."""
-    built = libraries(scratch, target, batch, hoisted, images, inpaints, more)
-    whole = manifest(target, batch, hoisted, images, inpaints, more)
-    return _write(folder, whole, built, hoisted, images, inpaints, more)
+    built = libraries(scratch, target, batch, hoisted, images, inpaints, more, guided)
+    whole = manifest(target, batch, hoisted, images, inpaints, more, guided)
+    return _write(folder, whole, built, hoisted, images, inpaints, more, guided)
 
 
 def write_unbuilt_bundle(

@@ -45,6 +45,27 @@ def test_rows_are_copied() -> None:
     tvm.ir.assert_structural_equal(LowerJoins(PROFILE)(Before), builder.get(), map_free_vars=True)
 
 
+def test_a_tensor_is_put_behind_itself() -> None:
+    @I.ir_module
+    class Twice:
+        @R.function
+        def main(a: R.Tensor((2, 3, 5), "float32")) -> R.Tensor((4, 3, 5), "float32"):
+            with R.dataflow():
+                y = R.concat((a, a), axis=0)
+                R.output(y)
+            return y
+
+    after = LowerJoins(PROFILE)(Twice)
+    [binding] = after["main"].body.blocks[0].bindings
+    assert binding.value.op.name == "relax.call_tir"
+    assert binding.value.args[0].name_hint == "repeat"
+    # Number by number, so that it joins what is computed of it, and never ends a product.
+    assert int(after["repeat"].attrs["op_pattern"]) == 2
+    given = np.random.default_rng(5).standard_normal((2, 3, 5)).astype("float32")
+    [result] = run_relax(after, [given], WeightStore())
+    np.testing.assert_array_equal(result, np.concatenate([given, given]))
+
+
 def joined(shapes: list[list[int]], axis: int) -> tvm.IRModule:
     builder = relax.BlockBuilder()
     parts = [relax.Var(f"x{n}", relax.TensorType(shape, "float32")) for n, shape in enumerate(shapes)]
@@ -61,6 +82,7 @@ def joined(shapes: list[list[int]], axis: int) -> tvm.IRModule:
         ([[1, 2, 3, 4], [1, 5, 3, 4]], 1),
         ([[1, 2, 3, 4], [1, 2, 5, 4]], 2),
         ([[2, 4], [2, 3]], 1),
+        ([[2, 4], [2, 4]], 0),
     ],
 )
 def test_leaves_other_joins_alone(shapes: list[list[int]], axis: int) -> None:

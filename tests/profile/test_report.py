@@ -48,6 +48,13 @@ def test_calls_of_an_image() -> None:
         "decode",
     ]
     assert [call.step for call in guided] == [None, None, 0, 0, 0, 0, 1, 1, 1, 1, None]
+    assert functions(expected_calls(2, 5, True, in_one_call=True)) == [
+        *("encode", "encode"),
+        *("next_step", "full_guided", "guide_both_and_step"),
+        *("next_step", "cached_guided", "guide_both_and_step"),
+        "decode",
+    ]
+    assert expected_calls(2, 5, False, in_one_call=True) == expected_calls(2, 5, False)
     once = functions(expected_calls(65, 1, True, ("full", "project_context", "embed_time")))
     assert once[:5] == ["encode", "encode", "project_context", "project_context", "embed_time"]
     # Before the first step, and before the one that is not among the first 64.

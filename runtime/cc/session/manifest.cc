@@ -225,6 +225,11 @@ PictureSize ReadSize(const Fields& fields) {
     if (bytes > kLargestTensor - size.storage_bytes()) item.Refuse("makes them larger than any memory");
     size.storages.push_back(bytes);
   }
+  if (const auto guided = fields.Find("macs_guided")) {
+    for (const auto& [name, macs] : guided->Entries()) {
+      size.macs_guided[name] = static_cast<uint64_t>(macs.Integer(0));
+    }
+  }
   return size;
 }
 
@@ -239,7 +244,8 @@ void CheckFeature(const PictureSize& size, const Place& bytes) {
 PictureSize ReadFurtherSize(const Place& place) {
   const Fields fields =
       place.Object({"image_size", "latent_size", "features", "feature_bytes", "macs_full", "macs_cached",
-                    "macs_saved_full", "macs_saved_cached", "activation_bytes", "storages"});
+                    "macs_saved_full", "macs_saved_cached", "activation_bytes", "storages"},
+                   {"macs_guided"});
   PictureSize size = ReadSize(fields);
   size.suffix = "_" + size.text();
   for (const auto& [name, bytes] : fields["activation_bytes"].Entries()) {
@@ -262,6 +268,13 @@ void CheckSizes(const Manifest& manifest) {
   for (const PictureSize& size : manifest.sizes) {
     if (!known.insert({size.width, size.height}).second) {
       throw JsonProblem("more_sizes", size.text() + " is there twice");
+    }
+    const auto& guided = size.macs_guided;
+    const std::map<std::string, uint64_t> none, both = {{"cached", 0}, {"full", 0}};
+    const auto& expected = manifest.guides_in_one_call() ? both : none;
+    if (Names(guided) != Names(expected)) {
+      const std::string where = size.suffix.empty() ? "" : "more_sizes: " + size.text() + ": ";
+      throw JsonProblem(where + "macs_guided", "of " + Names(guided) + ", expected " + Names(expected));
     }
     const auto& planned = size.activation_bytes;
     const bool same = planned.size() + 1 == manifest.components.size() && !planned.count("text_encoder") &&
@@ -316,9 +329,18 @@ void CheckWhole(const Manifest& manifest, const std::map<std::string, int64_t>& 
     if (manifest.inpaints) given.push_back(manifest.projected(size));
     std::vector<TensorSpec> made = {latents};
     made.insert(made.end(), size.features.begin(), size.features.end());
-    contract.push_back({"unet", "full" + end, {given, made}});
-    given.insert(given.end(), size.features.begin(), size.features.end());
-    contract.push_back({"unet", "cached" + end, {given, {latents}}});
+    const auto add_steps = [&](const std::string& ending) {
+      contract.push_back({"unet", "full" + ending, {given, made}});
+      given.insert(given.end(), made.begin() + 1, made.end());
+      contract.push_back({"unet", "cached" + ending, {given, {made[0]}}});
+      given.resize(given.size() - size.features.size());
+    };
+    add_steps(end);
+    if (manifest.guides_in_one_call()) {
+      given[2] = given[2].for_both();
+      for (TensorSpec& spec : made) spec = spec.for_both();
+      add_steps(kGuided + end);
+    }
     contract.push_back({"vae_decoder", "decode" + end, {{latents}, {image}}});
     if (manifest.takes_images()) {
       contract.push_back({"vae_encoder", "encode" + end, {{image, manifest.hole(size), latents}, {latents}}});
@@ -392,7 +414,7 @@ Manifest Read(const Place& place) {
                                       "macs_saved_cached",
                                       "storages",
                                       "components"},
-                                     {"passes", "loras", "more_sizes", "files"});
+                                     {"passes", "loras", "more_sizes", "macs_guided", "files"});
   Manifest manifest;
   manifest.model = fields["model"].Text(1);
   ReadSha256(fields["model_fingerprint"]);

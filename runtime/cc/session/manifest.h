@@ -19,6 +19,8 @@ struct TensorSpec {
   uint64_t bytes() const;
   // "float32[1, 4, 8, 8]"
   std::string text() const;
+  // With twice the leading extent: the negative prompt's half, then the prompt's.
+  TensorSpec for_both() const;
   bool operator==(const TensorSpec&) const = default;
 };
 
@@ -55,6 +57,8 @@ struct PictureSize {
   std::map<std::string, uint64_t> activation_bytes;
   // Bytes of the buffers that calls of all components use in turns.
   std::vector<uint64_t> storages;
+  // Of the calls for both prompts of guidance, "full" and "cached", where there are such functions.
+  std::map<std::string, uint64_t> macs_guided;
   // What the names of its functions and of its sampler's kernels end in; nothing for the first size.
   std::string suffix;
 
@@ -116,6 +120,8 @@ struct Manifest {
   TensorSpec hole(const PictureSize& size) const;
   // Mask and masked picture, [B, 1 + C, h, w].
   TensorSpec surroundings(const PictureSize& size) const;
+  // Whether the UNet has functions for both prompts of guidance at once.
+  bool guides_in_one_call() const { return !sizes.front().macs_guided.empty(); }
   // Whether a picture can begin with another one: the bundle has an image encoder.
   bool takes_images() const { return components.count("vae_encoder") != 0; }
   // The context once for every picture of the batch.
@@ -133,7 +139,9 @@ struct Manifest {
   TensorSpec projected(const PictureSize& size) const;
 };
 
-inline constexpr int kFormatVersion = 10;
+inline constexpr int kFormatVersion = 11;
+// What the names of functions for both prompts of guidance end in, before a size.
+inline constexpr const char* kGuided = "_guided";
 // Timesteps that one call of embed_time takes.
 inline constexpr int64_t kTimesAtOnce = 64;
 inline constexpr const char* kManifestName = "manifest.json";

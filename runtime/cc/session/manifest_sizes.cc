@@ -27,6 +27,12 @@ std::string TensorSpec::text() const {
   return dtype + "[" + list + "]";
 }
 
+TensorSpec TensorSpec::for_both() const {
+  TensorSpec both = *this;
+  both.shape[0] *= 2;
+  return both;
+}
+
 uint64_t ComponentSpec::weights_bytes() const {
   uint64_t total = 0;
   for (const Weight& weight : weights) total += weight.spec.bytes();

@@ -42,7 +42,8 @@ uint64_t EstimateAt(const Manifest& manifest, const PictureSize& size, Memory mo
   const uint64_t surroundings =
       manifest.inpaints ? manifest.surroundings(size).bytes() + manifest.projected(size).bytes() : 0;
   const uint64_t kept = surroundings + 2 * size.feature_bytes() + latents * manifest.latents(size).bytes() +
-                        2 * manifest.prompt().bytes() + (kTimesAtOnce + 1) * manifest.time().bytes();
+                        (manifest.guides_in_one_call() ? 4 : 2) * manifest.prompt().bytes() +
+                        (kTimesAtOnce + 1) * manifest.time().bytes();
   const uint64_t unet_work = work(size.activation_bytes.at("unet")) + kept;
   // Components that stay compute in turns and share storage; what each returns is there besides.
   uint64_t returned = 0;

@@ -14,6 +14,14 @@ using tvm::runtime::Tensor;
 constexpr int64_t kColumns = 12;
 constexpr int64_t kMostBlocks = (kMostSteps + kTimesAtOnce - 1) / kTimesAtOnce;
 
+// One of the halves of a tensor for both prompts; `half` is of the shape of either.
+void CopyToHalf(const Tensor& half, size_t second, const Tensor& both) {
+  DLTensor part = *both.operator->();
+  part.shape = half->shape, part.strides = nullptr;
+  part.byte_offset += second * tvm::ffi::GetDataSize(part);
+  Tensor::CopyFromTo(half.operator->(), &part);
+}
+
 // What 64 steps take, by what one of them takes.
 TensorSpec TimesOf(TensorSpec time) {
   time.shape[0] = kTimesAtOnce;
@@ -49,6 +57,12 @@ UnetLoop::UnetLoop(const Manifest& manifest, const PictureSize& size, std::share
   if (manifest.inpaints) {
     surroundings_ = EmptyTensor(manifest.surroundings(size), device);
     projected_ = EmptyTensor(manifest.projected(size), device);
+  }
+  if (manifest.guides_in_one_call()) {
+    both_ = Both{unet_->function("full" + (kGuided + size.suffix)),
+                 unet_->function("cached" + (kGuided + size.suffix)),
+                 unet_->Kernel("guide_both_and_step" + size.suffix),
+                 EmptyTensor(manifest.prompt().for_both(), device)};
   }
   if (project_context_ == nullptr) return;
   for (Tensor& prompt : prompts_) prompt = EmptyTensor(manifest.prompt(), device);
@@ -94,13 +108,21 @@ void UnetLoop::Begin(const Beginning& beginning, const std::vector<Step>& steps,
     features_ = {};
     predictions_ = {};
   }
-  if (project_context_ != nullptr) {
-    for (int negative = guided_; negative >= 0; --negative) {
-      const auto side = static_cast<size_t>(negative);
-      prompts_[side].CopyFrom((*project_context_)(contexts_[side], unet_->weights()).cast<Tensor>());
+  ProjectContexts();
+  next_ = 0;
+}
+
+void UnetLoop::ProjectContexts() {
+  for (int negative = guided_; negative >= 0; --negative) {
+    const auto side = static_cast<size_t>(negative);
+    Tensor made = contexts_[side];
+    if (project_context_ != nullptr) made = (*project_context_)(made, unet_->weights()).cast<Tensor>();
+    if (guided_ && both_.has_value()) {
+      CopyToHalf(made, 1 - side, both_->prompts);
+    } else if (project_context_ != nullptr) {
+      prompts_[side].CopyFrom(made);
     }
   }
-  next_ = 0;
 }
 
 void UnetLoop::PlacePicture(const Beginning& beginning) {
@@ -169,8 +191,9 @@ bool UnetLoop::Enqueue(bool is_full) {
   return recorded;
 }
 
-Any UnetLoop::Call(const tvm::ffi::Function& function, size_t side, const std::vector<Any>& features) {
-  std::vector<tvm::ffi::AnyView> arguments = {latents_, time_, prompts_[side]};
+Any UnetLoop::Call(const tvm::ffi::Function& function, const Tensor& prompt,
+                   const std::vector<Any>& features) {
+  std::vector<tvm::ffi::AnyView> arguments = {latents_, time_, prompt};
   if (projected_.has_value()) arguments.push_back(*projected_);
   arguments.insert(arguments.end(), features.begin(), features.end());
   arguments.push_back(unet_->weights());
@@ -179,27 +202,34 @@ Any UnetLoop::Call(const tvm::ffi::Function& function, size_t side, const std::v
   return result;
 }
 
+void UnetLoop::Predict(bool is_full, size_t side, const tvm::ffi::Function& full,
+                       const tvm::ffi::Function& cached, const Tensor& prompt) {
+  Any& prediction = predictions_[is_full][side];
+  prediction = Any();
+  if (is_full) {
+    features_[side].clear();
+    const auto outputs = Call(full, prompt, {}).cast<tvm::ffi::Array<Any>>();
+    prediction = outputs[0];
+    features_[side].assign(outputs.begin() + 1, outputs.end());
+  } else {
+    prediction = Call(cached, prompt, features_[side]);
+  }
+}
+
 void UnetLoop::Launch(bool is_full) {
   next_step_(times_, row_, time_);
-  auto& predictions = predictions_[is_full];
-  // The negative prompt first, as the sampler's kernel takes them.
-  for (int negative = guided_; negative >= 0; --negative) {
-    const auto side = static_cast<size_t>(negative);
-    if (is_full) {
-      features_[side].clear(), predictions[side] = Any();
-      const auto outputs = Call(full_, side, {}).cast<tvm::ffi::Array<Any>>();
-      predictions[side] = outputs[0];
-      features_[side].assign(outputs.begin() + 1, outputs.end());
-    } else {
-      predictions[side] = Any();
-      predictions[side] = Call(cached_, side, features_[side]);
-    }
-  }
-  const Tensor prediction = predictions[0].cast<Tensor>();
-  if (guided_) {
-    guide_and_step_(latents_, predictions[1].cast<Tensor>(), prediction, history_, noise_, table_, row_);
+  const auto& predictions = predictions_[is_full];
+  const auto prediction = [&](size_t side) { return predictions[side].cast<Tensor>(); };
+  if (guided_ && both_.has_value()) {
+    Predict(is_full, 0, both_->full, both_->cached, both_->prompts);
+    both_->guide_both_and_step(latents_, prediction(0), history_, noise_, table_, row_);
+  } else if (guided_) {
+    // The negative prompt first, as the sampler's kernel takes them.
+    for (const size_t side : {1, 0}) Predict(is_full, side, full_, cached_, prompts_[side]);
+    guide_and_step_(latents_, prediction(1), prediction(0), history_, noise_, table_, row_);
   } else {
-    step_(latents_, prediction, history_, noise_, table_, row_);
+    Predict(is_full, 0, full_, cached_, prompts_[0]);
+    step_(latents_, prediction(0), history_, noise_, table_, row_);
   }
   if (masked_) kept_->keep_picture(latents_, kept_->picture, kept_->noise, kept_->mask, table_, row_);
 }

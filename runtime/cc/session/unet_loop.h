@@ -48,9 +48,14 @@ class UnetLoop {
 
  private:
   void Launch(bool is_full);
-  // A function of the UNet for one of the prompts.
-  tvm::ffi::Any Call(const tvm::ffi::Function& function, size_t side,
+  // A function of the UNet for `prompt`, one or both.
+  tvm::ffi::Any Call(const tvm::ffi::Function& function, const tvm::runtime::Tensor& prompt,
                      const std::vector<tvm::ffi::Any>& features);
+  // The UNet's call of a step for `prompt`: the prediction and the features of a full step go to `side`.
+  void Predict(bool is_full, size_t side, const tvm::ffi::Function& full, const tvm::ffi::Function& cached,
+               const tvm::runtime::Tensor& prompt);
+  // Computes what the UNet takes of the prompts.
+  void ProjectContexts();
   // Computes what the UNet takes of 64 steps from `first` on. Waits for nothing.
   void EmbedTimes(size_t first);
   // Uploads what a mask keeps, where there is one, or what the UNet takes of it.
@@ -86,6 +91,13 @@ class UnetLoop {
   std::array<tvm::runtime::Tensor, 2> prompts_;
   // What a UNet that inpaints takes of an image, and what that is made of; nothing for other UNets.
   std::optional<tvm::runtime::Tensor> projected_, surroundings_;
+  // For both prompts at once: nothing where the UNet has no functions for them. What a step predicts and
+  // keeps is then at the place of the prompt alone.
+  struct Both {
+    tvm::ffi::Function full, cached, guide_both_and_step;
+    tvm::runtime::Tensor prompts;
+  };
+  std::optional<Both> both_;
   // What the last full step left for the cached ones, of each prompt.
   std::array<std::vector<tvm::ffi::Any>, 2> features_;
   // These two are of a cached and of a full step. A recording writes to its own predictions at every replay.

@@ -155,14 +155,17 @@ def function_seconds(bundle: Bundle, reports: Sequence[KernelReport]) -> dict[st
 
 
 def picture_seconds(functions: Mapping[str, float], steps: int, interval: int) -> float:
-    """Modelled seconds of a guided picture: text twice, UNet twice a step, one decode.
+    """Modelled seconds of a guided picture: text twice, UNet for both prompts a step, one decode.
 
     What is computed once, for the prompt and for 64 steps at a time, is counted where the UNet has it.
     """
     full = -(-steps // interval)
-    step = functions["guide_and_step"] + functions["next_step"]
+    both = "full_guided" in functions
+    step = functions["guide_both_and_step" if both else "guide_and_step"] + functions["next_step"]
+    times, ending = (1, "_guided") if both else (2, "")
     once = 2 * functions.get("project_context", 0.0) + -(-steps // 64) * functions.get("embed_time", 0.0)
-    denoise = 2 * (full * functions["full"] + (steps - full) * functions["cached"]) + steps * step
+    calls = full * functions["full" + ending] + (steps - full) * functions["cached" + ending]
+    denoise = times * calls + steps * step
     return 2 * functions["encode"] + once + denoise + functions["decode"]
 
 

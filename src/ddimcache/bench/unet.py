@@ -1,14 +1,15 @@
 """Times one full and one cached call of a bundle's UNet on a device of this machine, in turns with its peers.
 
 A cached call is given the features that the full call has just left, so both must give what PyTorch gives for
-the whole UNet with the same rounded weights. No time is taken before they do.
+the whole UNet with the same rounded weights. No time is taken before they do. Where the bundle guides in one
+call, these calls must give what two of the others give, and are timed in the same turns.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ LARGEST_ERROR = 1e-2
 PEER_ERROR = {"f32": 1e-2, "bf16": 0.2}
 """The same of a peer by the dtype it computes in: bfloat16 has 8 bits, and a UNet hundreds of layers."""
 
+GUIDED = "_guided"
+"""What the names of functions for both prompts of guidance end in."""
+
 _SEED = 0
 
 
@@ -51,6 +55,7 @@ class UnetMeasurement:
     """Medians in seconds of a full and a cached call and of each peer's full call, and the largest error.
 
     ``seconds_once`` has the functions that run before the steps: once an image, or once for 64 steps.
+    ``seconds_guided`` has ``full`` and ``cached`` for both prompts of guidance, where they can be one call.
     """
 
     seconds_full: float
@@ -58,6 +63,7 @@ class UnetMeasurement:
     seconds_once: dict[str, float]
     error: float
     peers: dict[str, float]
+    seconds_guided: dict[str, float]
 
 
 class DeviceUnet:
@@ -83,6 +89,16 @@ class DeviceUnet:
             if "embed_time" in once:
                 time = tvm.runtime.tensor(once["embed_time"].numpy()[:1], self._device)
             return latents, time, once.get("project_context", context)
+
+    def place_both(self, negative: UnetInputs, inputs: UnetInputs, manifest: Manifest) -> tuple[Any, ...]:
+        """As :meth:`place`, with the contexts of both, that of ``negative`` first."""
+        import tvm
+
+        latents, time, context = self.place(inputs, manifest)
+        _, _, other = self.place(negative, manifest)
+        with device_failures(self._spec):
+            both = np.concatenate([other.numpy(), context.numpy()])
+            return latents, time, tvm.runtime.tensor(both, self._device)
 
     def once(self, inputs: UnetInputs, manifest: Manifest) -> dict[str, Callable[[], Any]]:
         """Return what runs before the steps, by function; each call waits for its end."""
@@ -116,22 +132,25 @@ class DeviceUnet:
         with device_failures(self._spec):
             return tuple(tvm.runtime.tensor(array, self._device) for array in arrays)
 
-    def full(self, inputs: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        """Run the whole UNet and wait for it; return noise [1, C, h, w] float32 and the features."""
+    def full(self, inputs: tuple[Any, ...], ending: str = "") -> tuple[Any, tuple[Any, ...]]:
+        """Run the whole UNet and wait for it; return noise [1, C, h, w] float32 and the features.
+
+        With ``ending`` :data:`GUIDED` it is run for both prompts of :meth:`place_both`, noise [2, C, h, w].
+        """
         with device_failures(self._spec):
-            noise, *features = self._component.call("full", *inputs)
+            noise, *features = self._component.call("full" + ending, *inputs)
             self._device.sync()
         return noise, tuple(features)
 
-    def cached(self, inputs: tuple[Any, ...], features: tuple[Any, ...]) -> Any:
-        """Run what lies outside the cut and wait for it; return noise [1, C, h, w] float32."""
+    def cached(self, inputs: tuple[Any, ...], features: tuple[Any, ...], ending: str = "") -> Any:
+        """Run what lies outside the cut and wait for it; return noise as :meth:`full`."""
         with device_failures(self._spec):
-            noise = self.launch_cached(inputs, features)
+            noise = self._component.call("cached" + ending, *inputs, *features)
             self._device.sync()
         return noise
 
     def launch_cached(self, inputs: tuple[Any, ...], features: tuple[Any, ...]) -> Any:
-        """As :meth:`cached`, without waiting; errors are TVM's."""
+        """As :meth:`cached` for one prompt, without waiting; errors are TVM's."""
         return self._component.call("cached", *inputs, *features)
 
 
@@ -196,6 +215,8 @@ def measure(
         calls["cached"] = lambda: unet.cached(placed, features)
         once = unet.once(inputs, bundle.manifest)
         calls |= once
+        if bundle.manifest.guides_in_one_call:
+            calls |= _guided_calls(unet, inputs, bundle.manifest, spec)
         seconds = turns.medians(calls, repeats, turns.STEPS, lambda: stage.advance(1, "timed calls"))
     return UnetMeasurement(
         seconds["full"],
@@ -203,6 +224,7 @@ def measure(
         {name: seconds[name] for name in once},
         error,
         {peer: seconds[peer] for peer in peers},
+        {name: seconds[name + GUIDED] for name in ("full", "cached") if name + GUIDED in seconds},
     )
 
 
@@ -230,6 +252,24 @@ def _checked(
         for name, answer in answers.items()
     ]
     return max(errors), features
+
+
+def _guided_calls(
+    unet: DeviceUnet, inputs: UnetInputs, manifest: Manifest, spec: DeviceSpec
+) -> dict[str, Callable[[], object]]:
+    """The calls for both prompts, once they give what a call for each gives."""
+    negative = replace(inputs, context=-inputs.context)
+    pair = unet.place_both(negative, inputs, manifest)
+    alone = [unet.full(unet.place(each, manifest))[0].numpy() for each in (negative, inputs)]
+    noise, features = unet.full(pair, GUIDED)
+    answers = {"full": noise.numpy(), "cached": unet.cached(pair, features, GUIDED).numpy()}
+    for name, answer in answers.items():
+        where = f"the {name} UNet call for both prompts"
+        checked_error(answer, np.concatenate(alone), where, spec, LARGEST_ERROR)
+    return {
+        "full" + GUIDED: lambda: unet.full(pair, GUIDED),
+        "cached" + GUIDED: lambda: unet.cached(pair, features, GUIDED),
+    }
 
 
 def _peer_calls(

@@ -72,6 +72,8 @@ def bench_unet(
 
     The cache's speed-up S(n) and efficiency S(n)/n follow from both times and 50 steps.
 
+    A bundle that guides in one call shows the time of such calls, and the ratio to two calls.
+
     Bytes and kernels are the UNet's alone.
     """
     peers = _peers(peer)
@@ -102,6 +104,10 @@ def bench_unet(
         "peers": {
             name: {"seconds": seconds, "ratio": seconds / times.seconds_full}
             for name, seconds in times.peers.items()
+        },
+        "guided": {
+            name: {"seconds": seconds, "ratio": seconds / (2 * getattr(times, f"seconds_{name}"))}
+            for name, seconds in times.seconds_guided.items()
         },
         "weights_bytes": component.weights_bytes,
         "activation_bytes": component.activation_bytes,
@@ -216,6 +222,10 @@ def _report(result: dict[str, Any], bundle: Bundle, threads: int) -> None:
         ("device", result["device"]),
         ("full call", seconds_text(result["seconds_full"])),
         ("cached call", seconds_text(result["seconds_cached"])),
+        *(
+            (f"both prompts, {name}", f"{seconds_text(both['seconds'])}, {both['ratio']:.3f} × two calls")
+            for name, both in result["guided"].items()
+        ),
         *((f"before the steps, {name}", seconds_text(once)) for name, once in result["seconds_once"].items()),
         ("error", f"{result['error']:.2g} of the largest number"),
     ]

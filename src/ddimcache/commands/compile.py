@@ -30,6 +30,8 @@ EXAMPLES = """
 
   ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --image-to-image
 
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --guide-in-one-call
+
   ddimcache compile ./stable-diffusion-inpainting -o inpaint.bundle
 
   ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --size 512x512,640x384,384x640
@@ -73,6 +75,14 @@ def compile_model(
             metavar="DIR|none",
         ),
     ] = None,
+    guide_in_one_call: Annotated[
+        bool,
+        typer.Option(
+            "--guide-in-one-call",
+            help="Also compile steps for both prompts of guidance at once: some per cent faster than two "
+            "calls, for up to twice the activation memory and as long again to compile.",
+        ),
+    ] = False,
     image_to_image: Annotated[
         bool,
         typer.Option(
@@ -151,6 +161,7 @@ def compile_model(
         host=host or host_triple(),
         memory_budget=parse_bytes(memory_budget, "--memory-budget"),
         tune_log=tune_log,
+        guide_in_one_call=guide_in_one_call,
         image_to_image=image_to_image,
         dump_ir=None if dump_ir is None else str(dump_ir),
         loras=tuple(lora or ()),

@@ -153,6 +153,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             "cached": manifest.macs_saved_cached,
             "image": _saved_an_image(manifest),
         },
+        "macs_guided": manifest.macs_guided,
         "activation_bytes": manifest.activation_bytes,
         "weights_bytes": manifest.weights_bytes,
         "feature_bytes": manifest.feature_bytes,
@@ -273,6 +274,7 @@ def _report(facts: dict[str, Any]) -> None:
             ),
             ("full step", f"{facts['macs_full'] / 1e9:.4g} GMAC"),
             ("cached step", f"{facts['macs_cached'] / 1e9:.4g} GMAC, {share:.1%}"),
+            *_guided(facts["macs_guided"]),
             *_once(facts),
         ]
     )
@@ -335,6 +337,14 @@ def _report_sizes(sizes: list[dict[str, Any]]) -> None:
     heading = ("size", "full GMAC", "cached GMAC", "feature", "activations", *parts)
     print_table(rows, heading, right=tuple(range(1, len(heading))))
     print()
+
+
+def _guided(macs: dict[str, int]) -> list[tuple[str, str]]:
+    """What a step takes where both prompts of guidance are one call."""
+    if not macs:
+        return []
+    full, cached = (f"{macs[name] / 1e9:.4g} GMAC" for name in ("full", "cached"))
+    return [("both prompts", f"one call: full step {full}, cached step {cached}")]
 
 
 def _once(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -57,21 +57,26 @@ class Image:
         return sorted(launches + [(copy.start, copy.end) for copy in self.copies])
 
 
-def expected_calls(steps: int, cache_interval: int, guided: bool, once: Collection[str] = ()) -> list[Call]:
-    """Return the calls that an image makes; ``guided`` runs the UNet twice a step.
+def expected_calls(
+    steps: int, cache_interval: int, guided: bool, once: Collection[str] = (), in_one_call: bool = False
+) -> list[Call]:
+    """Return the calls that an image makes; ``guided`` runs the UNet twice a step, or once ``in_one_call``.
 
     ``once`` names those functions of the UNet that run before steps. The image before was of another
     schedule: what is made of 64 timesteps is kept for another image that begins with the same.
     """
-    times = 1 + guided
-    calls = [Call("text_encoder", "encode")] * times
-    calls += [Call("unet", "project_context")] * (times * ("project_context" in once))
+    prompts = 1 + guided
+    both = guided and in_one_call
+    times, ending = (1, "_guided") if both else (prompts, "")
+    last = "guide_both_and_step" if both else "guide_and_step" if guided else "step"
+    calls = [Call("text_encoder", "encode")] * prompts
+    calls += [Call("unet", "project_context")] * (prompts * ("project_context" in once))
     for step in range(steps):
         if "embed_time" in once and step % TIMES_AT_ONCE == 0:
             calls.append(Call("unet", "embed_time"))
         calls.append(Call("unet", "next_step", step))
-        calls += [Call("unet", "cached" if step % cache_interval else "full", step)] * times
-        calls.append(Call("unet", "guide_and_step" if guided else "step", step))
+        calls += [Call("unet", ("cached" if step % cache_interval else "full") + ending, step)] * times
+        calls.append(Call("unet", last, step))
     return [*calls, Call("vae_decoder", "decode")]
 
 

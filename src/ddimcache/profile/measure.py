@@ -102,7 +102,8 @@ def measure(
     finally:
         session.close()
     once = bundle.manifest.components["unet"].functions
-    calls = expected_calls(request.steps, request.cache_interval, request.guidance > 1, once)
+    in_one_call = bundle.manifest.guides_in_one_call
+    calls = expected_calls(request.steps, request.cache_interval, request.guidance > 1, once, in_one_call)
     image = match(timeline, calls, bundle)
     return {
         "model": bundle.manifest.model,
@@ -138,7 +139,7 @@ def _facts(manifest: Manifest, request: ImageRequest, image: Image, peaks: Peaks
         "guidance": request.guidance,
         "full_steps": full,
         "cached_steps": request.steps - full,
-        "unet_calls_a_step": 2 if request.guidance > 1 else 1,
+        "unet_calls_a_step": 2 if request.guidance > 1 and not manifest.guides_in_one_call else 1,
         "seconds": report.device_seconds(image),
         "functions": report.functions(image),
         "kernels": report.kernels(image, peaks, dtype),
