@@ -51,6 +51,14 @@ TIERS: dict[str, Callable[[], str | None]] = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--refresh-golden",
+        action="store_true",
+        help="write the kernels that tests/schedules/test_golden_kernels.py compares with",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     keep_bundles_for_the_run(config)
 
