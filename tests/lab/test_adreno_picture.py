@@ -147,8 +147,14 @@ def test_a_picture_in_float16(
 
 @pytest.mark.parametrize(
     ("weights", "accumulate", "most"),
-    # Sums in chunks of float16 are further away: the weights are random, and nothing of an error dies out.
-    [("fp16", "float32", 2), ("int8", "float32", 2), ("fp16", "auto", 4)],
+    # By the rule, sums are further away: nothing of an error dies out where weights are random. What twice
+    # PyTorch's would cost is in docs/adreno.md, with what sums of shortcuts in float32 win.
+    [
+        ("fp16", "float32", 2),
+        ("int8", "float32", 2),
+        ("fp16", "auto", 4),
+        ("fp16", "*.conv_shortcut=float32", 3.5),
+    ],
 )
 def test_a_full_and_a_cached_step_at_a_quarter_of_the_width(
     tmp_path: Path, weights: str, accumulate: str, most: float
