@@ -32,7 +32,6 @@ from ddimcache.compiler.library import LibraryFacts, build_library, kernel_macs
 from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.memory_plan import Plan, plan_in_turns
 from ddimcache.compiler.options import CompileOptions
-from ddimcache.compiler.passes.guide_in_one_call import SUFFIX as GUIDED
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.pack_weights import PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
@@ -42,6 +41,7 @@ from ddimcache.kernels.sampler import kernel as sampler_kernels
 from ddimcache.launches import LaunchLists
 from ddimcache.manifest import (
     FORMAT_VERSION,
+    GUIDED,
     Component,
     FunctionSpec,
     Manifest,

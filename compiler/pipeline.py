@@ -30,7 +30,6 @@ from ddimcache.compiler.passes.count_work import count_work
 from ddimcache.compiler.passes.fuse_attention import FuseAttention
 from ddimcache.compiler.passes.fuse_geglu import FuseGeglu
 from ddimcache.compiler.passes.fuse_group_norm import FuseGroupNorm
-from ddimcache.compiler.passes.guide_in_one_call import SUFFIX as GUIDED
 from ddimcache.compiler.passes.guide_in_one_call import GuideInOneCall
 from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
 from ddimcache.compiler.passes.limit_arguments import LimitArguments
@@ -53,7 +52,7 @@ from ddimcache.compiler.passes.split_at_cut import SplitAtCut
 from ddimcache.compiler.passes.split_convolutions import SplitConvolutions
 from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
 from ddimcache.compiler.target import DeviceProfile
-from ddimcache.manifest import TIMES_AT_ONCE, MemoryPeak
+from ddimcache.manifest import GUIDED, TIMES_AT_ONCE, MemoryPeak
 from ddimcache.schedules.apply import ApplySchedules
 from ddimcache.schedules.tiled_convolutions import tiling_pays
 

@@ -30,9 +30,7 @@ from tvm import relax
 from ddimcache.compiler.passes.partition_at_cut import bindings_of, substitute
 from ddimcache.compiler.passes.simplify import ELEMENT_WISE, VIEWS, op_name, permutation, static_shape
 from ddimcache.errors import CompileError
-
-SUFFIX = "_guided"
-"""What the names of the functions for both prompts end in."""
+from ddimcache.manifest import GUIDED
 
 _BY_PICTURE = {"relax.nn.conv2d", "relax.image.resize2d", "relax.nn.group_norm", "relax.nn.layer_norm"}
 """Operators whose first operand has a leading axis of pictures, and whose others are weights."""
@@ -198,7 +196,7 @@ class GuideInOneCall:
         shared = []
         for name, positions in self.varying.items():
             doubler = _Doubler(module[name], positions)
-            functions[name + SUFFIX] = doubler.write(name + SUFFIX)
+            functions[name + GUIDED] = doubler.write(name + GUIDED)
             total = len(bindings_of(module[name]))
             shared.append(f"{total - len(doubler.twofold) + len(positions)} of {total} in {name}")
         self.note = f"operators that both prompts share: {', '.join(shared)}"

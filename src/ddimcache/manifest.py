@@ -20,6 +20,8 @@ FORMAT_VERSION = 11
 MANIFEST_NAME = "manifest.json"
 TIMES_AT_ONCE = 64
 """Timesteps that one call of the UNet's ``embed_time`` takes."""
+GUIDED = "_guided"
+"""What the names of the UNet's functions for both prompts of guidance end in, before a size."""
 NO_CLIP = 3.4e38
 """The ``clip`` of a step that clamps nothing: float32's range, to the sampler's kernels."""
 
@@ -471,8 +473,8 @@ class Manifest:
             if self.guides_in_one_call:
                 both, *kept = (spec.for_both() for spec in (noise, *features))
                 given = (noise, time, context.for_both(), *self.surroundings_of(size))
-                contract["unet", f"full_guided{suffix}"] = FunctionSpec(given, (both, *kept))
-                contract["unet", f"cached_guided{suffix}"] = FunctionSpec((*given, *kept), (both,))
+                contract["unet", f"full{GUIDED}{suffix}"] = FunctionSpec(given, (both, *kept))
+                contract["unet", f"cached{GUIDED}{suffix}"] = FunctionSpec((*given, *kept), (both,))
             contract["vae_decoder", f"decode{suffix}"] = FunctionSpec((noise,), (image,))
             if self.takes_images:
                 hole = TensorSpec(image.shape[:3], "uint8")

@@ -20,6 +20,7 @@ from ddimcache.adreno.isa import KernelStatistics, parse_compiler_log
 from ddimcache.adreno.model import ASSUMPTIONS, KernelTime, kernel_time
 from ddimcache.errors import BundleError
 from ddimcache.launches import Launch, WorkSize
+from ddimcache.manifest import GUIDED
 from ddimcache.runtime.files import cache_folder
 
 if TYPE_CHECKING:
@@ -160,9 +161,9 @@ def picture_seconds(functions: Mapping[str, float], steps: int, interval: int) -
     What is computed once, for the prompt and for 64 steps at a time, is counted where the UNet has it.
     """
     full = -(-steps // interval)
-    both = "full_guided" in functions
+    both = "full" + GUIDED in functions
     step = functions["guide_both_and_step" if both else "guide_and_step"] + functions["next_step"]
-    times, ending = (1, "_guided") if both else (2, "")
+    times, ending = (1, GUIDED) if both else (2, "")
     once = 2 * functions.get("project_context", 0.0) + -(-steps // 64) * functions.get("embed_time", 0.0)
     calls = full * functions["full" + ending] + (steps - full) * functions["cached" + ending]
     denoise = times * calls + steps * step

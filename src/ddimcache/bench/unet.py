@@ -21,7 +21,7 @@ from ddimcache.bench.answer import checked_error, relative_error
 from ddimcache.bench.openvino_unet import PRECISIONS, OpenVinoUnet
 from ddimcache.bench.torch_unet import TorchUnet
 from ddimcache.errors import DeviceError
-from ddimcache.manifest import TIMES_AT_ONCE, Manifest
+from ddimcache.manifest import GUIDED, TIMES_AT_ONCE, Manifest
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.component import LoadedComponent
 from ddimcache.runtime.devices import DeviceSpec, list_devices
@@ -34,9 +34,6 @@ LARGEST_ERROR = 1e-2
 
 PEER_ERROR = {"f32": 1e-2, "bf16": 0.2}
 """The same of a peer by the dtype it computes in: bfloat16 has 8 bits, and a UNet hundreds of layers."""
-
-GUIDED = "_guided"
-"""What the names of functions for both prompts of guidance end in."""
 
 _SEED = 0
 

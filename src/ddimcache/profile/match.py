@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ddimcache.errors import BundleError
 from ddimcache.launches import Launch
-from ddimcache.manifest import TIMES_AT_ONCE
+from ddimcache.manifest import GUIDED, TIMES_AT_ONCE
 from ddimcache.runtime.bundle import Bundle
 from ddimcache.runtime.profiler import Timeline
 
@@ -67,7 +67,7 @@ def expected_calls(
     """
     prompts = 1 + guided
     both = guided and in_one_call
-    times, ending = (1, "_guided") if both else (prompts, "")
+    times, ending = (1, GUIDED) if both else (prompts, "")
     last = "guide_both_and_step" if both else "guide_and_step" if guided else "step"
     calls = [Call("text_encoder", "encode")] * prompts
     calls += [Call("unet", "project_context")] * (prompts * ("project_context" in once))
