@@ -45,7 +45,7 @@ class _Doubler:
         self.replaced: dict[relax.Var, relax.Var] = {}
         self.twofold: set[relax.Var] = set()
         """The variables, of the function before, that the prompts do not share."""
-        self.doubled: dict[relax.Var, relax.Var] = {}
+        self.doubled: dict[relax.Expr, relax.Var] = {}
         for position in varying:
             parameter = self.function.params[position]
             lead, *sides = static_shape(parameter) or []
@@ -78,7 +78,7 @@ class _Doubler:
     def _twice(self, expr: relax.Expr) -> relax.Expr:
         """``expr`` for both prompts, doubled where they share it."""
         value = substitute(expr, self.replaced)
-        if not isinstance(expr, relax.Var) or expr in self.twofold:
+        if expr in self.twofold:
             return value
         if expr not in self.doubled:
             self.doubled[expr] = self.builder.emit(relax.op.concat([value, value], axis=0))
