@@ -46,6 +46,7 @@ from ddimcache.compiler.passes.merge_projections import MergeProjections
 from ddimcache.compiler.passes.pack_weights import Packing, PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import PartitionAtCut
 from ddimcache.compiler.passes.plan_memory import PlanMemory
+from ddimcache.compiler.passes.return_views import ReturnViews
 from ddimcache.compiler.passes.serialize_conv2d import SerializeConv2d
 from ddimcache.compiler.passes.simplify import Simplify, op_name, static_shape
 from ddimcache.compiler.passes.split_at_cut import SplitAtCut
@@ -73,7 +74,7 @@ HOISTED = (
 )
 """What is taken out of the UNet's steps; not every UNet takes surroundings."""
 
-PHASE_COUNT = 37
+PHASE_COUNT = 38
 """Phases of a component that is no UNet."""
 UNET_PHASE_COUNT = PHASE_COUNT + 3
 """Phases of a UNet: one more where it takes surroundings, and one for guidance in one call."""
@@ -220,6 +221,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "drop dead code", relax.transform.DeadCodeElimination(list(inputs))
     yield "schedule", ApplySchedules(profile)
     yield "reshape in place", relax.transform.RewriteDataflowReshape()
+    yield "return views", ReturnViews()
     yield "drop kernels of reshapes", relax.transform.DeadCodeElimination(list(inputs))
     yield "leave dataflow", relax.transform.ToNonDataflow()
     yield "drop purity", relax.transform.RemovePurityChecking()
