@@ -14,14 +14,13 @@ the layers that a pattern names. Devices that do not read pixels sum everything 
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ddimcache.compiler.options import AccumulateChoice
+from ddimcache.compiler.options import LayerChoice, chosen_kind
 from ddimcache.compiler.target import DeviceProfile
 
 HALF_ROUNDING = 2.0**-11
@@ -57,7 +56,7 @@ class Accumulation:
     """
 
     profile: DeviceProfile
-    choices: Sequence[AccumulateChoice] = ()
+    choices: Sequence[LayerChoice] = ()
     layer_of: Callable[[str], str] = _no_layer
     decided: dict[str, str] = field(default_factory=dict)
     """The way of summing by weight, and why."""
@@ -73,9 +72,7 @@ class Accumulation:
         if table is None or by_rule is None:
             self.decided[key] = _NAMES["float"]
             return None
-        layer = self.layer_of(key)
-        asked = [choice for choice in self.choices if fnmatch.fnmatchcase(layer, choice.pattern)]
-        kind = asked[-1].kind if asked else "auto"
+        kind = chosen_kind(self.choices, self.layer_of(key), "auto")
         how, why = by_rule, ""
         if kind != "auto":
             how, why = {"float32": "float", "float16": "half"}[kind], " as asked"

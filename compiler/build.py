@@ -296,6 +296,8 @@ class _Builder:
             task.entry,
             cut,
             accumulate=self.options.accumulate_choices,
+            # A text or a picture is made once, a step of the UNet many times.
+            activations=self.options.activation_choices if cut is not None else (),
             keep_fp16=self.options.keep_fp16,
             widths=widths,
             guided=cut is not None and self.options.guide_in_one_call,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +18,7 @@ HOSTS = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-linux-android")
 TARGETS = ("opencl", "adreno-740", "llvm")
 LARGEST_SIDE = 4096
 ACCUMULATE_KINDS = ("auto", "float32", "float16")
+ACTIVATION_KINDS = ("float", "int8")
 LIMITS = (
     "max_threads",
     "max_local_memory",
@@ -31,7 +32,15 @@ MOST_SIZES = 32
 """Picture sizes of a bundle: each takes about as long to compile as a bundle of its own."""
 OPTIONS_ENTRY = "options"
 """The entry of a manifest's ``built_with`` that keeps the options which it does not tell otherwise."""
-_UNTOLD = ("accumulate", "guide_in_one_call", "keep_fp16", "limits", "memory_budget", "tune_log")
+_UNTOLD = (
+    "accumulate",
+    "activations",
+    "guide_in_one_call",
+    "keep_fp16",
+    "limits",
+    "memory_budget",
+    "tune_log",
+)
 NO_RECORDS = "none"
 """As ``--tune-log``: the families' defaults, and no tuning record."""
 
@@ -65,25 +74,37 @@ class LoraChoice:
 
 
 @dataclass(frozen=True)
-class AccumulateChoice:
-    """How the layers are summed whose path matches ``pattern``, as the shell matches file names."""
+class LayerChoice:
+    """A ``kind`` for the layers whose path matches ``pattern``, as the shell matches file names."""
 
     pattern: str
     kind: str
-    """``auto``, ``float32`` or ``float16``."""
 
     @classmethod
-    def parse(cls, text: str) -> AccumulateChoice:
-        """Read ``KIND`` or ``PATTERN=KIND``; raises :class:`UsageError`."""
+    def parse(cls, text: str, option: str = "--accumulate") -> LayerChoice:
+        """Read ``KIND`` or ``PATTERN=KIND`` as ``option`` has them; raises :class:`UsageError`."""
+        kinds, problem = _LAYER_OPTIONS[option]
         pattern, equals, kind = text.rpartition("=")
-        if kind not in ACCUMULATE_KINDS or (equals and not pattern):
+        if kind not in kinds or (equals and not pattern):
             raise UsageError(
-                f"'{text}' does not say how to sum",
-                where="--accumulate",
-                remedy=f"write one of {', '.join(ACCUMULATE_KINDS)}, or PATTERN=KIND such as "
-                "'up_blocks.*.attn1.*=float32'",
+                f"'{text}' does not say {problem}",
+                where=option,
+                remedy=f"write one of {', '.join(kinds)}, or PATTERN=KIND such as "
+                f"'up_blocks.*.attn1.*={kinds[1]}'",
             )
         return cls(pattern or "*", kind)
+
+
+_LAYER_OPTIONS = {
+    "--accumulate": (ACCUMULATE_KINDS, "how to sum"),
+    "--activations": (ACTIVATION_KINDS, "what activations are multiplied as"),
+}
+
+
+def chosen_kind(choices: Sequence[LayerChoice], layer: str, default: str) -> str:
+    """The kind of the last of ``choices`` that names ``layer``, or ``default``."""
+    asked = [choice.kind for choice in choices if fnmatch.fnmatchcase(layer, choice.pattern)]
+    return asked[-1] if asked else default
 
 
 @dataclass(frozen=True)
@@ -95,9 +116,9 @@ class CompileOptions:
     ``tune_log`` is a folder of tuning records, ``none`` for not even those that come with the package, and
     ``dump_ir`` a folder; ``loras`` are as :meth:`LoraChoice.parse` reads them; ``image_to_image`` adds the
     image encoder, which a model for inpainting has anyway; ``guide_in_one_call`` adds functions for both
-    prompts of guidance at once; ``accumulate`` are as
-    :meth:`AccumulateChoice.parse` reads them, the last that names a layer counts; ``keep_fp16`` are patterns
-    of layers whose weights keep fp16 where others get int8; ``limits`` are
+    prompts of guidance at once; ``accumulate`` and ``activations`` are as :meth:`LayerChoice.parse`
+    reads them, the last that names a layer counts; activations may be rounded to int8 where weights are;
+    ``keep_fp16`` are patterns of layers whose weights keep fp16 where others get int8; ``limits`` are
     ``NAME=NUMBER`` and lower those of the target's profile. How many cuts a model has, and what its sizes
     must be multiples of beyond 8, is the frontend's to say.
     """
@@ -116,6 +137,7 @@ class CompileOptions:
     loras: tuple[str, ...] = ()
     image_to_image: bool = False
     accumulate: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
     keep_fp16: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     guide_in_one_call: bool = False
@@ -125,6 +147,19 @@ class CompileOptions:
         _one_of("--weights", self.weights, get_args(WeightsKind))
         _one_of("--host", self.host, HOSTS)
         _ = self.lora_choices, self.accumulate_choices, self.lower_limits
+        if any(choice.kind == "int8" for choice in self.activation_choices):
+            if not self.weights.startswith("int8"):
+                raise UsageError(
+                    f"int8 needs weights of int8, not {self.weights}",
+                    where="--activations",
+                    remedy="compile with --weights int8",
+                )
+            if self.target == "adreno-740":
+                raise UsageError(
+                    "adreno-740 multiplies in float16 only",
+                    where="--activations",
+                    remedy="leave the option out, or take --target opencl for a CPU",
+                )
         if self.cut < 0:
             raise UsageError(f"{self.cut} is negative", where="--cut", remedy="cuts count from 0")
         if not 1 <= self.batch <= 64:
@@ -156,9 +191,14 @@ class CompileOptions:
         return tuple(LoraChoice.parse(text) for text in self.loras)
 
     @property
-    def accumulate_choices(self) -> tuple[AccumulateChoice, ...]:
+    def accumulate_choices(self) -> tuple[LayerChoice, ...]:
         """``accumulate`` read, in the order given; raises :class:`UsageError`."""
-        return tuple(AccumulateChoice.parse(text) for text in self.accumulate)
+        return tuple(LayerChoice.parse(text) for text in self.accumulate)
+
+    @property
+    def activation_choices(self) -> tuple[LayerChoice, ...]:
+        """``activations`` read, in the order given; raises :class:`UsageError`."""
+        return tuple(LayerChoice.parse(text, "--activations") for text in self.activations)
 
     @property
     def lower_limits(self) -> dict[str, int]:
@@ -179,6 +219,7 @@ class CompileOptions:
         """Raises :class:`UsageError` for a pattern that names none of a model's ``layers``."""
         patterns = [("--keep-fp16", pattern) for pattern in self.keep_fp16]
         patterns += [("--accumulate", choice.pattern) for choice in self.accumulate_choices]
+        patterns += [("--activations", choice.pattern) for choice in self.activation_choices]
         for option, pattern in patterns:
             if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
                 raise UsageError(
@@ -201,12 +242,16 @@ class CompileOptions:
     def with_untold(self, built_with: Mapping[str, str]) -> CompileOptions:
         """Return these options with those that a manifest's ``built_with`` keeps.
 
-        A folder of tuning records that is not there any more is left out, see :func:`missing_records`.
+        A folder of tuning records that is not there any more is left out, see :func:`missing_records`; so
+        are activations of int8 where weights are not.
         Raises :class:`UsageError` where that entry is none that :meth:`untold` writes.
         """
         kept = _kept_options(built_with)
         if missing_records(built_with) is not None:
             del kept["tune_log"]
+        if not self.weights.startswith("int8"):
+            # What is compared with a bundle of rounded activations, and rounds nothing.
+            kept.pop("activations", None)
         own = to_json(self)
         assert isinstance(own, dict)
         return self.from_json(json.dumps({**own, **kept}))
@@ -222,6 +267,12 @@ class CompileOptions:
             return from_json(cls, loads(text))
         except RecordProblem as problem:
             raise UsageError(str(problem), where="compile options") from problem
+
+
+def rounds_activations(built_with: Mapping[str, str]) -> bool:
+    """Return whether a bundle with this ``built_with`` rounds some layers' activations to int8."""
+    choices = CompileOptions().with_untold(built_with).activation_choices
+    return any(choice.kind == "int8" for choice in choices)
 
 
 def missing_records(built_with: Mapping[str, str]) -> str | None:

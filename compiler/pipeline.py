@@ -22,7 +22,7 @@ from ddimcache.compiler.accumulate import Accumulation
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.frontend.importer import ImportedComponent
 from ddimcache.compiler.memory_plan import peak
-from ddimcache.compiler.options import AccumulateChoice
+from ddimcache.compiler.options import LayerChoice, chosen_kind
 from ddimcache.compiler.passes.add_before_reshape import AddBeforeReshape
 from ddimcache.compiler.passes.annotate_patterns import AnnotatePatterns
 from ddimcache.compiler.passes.bundle_weights import BundleWeights
@@ -86,7 +86,8 @@ class Request:
 
     ``entry`` names the component's function; ``cut`` is set for the UNet only, which becomes two functions.
     ``tiling`` says how large pictures are cut into bands of rows, if at all, and ``accumulate`` how layers
-    are summed where not by rule; ``keep_fp16`` are patterns of layers that keep fp16 where others get int8.
+    are summed where not by rule, ``activations`` which layers round theirs to int8, in functions that every
+    step calls; ``keep_fp16`` are patterns of layers that keep fp16 where others get int8.
     With ``guided`` the UNet gets two functions more, for both prompts of guidance at once.
     ``widths`` are those of weights that another size of the picture has packed already.
     """
@@ -97,7 +98,8 @@ class Request:
     entry: str
     cut: int | None = None
     tiling: Tiling | None = None
-    accumulate: tuple[AccumulateChoice, ...] = ()
+    accumulate: tuple[LayerChoice, ...] = ()
+    activations: tuple[LayerChoice, ...] = ()
     keep_fp16: tuple[str, ...] = ()
     widths: PanelWidths = field(default_factory=dict)
     guided: bool = False
@@ -204,7 +206,13 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
         return path.rpartition(".")[0]
 
     sums = Accumulation(profile, request.accumulate, layer_of)
-    packing = Packing(store, profile, request.weights, inputs, sums, compilation.widths, kept)
+    once = {invariant.function for invariant in invariants}
+
+    def rounds(weight: str, function: str) -> bool:
+        asked = function not in once and chosen_kind(request.activations, layer_of(weight), "float")
+        return asked == "int8"
+
+    packing = Packing(store, profile, request.weights, inputs, sums, compilation.widths, kept, rounds)
     yield "lower lookups", LowerLookups(store, request.weights, inputs, kept)
     yield "fuse geglu", FuseGeglu(packing)
     yield "lower products", LowerProducts(packing, partial(tiling_pays, profile))

@@ -106,6 +106,22 @@ class BlockTable:
 
 
 @dataclass(frozen=True)
+class DotTable:
+    """What products of int8 take per device; see ``kernels/matmul/dots.py``."""
+
+    rows: int
+    """Rows of a work-group, at most: each weight is loaded once for all of them."""
+    bytes: int
+    """Bytes of the rounded rows of a work-group, at most."""
+    strip: int
+    """Rows that one panel of weights is multiplied with in registers."""
+    groups: int
+    """Work-groups that a launch should have."""
+    instruction: bool
+    """Whether sums are taken by a function of the runtime, which knows the device's instructions."""
+
+
+@dataclass(frozen=True)
 class WinogradTable:
     """What Winograd's convolutions take per device; see ``kernels/conv2d/winograd.py``."""
 
@@ -174,6 +190,8 @@ class TileTable:
     """Without it an attention work-item has one vector of queries and shares nothing."""
     blocks: BlockTable | None = None
     """For matrix products; without it a work-item computes a tile and shares nothing."""
+    dots: DotTable | None = None
+    """For matrix products with activations rounded to int8; without it there are none."""
     winograd: WinogradTable | None = None
     """For 3x3 convolutions of stride 1; without it they are computed directly."""
     tiled: TiledTable | None = None
@@ -274,6 +292,7 @@ _CPU_TILES = TileTable(
     attention_keys=16,
     attention=AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10),
     blocks=BlockTable(rows=128, columns=320, depth=320, strip=8, groups=8),
+    dots=DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=False),
     winograd=WinogradTable(tiles=32, columns=160, depth=64, rows=8, groups=8),
     norms=NormTable(pixels=1024, threads=1, bands=16),
 )
@@ -293,7 +312,9 @@ PROFILES = {
         max_work_items=(1024, 1024, 64),
         # What OpenCL 3.0 guarantees (CL_DEVICE_IMAGE_MAX_BUFFER_SIZE); nothing is read as pixels here.
         max_image_pixels=65536,
-        tiles=_CPU_TILES,
+        tiles=dataclasses.replace(
+            _CPU_TILES, dots=DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=True)
+        ),
     ),
     # Limits as Qualcomm's OpenCL guide gives them for the phone's driver.
     "adreno-740": DeviceProfile(

@@ -9,6 +9,9 @@ PAIRED = "ddimcache.paired"
 GROUPED = "ddimcache.grouped"
 """Annotation of a product block that reads scales of its weights, packed as they are, as its third tensor."""
 
+DOTS = "ddimcache.dots"
+"""Annotation of a product block whose activations are rounded to int8 and whose weights are four a number."""
+
 WORK = "ddimcache.macs"
 """Attribute of a kernel that is written by hand: multiply-accumulates of one launch."""
 

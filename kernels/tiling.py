@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,20 @@ def vector_lanes(extent: int, limit: int) -> int:
     return lanes
 
 
-def local(*shape: int) -> Any:
-    """Float32 memory of a work-item, for a kernel whose loops Python writes."""
-    return T.sblock_alloc_buffer(shape, "float32", scope="local", layout=None)
+def local(*shape: int, dtype: str = "float32") -> Any:
+    """Memory of a work-item, for a kernel whose loops Python writes."""
+    return T.sblock_alloc_buffer(shape, dtype, scope="local", layout=None)
+
+
+def place_of_line(lines: Sequence[int], number: Any, blocks: int) -> list[Any]:
+    """The indices of the line ``number`` among those of a tensor [*lines, ...].
+
+    Lines are gone through in blocks of ``blocks``; the last block repeats the last line.
+    """
+    count = math.prod(lines)
+    index = T.min(number, count - 1) if count % blocks else number
+    indices: list[Any] = []
+    for extent in reversed(lines[1:]):
+        indices.insert(0, index % extent)
+        index = index // extent
+    return [index, *indices]

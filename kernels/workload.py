@@ -37,9 +37,10 @@ _TEXT = re.compile(r"([a-z0-9_]+) (\d{1,7}(?:x\d{1,7}){2,8}) ([a-z]+\d+) ([a-z]+
 
 @dataclass(frozen=True)
 class Workload:
-    """A family with its sizes, the dtype of its activations and that of its weights as they are stored.
+    """A family with its sizes, the dtype in which its activations are multiplied and that of its weights.
 
-    ``int8g64`` are weights of which groups of 64 input channels share a scale.
+    Activations of int8 are float32 that the kernel rounds (``kernels/matmul/dots.py``). ``int8g64`` are
+    weights of which groups of 64 input channels share a scale.
     """
 
     family: str
@@ -61,6 +62,11 @@ class Workload:
     def group(self) -> int:
         """Input channels that share a scale, 0 for weights without groups."""
         return int(self.weights.partition("g")[2] or 0)
+
+    @property
+    def stored(self) -> str:
+        """The dtype of what it reads and gives."""
+        return "float32" if self.dtype == "int8" else self.dtype
 
     @property
     def macs(self) -> int:

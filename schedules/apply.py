@@ -9,6 +9,7 @@ from ddimcache.compiler.target import Decisions, DeviceProfile, TileTable
 from ddimcache.kernels.workload import NO_WEIGHTS, Workload, tagged
 from ddimcache.schedules.blocked_products import schedule_blocked_product
 from ddimcache.schedules.blocks import panel_of, workload_of
+from ddimcache.schedules.dot_products import schedule_dot_product
 from ddimcache.schedules.element_wise import schedule_element_wise
 from ddimcache.schedules.pixel_products import schedule_pixel_product
 from ddimcache.schedules.products import schedule_product
@@ -44,7 +45,8 @@ class ApplySchedules:
         workload = workload_of(function)
         tiles, decisions = self._tiles(function, workload)
         result = (
-            schedule_winograd(function, tiles)
+            schedule_dot_product(function, tiles)
+            or schedule_winograd(function, tiles)
             or schedule_tiled_product(function, tiles, self.profile)
             or schedule_tiled_input(function, tiles)
             or schedule_pixel_product(function, tiles, self.profile)

@@ -29,7 +29,8 @@ _PANELS = (8, 16, 24, 32, 48, 64, 80, 96)
 def space_of(tiles: TileTable, workload: Workload) -> Space:
     """The decisions about ``workload`` on a device with these ``tiles``; the defaults are among them.
 
-    They are those of the schedule that takes the workload: blocks, Winograd, pixels, or a tile a work-item.
+    They are those of the schedule that takes the workload: products of int8, blocks, Winograd, pixels, or a
+    tile a work-item.
     """
     if workload.family == "attention":
         space = _attention_space(tiles, workload)
@@ -157,6 +158,15 @@ def _vector_space(tiles: TileTable, workload: Workload) -> Space:
             "winograd.rows": (4, 6, 8, 10, 12, 14),
             "winograd.groups": (2, 4, 8, 16),
         }
+    if workload.dtype == "int8":
+        rows = workload.sizes[0]
+        panels = [width for width in _PANELS if width // pairs % tiles.vector == 0]
+        return {
+            "columns": _divisors(channels, *panels),
+            "dots.rows": _upto(rows, 8, 16, 32, 48, 64, 96, 128, 192, 256),
+            "dots.strip": _upto(rows, 4, 5, 6, 7, 8, 9, 10, 12),
+            "dots.groups": (2, 4, 8, 16, 32),
+        }
     if is_blocked(tiles, workload):
         rows = workload.sizes[0]
         panels = [width for width in _PANELS if width // pairs % tiles.vector == 0]
@@ -213,6 +223,9 @@ def _private_bytes(tiles: TileTable, workload: Workload) -> int:
         assert table is not None
         vectors = table.tiles * (table.depth + max(panel, min(table.columns, _channels(workload))))
         return 4 * 36 * (vectors + table.depth * panel)
+    if workload.dtype == "int8":
+        # What ``dots.bytes`` bounds, which is no decision.
+        return 0
     if is_blocked(tiles, workload):
         blocks = tiles.blocks
         assert blocks is not None

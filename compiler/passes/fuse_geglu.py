@@ -28,7 +28,6 @@ from ddimcache.compiler.passes.pack_weights import Packing, WeightPacker
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
 from ddimcache.kernels.geglu import kernel as geglu_kernel
 from ddimcache.kernels.matmul import kernel as matmul_kernel
-from ddimcache.kernels.workload import Workload
 
 
 @mutator
@@ -85,9 +84,8 @@ class _GegluFuser(PyExprMutator):
         weight, offset = store[key], store[bias]
         sums = packer.sums(key, weight.shape, weight.compute)
         rows = math.prod((static_shape(x) or [])[:-1])
-        sizes = (rows, weight.shape[1], weight.shape[0])
-        stored = packer.weights_of_key(key, weight.shape)
-        width = packer.panel_width(key, Workload("geglu", sizes, dtype_name(x), stored))
+        workload = packer.product("geglu", key, weight.shape, rows, dtype_name(x))
+        width = packer.panel_width(key, workload)
         half = width // 2
         if width % 2 or weight.shape[0] % width:
             return call
@@ -97,7 +95,8 @@ class _GegluFuser(PyExprMutator):
             return geglu_kernel.interleave(weight.compute(), half)
 
         store.add(ordered, Weight(weight.shape, weight.dtype, matrix))
-        packed = packer.packed(ordered, matrix, weight.shape, matmul_kernel.pack, width)
+        fours = workload.dtype == "int8"
+        packed = packer.packed(ordered, matrix, weight.shape, matmul_kernel.pack, width, fours)
         shifted = f"{bias}|interleaved"
         store.add(
             shifted,

@@ -150,11 +150,11 @@ class _ProductLowerer(PyExprMutator):
         self, x: relax.Expr, key: str, matrix: Callable[[], np.ndarray], shape: tuple[int, int], dtype: str
     ) -> relax.Expr:
         """The product of ``x`` with the weight ``key``, whose ``matrix`` has ``shape`` [N, K]."""
-        channels, depth = shape
-        sizes = (math.prod((static_shape(x) or [])[:-1]), depth, channels)
-        workload = Workload("matmul", sizes, dtype_name(x), self.packer.weights_of_key(key, shape))
-        width = self.packer.panel_width(key, workload)
-        packed = self.packer.packed(key, matrix, shape, matmul_kernel.pack, width)
+        channels, _ = shape
+        rows = math.prod((static_shape(x) or [])[:-1])
+        workload = self.packer.product("matmul", key, shape, rows, dtype_name(x))
+        width, fours = self.packer.panel_width(key, workload), workload.dtype == "int8"
+        packed = self.packer.packed(key, matrix, shape, matmul_kernel.pack, width, fours)
         sums = self.packer.sums(key, shape, matrix)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:

@@ -20,6 +20,8 @@ from ddimcache.compiler.compress.quantize import group_of, is_sensitive, most_of
 from ddimcache.compiler.compress.weights import Weight, WeightStore
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
+from ddimcache.kernels.matmul.dots import LANES, LONGEST, pack_fours
+from ddimcache.kernels.scales import FOUR
 from ddimcache.kernels.workload import SIZES, Workload
 
 PanelWidths = dict[tuple[str, str], int]
@@ -31,6 +33,15 @@ Kept = Callable[[str], bool]
 
 def none_kept(_key: str) -> bool:
     """Keeps no layer."""
+    return False
+
+
+Rounds = Callable[[str, str], bool]
+"""Says by a weight's name and that of the function that uses it whether activations are rounded to int8."""
+
+
+def none_rounds(_key: str, _function: str) -> bool:
+    """Rounds no activations."""
     return False
 
 
@@ -96,7 +107,7 @@ class Packing:
     ``store`` has the weights and gets the packed ones; ``weights`` is a ``WeightsKind``. ``inputs`` gives the
     number of leading parameters of every function that are no weights. ``accumulation`` decides how products
     are summed, by the rule alone where it is not given; ``widths``, which grows, has the panels' widths by
-    family and weight, and ``kept`` names layers of fp16.
+    family and weight, ``kept`` names layers of fp16, and ``rounds`` those whose activations are int8.
     """
 
     store: WeightStore
@@ -106,13 +117,15 @@ class Packing:
     accumulation: Accumulation | None = None
     widths: PanelWidths = field(default_factory=dict)
     kept: Kept = none_kept
+    rounds: Rounds = none_rounds
 
 
 class WeightPacker(StoredWeights):
     """Derives packed weights for one pass.
 
     ``keys`` maps variables to the store's names. ``parts`` has those weights that are parts of others,
-    ``scales`` how many of them have which scales, and ``summed`` whose products are summed how.
+    ``scales`` how many of them have which scales, ``summed`` whose products are summed how, and ``rounding``
+    whose activations are rounded to int8.
     """
 
     def __init__(self, packing: Packing) -> None:
@@ -121,6 +134,9 @@ class WeightPacker(StoredWeights):
         self.inputs = packing.inputs
         self.accumulation = packing.accumulation or Accumulation(packing.profile)
         self.widths = packing.widths
+        self.rounds = packing.rounds
+        self.function = ""
+        self.rounding: set[str] = set()
         self.keys: dict[relax.Var, str] = {}
         self.summed: list[str] = []
         self.parts: dict[str, Part] = {}
@@ -132,6 +148,7 @@ class WeightPacker(StoredWeights):
             if isinstance(function, relax.Function):
                 weights = function.params[self.inputs[variable.name_hint] :]
                 self.keys.update((parameter, parameter.name) for parameter in weights)
+                self.function = variable.name_hint
                 rewriter.builder_.update_func(variable, close(rewriter.visit_expr(function)))
         return rewriter.builder_.get()
 
@@ -191,7 +208,29 @@ class WeightPacker(StoredWeights):
             notes += [f"{len(keys)} layers with {scales}" for scales, keys in sorted(self.scales.items())]
         if self.profile.tiles.pixels is not None:
             notes.append(self.accumulation.note(list(dict.fromkeys(self.summed))))
+        if self.rounding:
+            notes.append(f"{len(self.rounding)} with activations rounded to int8")
         return ", ".join(filter(None, notes))
+
+    def product(self, family: str, key: str, shape: tuple[int, ...], rows: int, dtype: str) -> Workload:
+        """The workload of ``rows`` of ``dtype`` times the weight ``key`` of ``shape`` [N, K].
+
+        Its dtype is int8 where they are rounded: where it is asked for, the weight is int8 too and its panels
+        are whole vectors of sums.
+        """
+        channels, depth = shape
+        weights = self.weights_of_key(key, shape)
+        plain, rounded = (
+            Workload(family, (rows, depth, channels), kind, weights) for kind in (dtype, "int8")
+        )
+        fits = weights.startswith("int8") and depth % FOUR == 0 and depth <= LONGEST
+        if self.profile.tiles.dots is None or not fits or not self.rounds(key, self.function):
+            return plain
+        width = self.panel_width(key, rounded)
+        if width % LANES or channels % width:
+            return plain
+        self.rounding.add(key)
+        return rounded
 
     def panel_width(self, key: str, workload: Workload) -> int:
         """Output channels of a panel of the weight ``key``, for its product ``workload``.
@@ -210,11 +249,13 @@ class WeightPacker(StoredWeights):
         shape: tuple[int, ...],
         pack: Callable[..., np.ndarray],
         width: int,
+        fours: bool = False,
     ) -> list[relax.Var]:
         """The packed weight and, for int8, its scale; ``matrix`` gives ``shape``, output channels first.
 
         Panels have ``width`` channels; :meth:`stored` says what the weight is rounded to. Scales of groups
-        are packed as the weights are; those of whole output channels are one line.
+        are packed as the weights are; those of whole output channels are one line. ``fours``, of int8 alone,
+        puts the weights of four input channels into one number (``kernels/matmul/dots.py``).
         """
         panels = -(-shape[0] // width)
         packed_shape = (panels, *shape[1:], width)
@@ -225,7 +266,11 @@ class WeightPacker(StoredWeights):
             name, scale = (f"{key}@int8g{group}@{width}", f"{key}@scale{group}@{width}")
             name, scale = (name, scale) if group else (f"{key}@int8@{width}", f"{key}@scale")
             numbers, scales = self._rounded(key, matrix, shape, group)
-            self.store.add(name, Weight(packed_shape, "int8", lambda: pack(numbers(), width)))
+            if fours:
+                name, packed_shape = f"{name}@fours", (panels, shape[1] // FOUR, width)
+                self.store.add(name, Weight(packed_shape, "int32", lambda: pack_fours(numbers(), width)))
+            else:
+                self.store.add(name, Weight(packed_shape, "int8", lambda: pack(numbers(), width)))
             if group:
                 scales_shape = (panels, *shape[1:-1], shape[-1] // group, width)
                 self.store.add(scale, Weight(scales_shape, "float32", lambda: pack(scales(), width)))

@@ -84,7 +84,7 @@ def geglu(
 
     rows = math.prod(int(extent) for extent in x.shape[:-1])
     sizes = (rows, int(depth), 2 * panels * half)
-    workload = Workload("geglu", sizes, str(x.dtype), scales.weights).text
+    workload = Workload("geglu", sizes, scales.activations(x), scales.weights).text
     attributes = {FAMILY: "matmul", PAIRED: True, WORKLOAD: workload, **scales.annotations}
     if sums is not None:
         attributes[PIXELS] = sums

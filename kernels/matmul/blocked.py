@@ -7,13 +7,14 @@ all rows, and a block of rows is in a near cache while the panels pass by.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm.script import tirx as T
 
-from ddimcache.kernels.tiling import local
+from ddimcache.kernels.tiling import local, place_of_line
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ def blocked_product(
     """
     *lines, depth = (int(extent) for extent in x.ty.shape)
     panels, _, panel = (int(extent) for extent in weight.ty.shape)
-    count = 1
-    for extent in lines:
-        count *= extent
+    count = math.prod(lines)
     rows, block, strip = blocking.rows, blocking.depth, blocking.strip
     own = blocking.columns // panel
     row_blocks = -(-count // rows)
@@ -104,15 +103,7 @@ def blocked_product(
         first_panel = T.bind(group // row_blocks * own)
 
         def place(row: Any) -> list[Any]:
-            """The indices of a row of ``x``; the last work-groups repeat the last row."""
-            index = first_row + row
-            if count % rows:
-                index = T.min(index, count - 1)
-            indices: list[Any] = []
-            for extent in reversed(lines[1:]):
-                indices.insert(0, index % extent)
-                index = index // extent
-            return [index, *indices]
+            return place_of_line(lines, first_row + row, rows)
 
         with (
             T.serial(0, own * rows) as line,

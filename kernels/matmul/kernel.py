@@ -61,7 +61,8 @@ def matmul(
     """
     rows = math.prod(int(extent) for extent in x.shape[:-1])
     scales = Scales(scale, weight)
-    workload = Workload("matmul", (rows, int(x.shape[-1]), channels), str(x.dtype), scales.weights).text
+    sizes = (rows, int(x.shape[-1]), channels)
+    workload = Workload("matmul", sizes, scales.activations(x), scales.weights).text
     depth, width = x.shape[-1], weight.shape[-1]
     reduction = te.reduce_axis((0, wide([depth])[0]), "k")
     # Whole panels: the columns that the last panel has too many are computed and not stored.

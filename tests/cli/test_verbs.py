@@ -77,6 +77,7 @@ class TestCompile:
         lora = tmp_path / "ink.safetensors"
         lora.write_bytes(b"")
         options += ["--lora", f"{lora}:0.5", "--image-to-image", "--accumulate", "float32"]
+        options += ["--activations", "float", "--activations", "mid_block.*=float"]
         options += [
             "--limit",
             "max_allocation=268435456",
@@ -101,6 +102,7 @@ class TestCompile:
             "dump_ir": None,
             "image_to_image": True,
             "accumulate": ("float32",),
+            "activations": ("float", "mid_block.*=float"),
             "keep_fp16": ("mid_block.*", "*.to_q"),
             "limits": ("max_allocation=268435456",),
             "loras": (f"{lora}:0.5",),
@@ -118,6 +120,9 @@ class TestCompile:
             (["--batch", "0"], "--batch: 0 is outside 1 … 64"),
             (["--host", "riscv"], "--host: 'riscv' is none of"),
             (["--accumulate", "double"], "--accumulate: 'double' does not say how to sum; write one of"),
+            (["--activations", "int4"], "--activations: 'int4' does not say what activations are"),
+            (["--activations", "int8", "--weights", "fp16"], "--activations: int8 needs weights of int8"),
+            (["--activations", "int8", "--target", "adreno-740"], "--activations: adreno-740 multiplies in"),
             (["--limit", "max_speed=1"], "--limit: 'max_speed=1' is no limit; write NAME=NUMBER"),
             (["--limit", "max_threads=0"], "--limit: 'max_threads=0' is no limit"),
             (["--memory-budget", "much"], "--memory-budget: 'much' is no number of bytes"),

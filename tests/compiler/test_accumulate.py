@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.accumulate import HALF_ROUNDING, Accumulation, half_error
-from ddimcache.compiler.options import AccumulateChoice, CompileOptions
+from ddimcache.compiler.options import CompileOptions, LayerChoice
 from ddimcache.compiler.target import profile
 from ddimcache.errors import UsageError
 from ddimcache.kernels.tags import PIXELS
@@ -27,7 +27,7 @@ def matrix(outputs: int, depth: int, seed: int = 0) -> np.ndarray:
 
 def decided(shape: tuple[int, ...], weight: np.ndarray, *choices: str) -> str | None:
     accumulation = Accumulation(
-        PHONE, [AccumulateChoice.parse(text) for text in choices], lambda key: f"mid.{key}"
+        PHONE, [LayerChoice.parse(text) for text in choices], lambda key: f"mid.{key}"
     )
     return accumulation.sums_of("proj", shape, lambda: weight)
 
@@ -63,7 +63,7 @@ def test_the_last_choice_that_names_a_layer_counts() -> None:
 
 
 def test_a_device_that_reads_no_pixels_has_no_choice() -> None:
-    accumulation = Accumulation(profile("opencl"), [AccumulateChoice.parse("float16")])
+    accumulation = Accumulation(profile("opencl"), [LayerChoice.parse("float16")])
     assert accumulation.sums_of("w", (4, 64), lambda: matrix(4, 64)) is None
 
 
@@ -100,7 +100,7 @@ def test_choices_are_part_of_the_options() -> None:
 def test_every_product_of_a_unet_is_summed_as_reported() -> None:
     def compiled(*choices: str) -> tuple[dict[str, str], list[str]]:
         asked = request("unet", target="adreno-740")
-        choice = tuple(AccumulateChoice.parse(text) for text in choices)
+        choice = tuple(LayerChoice.parse(text) for text in choices)
         compilation = pipeline.run(dataclasses.replace(asked, accumulate=choice))
         notes = {report.phase: report.note for report in compilation.reports}
         ways: list[Any] = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddimcache.compiler import cache, fingerprint
-from ddimcache.compiler.options import CompileOptions, missing_records
+from ddimcache.compiler.options import CompileOptions, missing_records, rounds_activations
 from ddimcache.errors import UsageError
 
 
@@ -174,6 +174,13 @@ class TestWhatABundleKeeps:
             memory_budget=10**9,
             tune_log="none",
         )
+
+    def test_rounded_activations_belong_to_rounded_weights(self):
+        kept = CompileOptions(activations=("int8", "mid_block.*=float")).untold()
+        assert rounds_activations(kept)
+        assert CompileOptions(cut=2).with_untold(kept).activations == ("int8", "mid_block.*=float")
+        assert CompileOptions(weights="fp32").with_untold(kept) == CompileOptions(weights="fp32")
+        assert not rounds_activations(CompileOptions(activations=("float",)).untold())
 
     def test_tuning_records_are_found_from_another_folder(self, tmp_path, monkeypatch):
         (tmp_path / "log").mkdir()

@@ -256,6 +256,7 @@ def test_the_records_that_come_with_the_package_are_all_good() -> None:
         "conv2d 1x64x64x320x320x3x3x1x1 float32 int8",
         "matmul 4096x1280x320 float32 int8",
         "geglu 1024x640x5120 float32 int8",
+        "matmul 4096x1280x320 int8 int8",
         "matmul 3x320x1280 float32 float32",
     ],
 )

@@ -130,6 +130,8 @@ def test_a_candidate_is_checked_before_it_is_timed(monkeypatch: pytest.MonkeyPat
         "matmul 17x64x32 float32 int8g32",
         "geglu 19x32x128 float32 int8",
         "geglu 19x64x128 float32 int8g16",
+        "matmul 33x32x48 int8 int8",
+        "geglu 19x64x128 int8 int8g32",
         "conv2d 1x9x7x32x32x3x3x1x1 float32 int8",
         "conv2d 2x6x5x4x16x3x3x1x1 float32 float32",
         "conv2d 1x6x4x16x3x3x3x1x1 float32 int8",

@@ -54,6 +54,9 @@ def bench_kernels(
         typer.Option(help="opencl, opencl:1 or llvm. Default: the first OpenCL device, else llvm."),
     ] = None,
     weights: Annotated[str, typer.Option(help="int8, int8-g32, int8-g64, int8-g128, fp16 or fp32.")] = "int8",
+    activations: Annotated[
+        str, typer.Option(help="float, or int8: those of matrix products with int8 weights are rounded too.")
+    ] = "float",
     peer: Annotated[
         str, typer.Option(help="What to compare with: torch, clblast (matrix products only), or both.")
     ] = "torch",
@@ -72,17 +75,21 @@ def bench_kernels(
     """Time a model's kernels one by one, in turns with PyTorch, and add them up as a step calls them.
 
     Each layer is compiled as in a model, with its bias; an answer further than 0.1 % of the largest number
-    from PyTorch's, of the same rounded weights, fails.
+    from PyTorch's, of the same rounded weights, fails; 3 % where activations are rounded too.
 
     The device's peaks are measured first. Products are held against its arithmetic, by the definition's
     operations also where Winograd needs fewer; what is no product against one read and one write.
     """
     from ddimcache.bench.kernels.shapes import FAMILIES, FUNCTIONS, MODELS, read_shapes
     from ddimcache.commands.choose import choose_device, load_compiler, local_device
+    from ddimcache.compiler.options import ACTIVATION_KINDS
 
     _one_of(model, MODELS, "--model")
     _one_of(function, FUNCTIONS, "--function")
     _one_of(weights, get_args(WeightsKind), "--weights")
+    _one_of(activations, ACTIVATION_KINDS, "--activations")
+    if activations == "int8" and not weights.startswith("int8"):
+        raise UsageError(f"int8 needs weights of int8, not {weights}", where="--activations")
     families = FAMILIES if family is None else _list(family, FAMILIES, "--family")
     peers = _list(peer, PEERS, "--peer")
     if repeats < 1:
@@ -123,6 +130,7 @@ def bench_kernels(
             tuned,
             chosen.host,
             weights=weights,
+            activations=activations,
             peers=peers,
             repeats=repeats,
             threads=threads,
@@ -134,6 +142,7 @@ def bench_kernels(
         "function": function,
         "device": chosen.name,
         "weights": weights,
+        "activations": activations,
         "peak_gflops": None if peaks is None else peaks.gflops["float32"],
         "peak_gbytes": None if peaks is None else peaks.gbytes,
         "kernels": [_kernel(time, function, peaks) for time in times],

@@ -87,4 +87,4 @@ class FarRunner:
     def question(self, workload: Workload, repeats: int) -> Question:
         """What the results of kernels of ``workload`` have to be."""
         right, path = self.builder.expected(workload)
-        return Question(right, path, workload.dtype, TOLERANCE[workload.dtype], repeats)
+        return Question(right, path, workload.stored, TOLERANCE[workload.dtype], repeats)

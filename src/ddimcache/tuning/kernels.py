@@ -23,7 +23,9 @@ from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
 from ddimcache.kernels.geglu import kernel as geglu
 from ddimcache.kernels.geglu.reference import geglu as plain_geglu
 from ddimcache.kernels.matmul import kernel as matmul
+from ddimcache.kernels.matmul.dots import pack_fours
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
+from ddimcache.kernels.matmul.reference import rounded_rows
 from ddimcache.kernels.tiling import wide
 from ddimcache.kernels.workload import Workload, tagged
 from ddimcache.schedules.apply import ApplySchedules
@@ -47,7 +49,8 @@ def make_inputs(workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
         batch, queries, tokens, heads, width = workload.sizes
         counts = {"q": queries, "k": tokens, "v": tokens}
         return {
-            name: normal(batch, count, heads * width).astype(workload.dtype) for name, count in counts.items()
+            name: normal(batch, count, heads * width).astype(workload.stored)
+            for name, count in counts.items()
         }
     if workload.family == "conv2d":
         batch, height, width, depth, channels, high, across, down, right = workload.sizes
@@ -57,14 +60,14 @@ def make_inputs(workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
         rows, depth, channels = workload.sizes
         x = normal(1, rows, depth)
         weight = normal(channels, depth) / np.float32(depth**0.5)
-    arrays = {"x": x.astype(workload.dtype)}
+    arrays = {"x": x.astype(workload.stored)}
     if _is_int8(workload):
         group = workload.group
         arrays |= {"weight": quantize(weight, group), "scale": scale_of(weight, group)}
     else:
         arrays["weight"] = weight.astype(workload.weights)
     if workload.family == "geglu":
-        arrays["bias"] = normal(weight.shape[0]).astype(workload.dtype)
+        arrays["bias"] = normal(weight.shape[0]).astype(workload.stored)
     return arrays
 
 
@@ -80,6 +83,8 @@ def expected(workload: Workload, arrays: Arrays) -> np.ndarray:
         ]
         return np.concatenate(parts, axis=2)
     x, weight = arrays["x"], arrays["weight"]
+    if workload.dtype == "int8":
+        x = rounded_rows(x)
     if "scale" in arrays:
         weight = dequantize(weight, arrays["scale"])
     if workload.family == "conv2d":
@@ -117,6 +122,8 @@ def arguments(workload: Workload, device: DeviceProfile, arrays: Arrays) -> list
     if workload.group:
         # Scales of groups are packed as the weights are.
         others[0] = pack(others[0], width)
+    if workload.dtype == "int8":
+        pack = pack_fours
     return [arrays["x"], pack(weight, width), *others]
 
 
@@ -156,7 +163,7 @@ def kernel_of(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray
 
 def _computation(workload: Workload, device: DeviceProfile, given: list[te.Tensor]) -> te.Tensor:
     x, weight, *others = given
-    dtype, sums = workload.dtype, sums_of(device.tiles, workload)
+    dtype, sums = workload.stored, sums_of(device.tiles, workload)
     scale = others[0] if _is_int8(workload) else None
     if workload.family == "geglu":
         return geglu.geglu(x, weight, scale, others[-1], dtype, sums)

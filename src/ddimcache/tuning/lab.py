@@ -68,7 +68,7 @@ def score(workload: Workload, device: DeviceProfile) -> Score:
         # As on a device: schedules raise whatever they like at tiles that they do not know.
         return Score(None, refused=f"{type(error).__name__}: {str(error)[-300:]}")
     moved = sum({id(array): array.nbytes for array in inputs}.values())
-    moved += math.prod(kernels.result_shape(function)) * np.dtype(workload.dtype).itemsize
+    moved += math.prod(kernels.result_shape(function)) * np.dtype(workload.stored).itemsize
     time = kernel_time(list(zip(parts, sizes, strict=True)), moved, workload.macs)
     family = "attention" if workload.family == "attention" else "product"
     breaks = tuple(sorted({demand for part in parts for demand in broken(part, family)}))

@@ -26,13 +26,15 @@ from ddimcache.bench.torch_unet import round_weights
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.frontend.importer import import_component
 from ddimcache.compiler.library import build_library
+from ddimcache.compiler.options import LayerChoice
 from ddimcache.compiler.target import DeviceProfile
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.local_device import device_failures, open_device
 from ddimcache.runtime.progress import Progress
 
-LARGEST_ERROR = 1e-3
-"""Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed."""
+LARGEST_ERROR = {"float": 1e-3, "int8": 3e-2}
+"""Beyond this share of the largest number in PyTorch's answer, ours is wrong and not timed; by what
+activations are multiplied as."""
 
 _ENTRY = "run"
 
@@ -52,13 +54,15 @@ class DeviceLayer:
     """A layer compiled and loaded with its weights on a local device."""
 
     def __init__(
-        self, layer: Layer, device: DeviceProfile, host: str, weights: str, spec: DeviceSpec
+        self, layer: Layer, device: DeviceProfile, host: str, weights: str, activations: str, spec: DeviceSpec
     ) -> None:
         import tvm
         from tvm import relax
 
         component = import_component("layer", layer.ours, layer.inputs)
-        compilation = pipeline.run(pipeline.Request(component, device, weights, _ENTRY))
+        choices = (LayerChoice("*", activations),)
+        request = pipeline.Request(component, device, weights, _ENTRY, activations=choices)
+        compilation = pipeline.run(request)
         with tempfile.TemporaryDirectory(prefix="ddimcache-") as folder, device_failures(spec):
             path = Path(folder) / "layer.so"
             facts = build_library(compilation.module, device, host, [_ENTRY], path)
@@ -90,6 +94,7 @@ def measure(
     host: str,
     *,
     weights: str,
+    activations: str,
     peers: tuple[str, ...],
     repeats: int,
     threads: int,
@@ -101,6 +106,7 @@ def measure(
     ----------
     spec, device, host : the local device, its profile, and its host as the compiler names it.
     weights : ``int8``, ``fp16`` or ``fp32``; peers are given the values that are left of them, in float32.
+    activations : ``float`` or, with weights of int8, ``int8``; those of peers stay float32.
     peers : ``torch``, ``clblast`` (of matrix products, and on OpenCL) or nothing.
     repeats : rounds of turns, of one call or a fiftieth of a second of them.
     threads : of PyTorch.
@@ -115,12 +121,12 @@ def measure(
             with torch.inference_mode(False):
                 layer = layer_of(shape, number)
                 round_weights(layer.native, weights)
-                ours = DeviceLayer(layer, device, host, weights, spec)
+                ours = DeviceLayer(layer, device, host, weights, activations, spec)
             with device_failures(spec):
                 answer = ours.launch().numpy()
             expected = layer.answer().numpy().reshape(answer.shape)
             what = f"{shape.family} {shape.text}"
-            error = checked_error(answer.astype(np.float32), expected, what, spec, LARGEST_ERROR)
+            error = checked_error(answer.astype(np.float32), expected, what, spec, LARGEST_ERROR[activations])
             calls: dict[str, Callable[[], object]] = {"ours": ours.run}
             if "torch" in peers:
                 calls["torch"] = lambda layer=layer: layer.native(*layer.native_inputs)  # type: ignore[misc]

@@ -1,0 +1,59 @@
+#include "dot_products.h"
+
+#include "device.h"
+
+namespace ddimcache::opencl {
+namespace {
+
+// PoCL's Clang may take a CPU for an older one, without VPDPBUSD, and then refuses its builtin in a kernel.
+// The assembler takes every instruction, and the vector's registers are there from AVX-512F on.
+constexpr const char* kInstruction = R"(
+#if defined(__AVX512F__) && !defined(DDIMCACHE_PLAIN_DOTS)
+static inline int16 __attribute__((always_inline)) ddimcache_dot16(int16 sums, int16 weights, const char* four) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"((int16)(*(const int*)four)));
+  return sums;
+}
+#define DDIMCACHE_DOT16
+#endif
+)";
+
+constexpr const char* kPortable = R"(
+#if !defined(DDIMCACHE_DOT16) && !defined(DDIMCACHE_PLAIN_DOTS) && defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
+#define DDIMCACHE_DOT(i) sums.s##i += dot_4x8packed_us_int(as_uint(weights.s##i), with)
+static inline int16 ddimcache_dot16(int16 sums, int16 weights, const char* four) {
+  const uint with = *(const uint*)four;
+  DDIMCACHE_DOT(0); DDIMCACHE_DOT(1); DDIMCACHE_DOT(2); DDIMCACHE_DOT(3);
+  DDIMCACHE_DOT(4); DDIMCACHE_DOT(5); DDIMCACHE_DOT(6); DDIMCACHE_DOT(7);
+  DDIMCACHE_DOT(8); DDIMCACHE_DOT(9); DDIMCACHE_DOT(a); DDIMCACHE_DOT(b);
+  DDIMCACHE_DOT(c); DDIMCACHE_DOT(d); DDIMCACHE_DOT(e); DDIMCACHE_DOT(f);
+  return sums;
+}
+#define DDIMCACHE_DOT16
+#endif
+#if !defined(DDIMCACHE_DOT16)
+static inline int16 ddimcache_dot16(int16 sums, int16 weights, const char* four) {
+  return sums + (weights & 255) * (int)four[0] + ((weights >> 8) & 255) * (int)four[1] +
+         ((weights >> 16) & 255) * (int)four[2] + ((weights >> 24) & 255) * (int)four[3];
+}
+#endif
+#line 1
+)";
+
+bool HostHasInstruction() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vnni") != 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+std::string WithDotProducts(const DeviceInfo& device, const std::string& source) {
+  if (source.find("ddimcache_dot16(") == std::string::npos) return source;
+  // A CPU device of this process is the CPU that runs it.
+  static const bool host = HostHasInstruction();
+  return (host && device.type == "cpu" ? kInstruction : "") + std::string(kPortable) + source;
+}
+
+}  // namespace ddimcache::opencl

@@ -1,0 +1,66 @@
+"""Activations that are rounded to int8: which layers', and what becomes of a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddimcache.compiler import pipeline
+from ddimcache.compiler.options import LayerChoice
+from ddimcache.kernels.tags import WORKLOAD
+from ddimcache.kernels.workload import parse
+from tests.kit.device_run import compile_to, distance, psnr, run
+from tests.passes.test_pipeline import request
+
+SHAPES = Path(__file__).parents[2] / "models" / "shapes" / "weights"
+
+
+def workloads(*choices: str, weights: str = "int8") -> tuple[Counter[str], dict[str, str]]:
+    """How often each dtype of activations is multiplied by int8 weights in a call, by family; the notes."""
+    asked = request("unet", weights=weights)
+    activations = tuple(LayerChoice.parse(text, "--activations") for text in choices)
+    compilation = pipeline.run(dataclasses.replace(asked, activations=activations))
+    found: Counter[str] = Counter()
+    for _, function in compilation.module.functions_items():
+        if function.attrs is not None and WORKLOAD in function.attrs:
+            workload = parse(str(function.attrs[WORKLOAD]))
+            if workload.weights.startswith("int8"):
+                found[f"{workload.family} {workload.dtype}"] += 1
+    return found, {report.phase: report.note for report in compilation.reports}
+
+
+def test_products_of_a_step_are_rounded_where_it_is_asked_for() -> None:
+    plain, notes = workloads()
+    assert not any(name.endswith(" int8") for name in plain)
+    assert "rounded" not in notes["lower products"]
+
+    rounded, notes = workloads("int8")
+    assert rounded["matmul int8"] > 10
+    assert rounded["geglu int8"] == plain["geglu float32"]
+    # What is computed once, convolutions, and layers whose channels are no whole vectors stay.
+    assert rounded["matmul float32"] > 0
+    assert rounded["conv2d float32"] == plain["conv2d float32"]
+    assert "with activations rounded to int8" in notes["lower products"]
+    assert "with activations rounded to int8" in notes["fuse geglu"]
+
+    some, _ = workloads("int8", "*.ff.*=float")
+    assert some["geglu int8"] == 0
+    assert 0 < some["matmul int8"] < rounded["matmul int8"]
+
+
+@pytest.mark.opencl
+@pytest.mark.parametrize("weights", ["int8", "int8-g32"])
+def test_a_picture_is_nearly_the_same(tmp_path: Path, weights: str) -> None:
+    options = {"target": "opencl", "weights": weights}
+    plain = compile_to(SHAPES, tmp_path / "plain", **options)
+    rounded = compile_to(SHAPES, tmp_path / "rounded", activations=("int8",), **options)
+    latents = np.random.default_rng(1).standard_normal(plain.manifest.latents.shape).astype("float32")
+    both = [
+        run(bundle, "a small blue square", latents, steps=10, guidance=2.0) for bundle in (plain, rounded)
+    ]
+    assert 1e-5 < distance(both[1].latents, both[0].latents) < 0.05
+    assert psnr(both[1].images[0], both[0].images[0]) > 30
