@@ -113,6 +113,8 @@ def test_json_of_one_kernel(run):
     (kernel,) = result["kernels"]
     assert (kernel["family"], kernel["shape"], kernel["calls"]) == ("layer_norm", "64x1280", 3)
     assert 0 <= kernel["error"] < 1e-5
+    assert kernel["seconds_on_device"] is None
+    assert kernel["gbytes"] == pytest.approx(2 * 4 * 64 * 1280 / kernel["seconds"] / 1e9)
     assert kernel["peers"]["torch"]["ratio"] == pytest.approx(
         kernel["peers"]["torch"]["seconds"] / kernel["seconds"]
     )
@@ -131,6 +133,22 @@ def test_table_of_a_product_on_opencl(run):
     assert "all calls of full" in done.out
     assert "peaks" in done.err
     assert ("CLBlast is not installed" in done.err) == (find_clblast() is None)
+
+
+@pytest.mark.opencl
+def test_rates_are_of_the_time_on_the_device(run):
+    done = run(
+        "bench", "kernels", "--device", "opencl", "--family", "group_norm", "--shape", "256x1280x32",
+        "--repeats", 1, "--peer", "torch", "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    (kernel,) = done.json["kernels"]
+    assert kernel["seconds_on_device"] > 0
+    assert kernel["gbytes"] == pytest.approx(2 * 4 * 256 * 1280 / kernel["seconds_on_device"] / 1e9)
+    assert kernel["of_peak"] == pytest.approx(kernel["gbytes"] / done.json["peak_gbytes"])
+    total = done.json["families"]["group_norm"]
+    assert total["seconds_on_device"] == pytest.approx(kernel["calls"] * kernel["seconds_on_device"])
+    assert total["of_peak"] == pytest.approx(kernel["of_peak"])
 
 
 @pytest.mark.opencl

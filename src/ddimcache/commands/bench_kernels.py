@@ -77,8 +77,11 @@ def bench_kernels(
     Each layer is compiled as in a model, with its bias; an answer further than 0.1 % of the largest number
     from PyTorch's, of the same rounded weights, fails; 3 % where activations are rounded too.
 
-    The device's peaks are measured first. Products are held against its arithmetic, by the definition's
-    operations also where Winograd needs fewer; what is no product against one read and one write.
+    The device's peaks are measured first, by its own clock. By the same clock it is at work for the time
+    under "on device": what a call takes without the way there and back, for which a step does not wait. Rates
+    and shares of the peak are of that time. Products are held against the device's arithmetic, by the
+    definition's operations also where Winograd needs fewer; what is no product against one read and one
+    write.
     """
     from ddimcache.bench.kernels.shapes import FAMILIES, FUNCTIONS, MODELS, read_shapes
     from ddimcache.commands.choose import choose_device, load_compiler, local_device
@@ -169,6 +172,7 @@ def _list(text: str, names: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 def _kernel(time: KernelTime, function: str, peaks: Peaks | None) -> dict[str, Any]:
     shape = time.shape
+    seconds = time.seconds if time.on_device is None else time.on_device
     floor = None
     if peaks is not None:
         floor = (
@@ -183,9 +187,10 @@ def _kernel(time: KernelTime, function: str, peaks: Peaks | None) -> dict[str, A
         "launches": time.launches,
         "error": time.error,
         "seconds": time.seconds,
-        "gflops": 2 * shape.macs / time.seconds / 1e9,
-        "gbytes": 4 * shape.elements_moved / time.seconds / 1e9,
-        "of_peak": None if floor is None else floor / time.seconds,
+        "seconds_on_device": time.on_device,
+        "gflops": 2 * shape.macs / seconds / 1e9,
+        "gbytes": 4 * shape.elements_moved / seconds / 1e9,
+        "of_peak": None if floor is None else floor / seconds,
         "peers": {
             name: {"seconds": seconds, "ratio": seconds / time.seconds}
             for name, seconds in time.peers.items()
@@ -203,9 +208,11 @@ def _family(kernels: list[dict[str, Any]], family: str, peers: tuple[str, ...]) 
         return sum(kernel["calls"] * seconds(kernel) for kernel in of)
 
     ours = total(members, lambda kernel: kernel["seconds"])
-    result: dict[str, Any] = {"seconds": ours, "of_peak": None, "peers": {}}
+    result: dict[str, Any] = {"seconds": ours, "seconds_on_device": None, "of_peak": None, "peers": {}}
     if members[0]["of_peak"] is not None:
-        result["of_peak"] = total(members, lambda kernel: kernel["of_peak"] * kernel["seconds"]) / ours
+        on_device = total(members, lambda kernel: kernel["seconds_on_device"])
+        floor = total(members, lambda kernel: kernel["of_peak"] * kernel["seconds_on_device"])
+        result["seconds_on_device"], result["of_peak"] = on_device, floor / on_device
     for peer in peers:
         both = [kernel for kernel in members if peer in kernel["peers"]]
         if both:
@@ -226,6 +233,7 @@ def _report(result: dict[str, Any], peers: tuple[str, ...]) -> None:
             kernel["shape"],
             str(kernel["calls"]),
             seconds_text(kernel["seconds"]),
+            _seconds(kernel["seconds_on_device"]),
             f"{kernel['gflops']:.0f}" if kernel["gflops"] else "",
             f"{kernel['gbytes']:.1f}",
             _percent(kernel["of_peak"]),
@@ -233,20 +241,35 @@ def _report(result: dict[str, Any], peers: tuple[str, ...]) -> None:
         )
         for kernel in result["kernels"]
     ]
-    heading = ("family", "shape", "calls", "a call", "GFLOP/s", "GB/s", "of peak", *(f"{p} ×" for p in peers))
+    heading = (
+        "family",
+        "shape",
+        "calls",
+        "a call",
+        "on device",
+        "GFLOP/s",
+        "GB/s",
+        "of peak",
+        *(f"{p} ×" for p in peers),
+    )
     print_table(rows, heading, right=tuple(range(2, len(heading))))
     print(f"\nall calls of {result['function']}, by family:\n")
     rows = [
         (
             name,
             seconds_text(total["seconds"]),
+            _seconds(total["seconds_on_device"]),
             _percent(total["of_peak"]),
             *(_ratio(total, peer) for peer in peers),
         )
         for name, total in result["families"].items()
     ]
-    heading = ("family", "all calls", "of peak", *(f"{p} ×" for p in peers))
+    heading = ("family", "all calls", "on device", "of peak", *(f"{p} ×" for p in peers))
     print_table(rows, heading, right=tuple(range(1, len(heading))))
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else seconds_text(seconds)
 
 
 def _percent(share: float | None) -> str:

@@ -7,10 +7,13 @@ time is taken before it gives PyTorch's answer with the same rounded weights.
 from __future__ import annotations
 
 import math
+import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from ddimcache.compiler.frontend.importer import import_component
 from ddimcache.compiler.library import build_library
 from ddimcache.compiler.options import LayerChoice
 from ddimcache.compiler.target import DeviceProfile
+from ddimcache.runtime import devices
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.local_device import device_failures, open_device
 from ddimcache.runtime.progress import Progress
@@ -41,13 +45,18 @@ _ENTRY = "run"
 
 @dataclass(frozen=True)
 class KernelTime:
-    """Medians in seconds of a call: ours and each peer's. ``error`` is of the largest number."""
+    """Medians in seconds of a call: ours and each peer's. ``error`` is of the largest number.
+
+    ``on_device`` is of our kernels alone by an OpenCL device's clock, by which its peaks are measured too:
+    without the way to the device and back, for which a step does not wait between two kernels.
+    """
 
     shape: KernelShape
     launches: int
     error: float
     seconds: float
     peers: dict[str, float]
+    on_device: float | None = None
 
 
 class DeviceLayer:
@@ -76,6 +85,7 @@ class DeviceLayer:
         self._inputs = tensors[:count]
         self._weights = tuple(tensors[count:])
         self._call = machine[_ENTRY]
+        self._index = spec.index if spec.kind == "opencl" else None
 
     def launch(self) -> Any:
         """Run the layer without waiting; return its answer on the device."""
@@ -85,6 +95,24 @@ class DeviceLayer:
         """Run the layer and wait for it."""
         self.launch()
         self._device.sync()
+
+    def seconds_on_device(self, blocks: turns.Blocks) -> float | None:
+        """The median of the seconds that an OpenCL device is at work in a run, over a block of them."""
+        if self._index is None:
+            return None
+        time.sleep(blocks.pause)
+        devices.profile_start(self._index)
+        start, runs = time.perf_counter(), 0
+        while runs == 0 or (time.perf_counter() - start < blocks.seconds and runs < blocks.most):
+            self.run()
+            runs += 1
+        commands = devices.profile_stop_timeline(self._index)
+        each = len(commands) // runs
+        totals = [
+            sum(command.end - command.start for command in commands[first : first + each])
+            for first in range(0, each * runs, each)
+        ]
+        return statistics.median(totals) * 1e-9
 
 
 def measure(
@@ -132,10 +160,18 @@ def measure(
                 calls["torch"] = lambda layer=layer: layer.native(*layer.native_inputs)  # type: ignore[misc]
             if blast is not None and shape.family in ("matmul", "geglu", "conv1x1"):
                 calls["clblast"] = blast.product(*_product(shape))
-            medians = turns.medians(calls, repeats, turns.KERNELS)
+            on_device: list[float] = []
+            medians = turns.medians(calls, repeats, turns.KERNELS, partial(_ask, ours, on_device))
             seconds = medians.pop("ours")
             stage.advance(1)
-            yield KernelTime(shape, ours.launches, error, seconds, medians)
+            alone = statistics.median(on_device) if on_device else None
+            yield KernelTime(shape, ours.launches, error, seconds, medians, alone)
+
+
+def _ask(layer: DeviceLayer, on_device: list[float]) -> None:
+    seconds = layer.seconds_on_device(turns.KERNELS)
+    if seconds is not None:
+        on_device.append(seconds)
 
 
 def _product(shape: KernelShape) -> tuple[int, int, int]:
