@@ -164,6 +164,8 @@ class NormTable:
     """Bands of rows of a larger picture, at most, whose sums each work-group adds up again; 0 for none."""
     summed_pixels: int = 0
     """Pixels up to which the statistics of a larger picture without bands are one launch."""
+    widest: int = 0
+    """Channels of a lone work-item of that launch, at most, where there are work-groups enough."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,8 @@ _CPU_TILES = TileTable(
     blocks=BlockTable(rows=128, columns=320, depth=320, strip=8, groups=8),
     dots=DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=False),
     winograd=WinogradTable(tiles=32, columns=160, depth=64, rows=8, groups=8),
-    norms=NormTable(pixels=1024, threads=1, bands=16),
+    # Sums of 160 channels and of their squares are 20 of 32 registers.
+    norms=NormTable(pixels=1024, threads=1, bands=16, widest=160),
 )
 
 PROFILES = {

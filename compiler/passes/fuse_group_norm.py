@@ -60,7 +60,7 @@ def one_launch(norm: Normalisation, tiles: TileTable) -> NormBlocking | None:
     table = tiles.norms
     if table is None or norm.pixels > table.pixels:
         return None
-    return blocking_of(norm, tiles.vector, table.threads)
+    return blocking_of(norm, tiles.vector, table.threads, table.widest)
 
 
 def one_launch_of_parameters(norm: Normalisation, tiles: TileTable) -> NormBlocking | None:
@@ -156,7 +156,7 @@ def _emit(
     # Sums are the same whatever is done behind them.
     plain = dataclasses.replace(norm, silu=False, padding=(0, 0, 0, 0))
     moments = builder.add_func(row_moments(plain, most, vector), "group_norm_moments")
-    kind = relax.TensorType([norm.batch, bands(norm, most), norm.groups, 2], "float32")
+    kind = relax.TensorType([norm.batch, bands(norm, most), 2, norm.groups], "float32")
     sums = builder.emit(relax.call_tir(moments, [flat], kind))
     kernel = builder.add_func(apply_rows(norm, most, vector), "group_norm_rows")
     return builder.emit(relax.call_tir(kernel, [flat, sums, *parameters], out))

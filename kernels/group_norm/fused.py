@@ -22,11 +22,18 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.kernels.exponential import exponential
-from ddimcache.kernels.group_norm.normalisation import Normalisation, silu, store_statistic
+from ddimcache.kernels.group_norm.normalisation import (
+    Normalisation,
+    group_sums,
+    silu,
+    store_statistic,
+)
 from ddimcache.kernels.tiling import local
 
 PIXELS_PER_CHUNK = 64
 """Pixels that a work-item sums in registers before they join its other sums."""
+WORK_GROUPS = 8
+"""Work-groups that are left where they are made wider: enough for cores that are not equally fast."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,21 @@ class NormBlocking:
     threads: int
 
 
-def blocking_of(norm: Normalisation, vector: int, threads: int) -> NormBlocking | None:
+def blocking_of(norm: Normalisation, vector: int, threads: int, widest: int = 0) -> NormBlocking | None:
     """How work-groups of at most ``threads`` work-items share ``norm``; ``None`` where none can.
 
     They own the fewest groups that are whole vectors, at least two work-groups; a single work-item may have
-    narrower vectors behind the last.
+    narrower vectors behind the last, and has up to ``widest`` channels where that leaves
+    :data:`WORK_GROUPS`: what it reads of a pixel is in one piece then.
     """
     slabs = [norm.size * count for count in range(1, norm.groups + 1) if norm.groups % count == 0]
     whole = [slab for slab in slabs if slab % vector == 0]
     if threads == 1:
         shared = [slab for slab in whole if norm.batch * norm.channels // slab > 1]
-        return NormBlocking((shared or whole or slabs[-1:])[0], vector, 1)
+        wide = [
+            slab for slab in shared if slab <= widest and norm.batch * norm.channels // slab >= WORK_GROUPS
+        ]
+        return NormBlocking((wide[-1:] or shared or whole or slabs[-1:])[0], vector, 1)
     if not whole or whole[0] > threads * vector:
         return None
     columns = whole[0] // vector
@@ -197,8 +208,9 @@ class _Emitter:
 
     def _own_statistics(self, sums: Any, squares: Any) -> Any:
         statistic = local(self.groups, 2)
+        totals = group_sums(self.groups, self.norm.size, self.vectors[0][1], (sums, squares))
         with T.serial(0, self.groups) as g:
-            self._statistic(lambda side, c: (sums, squares)[side][c], g, statistic)
+            store_statistic(self.norm, totals[0, g], totals[1, g], statistic, g)
         return statistic
 
     def _shared_statistics(self, sums: Any, squares: Any) -> Any:
@@ -243,11 +255,19 @@ class _Emitter:
     def _parameters(self, weight: Any, bias: Any, statistic: Any) -> tuple[Any, Any]:
         """What each channel of a work-item is multiplied by and adds."""
         factor, shift = local(self.own), local(self.own)
-        with T.serial(0, self.own) as c:
-            g = T.bind((self.column + c) // self.norm.size)
+
+        def store(g: Any, c: Any) -> None:
             channel = T.bind(self.slab_first + self.column + c)
             T.buffer_store(factor, statistic[g, 1] * T.cast(weight[channel], "float32"), [c])
             T.buffer_store(shift, T.cast(bias[channel], "float32") - statistic[g, 0] * factor[c], [c])
+
+        if self.threads == 1:
+            # Whole groups: without a division for each channel Clang makes vectors of the loop.
+            with T.serial(0, self.groups) as g, T.serial(0, self.norm.size) as c:
+                store(g, g * self.norm.size + c)
+        else:
+            with T.serial(0, self.own) as c:
+                store(T.bind((self.column + c) // self.norm.size), c)
         return factor, shift
 
     def _apply(self, x: Any, parameters: tuple[Any, Any], out: Any) -> None:

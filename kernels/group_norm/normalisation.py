@@ -8,6 +8,8 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from ddimcache.kernels.tiling import local, vector_lanes
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -46,6 +48,23 @@ class Normalisation:
         """The result's shape, with its border."""
         top, left, bottom, right = self.padding
         return (self.batch, self.height + top + bottom, self.width + left + right, self.channels)
+
+
+def group_sums(groups: int, size: int, lanes: int, sums: tuple[Any, Any]) -> Any:
+    """Local memory [2, groups] with what ``sums`` of channels, and of their squares, are by group.
+
+    Groups are lanes of a vector. One after another, each is a chain of additions that wait for each other,
+    which Clang makes worse as it looks for vectors in them.
+    """
+    totals, lanes = local(2, groups), vector_lanes(groups, lanes)
+    for side, buffer in enumerate(sums):
+        with T.serial(0, groups // lanes) as number:
+            with T.vectorized(0, lanes) as lane:
+                T.buffer_store(totals, T.float32(0), [side, number * lanes + lane])
+            with T.serial(0, size) as c, T.vectorized(0, lanes) as lane:
+                g = number * lanes + lane
+                T.buffer_store(totals, totals[side, g] + buffer[g * size + c], [side, g])
+    return totals
 
 
 def store_statistic(norm: Normalisation, total: Any, square: Any, statistic: Any, g: Any) -> None:

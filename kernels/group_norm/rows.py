@@ -17,7 +17,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.kernels.exponential import exponential
-from ddimcache.kernels.group_norm.normalisation import Normalisation, silu, store_statistic
+from ddimcache.kernels.group_norm.normalisation import (
+    Normalisation,
+    group_sums,
+    silu,
+    store_statistic,
+)
 from ddimcache.kernels.tiling import largest_divisor, local, vector_lanes
 
 PIXELS = 4
@@ -31,10 +36,10 @@ def bands(norm: Normalisation, most: int) -> int:
 
 @cache
 def row_moments(norm: Normalisation, most: int, vector: int) -> tirx.PrimFunc:
-    """Sums of ``x`` [B, H * W, C] and of its squares by band and group: [B, bands, G, 2] float32."""
+    """Sums of ``x`` [B, H * W, C] and of its squares by band and group: [B, bands, 2, G] float32."""
     with _kernel() as builder:
         x = T.arg("x", T.buffer(norm.flat, norm.dtype, layout=None))
-        out = T.arg("out", T.buffer((norm.batch, bands(norm, most), norm.groups, 2), "float32", layout=None))
+        out = T.arg("out", T.buffer((norm.batch, bands(norm, most), 2, norm.groups), "float32", layout=None))
         with T.sblock("root"):
             T.reads()
             T.writes()
@@ -48,7 +53,7 @@ def apply_rows(norm: Normalisation, most: int, vector: int) -> tirx.PrimFunc:
     with _kernel() as builder:
         x = T.arg("x", T.buffer(norm.flat, norm.dtype, layout=None))
         sums = T.arg(
-            "sums", T.buffer((norm.batch, bands(norm, most), norm.groups, 2), "float32", layout=None)
+            "sums", T.buffer((norm.batch, bands(norm, most), 2, norm.groups), "float32", layout=None)
         )
         weight, bias = (
             T.arg(name, T.buffer((norm.channels,), norm.dtype, layout=None)) for name in ("weight", "bias")
@@ -74,7 +79,7 @@ class _Emitter:
 
     def __init__(self, norm: Normalisation, most: int, vector: int) -> None:
         self.norm, self.bands = norm, bands(norm, most)
-        self.lanes = vector_lanes(norm.channels, vector)
+        self.vector, self.lanes = vector, vector_lanes(norm.channels, vector)
         self.pixels = largest_divisor(norm.width, PIXELS)
 
     def moments(self, x: Any, out: Any) -> None:
@@ -97,13 +102,9 @@ class _Emitter:
                                 value = T.cast(x[self.b, first + pixel, c], "float32")
                                 total = total + (value if power == 1 else value * value)
                             T.buffer_store(buffer, total, [c])
-            with T.serial(0, norm.groups) as g:
-                for side, buffer in enumerate(sums):
-                    total = local(1)
-                    T.buffer_store(total, T.float32(0), [0])
-                    with T.serial(0, norm.size) as c:
-                        T.buffer_store(total, total[0] + buffer[g * norm.size + c], [0])
-                    T.buffer_store(out, total[0], [self.b, self.band, g, side])
+            totals = group_sums(norm.groups, norm.size, self.vector, sums)
+            with self._statistics() as (side, g):
+                T.buffer_store(out, totals[side, g], [self.b, self.band, side, g])
 
     def apply(self, x: Any, sums: Any, weight: Any, bias: Any, out: Any) -> None:
         """Emits the statistics and what is done with them."""
@@ -111,14 +112,13 @@ class _Emitter:
         top, left, bottom, right = norm.padding
         with self._band():
             factor, shift = local(norm.channels), local(norm.channels)
-            statistic = local(1, 2)
+            moments, statistic = local(2, norm.groups), local(1, 2)
+            with self._statistics() as (side, g):
+                T.buffer_store(moments, T.float32(0), [side, g])
+            with T.serial(0, self.bands) as band, self._statistics() as (side, g):
+                T.buffer_store(moments, moments[side, g] + sums[self.b, band, side, g], [side, g])
             with T.serial(0, norm.groups) as g:
-                moment = local(2)
-                for side in range(2):
-                    T.buffer_store(moment, T.float32(0), [side])
-                    with T.serial(0, self.bands) as band:
-                        T.buffer_store(moment, moment[side] + sums[self.b, band, g, side], [side])
-                store_statistic(norm, moment[0], moment[1], statistic, 0)
+                store_statistic(norm, moments[0, g], moments[1, g], statistic, 0)
                 with T.serial(0, norm.size) as number:
                     c = T.bind(g * norm.size + number)
                     T.buffer_store(factor, statistic[0, 1] * T.cast(weight[c], "float32"), [c])
@@ -174,3 +174,14 @@ class _Emitter:
     def _vectors(self) -> Iterator[Any]:
         with T.serial(0, self.norm.channels // self.lanes) as number, T.vectorized(0, self.lanes) as lane:
             yield number * self.lanes + lane
+
+    @contextmanager
+    def _statistics(self) -> Iterator[tuple[Any, Any]]:
+        """A loop over sums of numbers and of squares, 0 and 1, and their groups."""
+        lanes = vector_lanes(self.norm.groups, self.vector)
+        with (
+            T.serial(0, 2) as side,
+            T.serial(0, self.norm.groups // lanes) as number,
+            T.vectorized(0, lanes) as lane,
+        ):
+            yield side, number * lanes + lane

@@ -94,8 +94,10 @@ def random_input(norm: Normalisation, offset: float) -> tuple[np.ndarray, list[n
     return x, [random.standard_normal(norm.channels).astype("float32") for _ in range(2)]
 
 
-def run_one_launch(norm: Normalisation, offset: float, threads: int, vector: int, target: str) -> None:
-    blocking = blocking_of(norm, vector, threads)
+def run_one_launch(
+    norm: Normalisation, offset: float, threads: int, vector: int, target: str, widest: int = 0
+) -> None:
+    blocking = blocking_of(norm, vector, threads, widest)
     assert blocking is not None
     x, parameters = random_input(norm, offset)
     out = run_kernel(fused_group_norm(norm, blocking), [x, *parameters], norm.shape, target=target)
@@ -116,7 +118,7 @@ def run_parameters(norm: Normalisation, offset: float, threads: int, vector: int
 
 def run_bands(norm: Normalisation, offset: float, most: int, target: str) -> None:
     x, parameters = random_input(norm, offset)
-    shape = (norm.batch, bands(norm, most), norm.groups, 2)
+    shape = (norm.batch, bands(norm, most), 2, norm.groups)
     sums = run_kernel(row_moments(norm, most, 16), [x], shape, target=target)
     out = run_kernel(apply_rows(norm, most, 16), [x, sums, *parameters], norm.shape, target=target)
     check_whole(norm, out, x, parameters)
@@ -136,10 +138,16 @@ normalisations = st.builds(
 )
 
 
-@given(norm=normalisations, offset=st.sampled_from([0.0, 5.0]), most=st.integers(1, 7))
+@given(
+    norm=normalisations,
+    offset=st.sampled_from([0.0, 5.0]),
+    most=st.integers(1, 7),
+    widest=st.sampled_from([0, 160]),
+)
+@example(Normalisation(2, 8, 3, 640, 32, 1e-5, "float32"), 5.0, 3, 160)
 @settings(max_examples=6, deadline=None)
-def test_whole_group_norms_of_any_shape(norm: Normalisation, offset: float, most: int) -> None:
-    run_one_launch(norm, offset, 1, 16, "llvm")
+def test_whole_group_norms_of_any_shape(norm: Normalisation, offset: float, most: int, widest: int) -> None:
+    run_one_launch(norm, offset, 1, 16, "llvm", widest)
     run_bands(norm, offset, most, "llvm")
 
 
@@ -163,6 +171,16 @@ def test_how_work_groups_share_a_group_norm(
 ) -> None:
     norm = Normalisation(1, 16, 16, channels, groups, 1e-5, "float32")
     assert blocking_of(norm, vector, threads) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "slab"),
+    # 16 work-groups of 80 channels become 8, and 32 become 16; 8 stay, or become as many of both pictures.
+    [(1, 1280, 160), (1, 2560, 160), (1, 640, 80), (2, 640, 160), (1, 1920, 240), (1, 320, 80)],
+)
+def test_lone_work_items_own_more_where_enough_remain(batch: int, channels: int, slab: int) -> None:
+    norm = Normalisation(batch, 8, 8, channels, 32, 1e-5, "float32")
+    assert blocking_of(norm, 16, 1, widest=160) == NormBlocking(slab, 16, 1)
 
 
 def test_vectors_of_a_slab_become_narrower() -> None:
