@@ -298,6 +298,7 @@ class _Builder:
             accumulate=self.options.accumulate_choices,
             # A text or a picture is made once, a step of the UNet many times.
             activations=self.options.activation_choices if cut is not None else (),
+            attention=self.options.attention if cut is not None else "float",
             keep_fp16=self.options.keep_fp16,
             widths=widths,
             guided=cut is not None and self.options.guide_in_one_call,

@@ -19,6 +19,7 @@ TARGETS = ("opencl", "adreno-740", "llvm")
 LARGEST_SIDE = 4096
 ACCUMULATE_KINDS = ("auto", "float32", "float16")
 ACTIVATION_KINDS = ("float", "int8")
+ATTENTION_KINDS = ("float", "bfloat16")
 LIMITS = (
     "max_threads",
     "max_local_memory",
@@ -35,6 +36,7 @@ OPTIONS_ENTRY = "options"
 _UNTOLD = (
     "accumulate",
     "activations",
+    "attention",
     "guide_in_one_call",
     "keep_fp16",
     "limits",
@@ -118,6 +120,7 @@ class CompileOptions:
     image encoder, which a model for inpainting has anyway; ``guide_in_one_call`` adds functions for both
     prompts of guidance at once; ``accumulate`` and ``activations`` are as :meth:`LayerChoice.parse`
     reads them, the last that names a layer counts; activations may be rounded to int8 where weights are;
+    ``attention`` says what its products are taken in;
     ``keep_fp16`` are patterns of layers whose weights keep fp16 where others get int8; ``limits`` are
     ``NAME=NUMBER`` and lower those of the target's profile. How many cuts a model has, and what its sizes
     must be multiples of beyond 8, is the frontend's to say.
@@ -138,6 +141,7 @@ class CompileOptions:
     image_to_image: bool = False
     accumulate: tuple[str, ...] = ()
     activations: tuple[str, ...] = ()
+    attention: str = "float"
     keep_fp16: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     guide_in_one_call: bool = False
@@ -146,20 +150,11 @@ class CompileOptions:
         _one_of("--target", self.target, TARGETS)
         _one_of("--weights", self.weights, get_args(WeightsKind))
         _one_of("--host", self.host, HOSTS)
+        _one_of("--attention", self.attention, ATTENTION_KINDS)
         _ = self.lora_choices, self.accumulate_choices, self.lower_limits
-        if any(choice.kind == "int8" for choice in self.activation_choices):
-            if not self.weights.startswith("int8"):
-                raise UsageError(
-                    f"int8 needs weights of int8, not {self.weights}",
-                    where="--activations",
-                    remedy="compile with --weights int8",
-                )
-            if self.target == "adreno-740":
-                raise UsageError(
-                    "adreno-740 multiplies in float16 only",
-                    where="--activations",
-                    remedy="leave the option out, or take --target opencl for a CPU",
-                )
+        rounds = any(choice.kind == "int8" for choice in self.activation_choices)
+        self._check_rounding("--activations", rounds, "int8", self.weights.startswith("int8"))
+        self._check_rounding("--attention", self.attention != "float", self.attention, self.weights != "fp32")
         if self.cut < 0:
             raise UsageError(f"{self.cut} is negative", where="--cut", remedy="cuts count from 0")
         if not 1 <= self.batch <= 64:
@@ -184,6 +179,21 @@ class CompileOptions:
             raise UsageError(f"{self.memory_budget} bytes is no budget", where="--memory-budget")
         if self.tune_log not in (None, NO_RECORDS) and not Path(str(self.tune_log)).is_dir():
             raise UsageError(f"{self.tune_log} is not a folder", where="--tune-log")
+
+    def _check_rounding(self, option: str, asked: bool, kind: str, fits: bool) -> None:
+        """Raises :class:`UsageError` where ``option`` asks for what does not fit weights or target."""
+        if asked and not fits:
+            raise UsageError(
+                f"{kind} does not go with weights of {self.weights}",
+                where=option,
+                remedy="compile with --weights int8",
+            )
+        if asked and self.target == "adreno-740":
+            raise UsageError(
+                "adreno-740 multiplies in float16 only",
+                where=option,
+                remedy="leave the option out, or take --target opencl for a CPU",
+            )
 
     @property
     def lora_choices(self) -> tuple[LoraChoice, ...]:
@@ -234,7 +244,9 @@ class CompileOptions:
         :meth:`with_untold` reads it, so that a variant of a bundle is compiled as the bundle was. A folder of
         tuning records is named by its whole path.
         """
-        values = {name: to_json(getattr(self, name)) for name in _UNTOLD if getattr(self, name)}
+        usual = CompileOptions()
+        asked = [name for name in _UNTOLD if getattr(self, name) != getattr(usual, name)]
+        values = {name: to_json(getattr(self, name)) for name in asked}
         if self.tune_log not in (None, NO_RECORDS):
             values["tune_log"] = str(Path(str(self.tune_log)).absolute())
         return {OPTIONS_ENTRY: json.dumps(values, sort_keys=True)} if values else {}
@@ -243,7 +255,7 @@ class CompileOptions:
         """Return these options with those that a manifest's ``built_with`` keeps.
 
         A folder of tuning records that is not there any more is left out, see :func:`missing_records`; so
-        are activations of int8 where weights are not.
+        are activations of int8 where weights are not, and attention of bfloat16 where weights are float32.
         Raises :class:`UsageError` where that entry is none that :meth:`untold` writes.
         """
         kept = _kept_options(built_with)
@@ -252,6 +264,8 @@ class CompileOptions:
         if not self.weights.startswith("int8"):
             # What is compared with a bundle of rounded activations, and rounds nothing.
             kept.pop("activations", None)
+        if self.weights == "fp32":
+            kept.pop("attention", None)
         own = to_json(self)
         assert isinstance(own, dict)
         return self.from_json(json.dumps({**own, **kept}))
@@ -270,9 +284,9 @@ class CompileOptions:
 
 
 def rounds_activations(built_with: Mapping[str, str]) -> bool:
-    """Return whether a bundle with this ``built_with`` rounds some layers' activations to int8."""
-    choices = CompileOptions().with_untold(built_with).activation_choices
-    return any(choice.kind == "int8" for choice in choices)
+    """Return whether a bundle with this ``built_with`` rounds activations of some layers or of attention."""
+    options = CompileOptions().with_untold(built_with)
+    return options.attention != "float" or any(each.kind == "int8" for each in options.activation_choices)
 
 
 def missing_records(built_with: Mapping[str, str]) -> str | None:

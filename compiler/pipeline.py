@@ -86,8 +86,9 @@ class Request:
 
     ``entry`` names the component's function; ``cut`` is set for the UNet only, which becomes two functions.
     ``tiling`` says how large pictures are cut into bands of rows, if at all, and ``accumulate`` how layers
-    are summed where not by rule, ``activations`` which layers round theirs to int8, in functions that every
-    step calls; ``keep_fp16`` are patterns of layers that keep fp16 where others get int8.
+    are summed where not by rule. In functions that every step calls, ``activations`` says which layers round
+    theirs to int8, and ``attention`` what that multiplies in. ``keep_fp16`` are patterns of layers that keep
+    fp16 where others get int8.
     With ``guided`` the UNet gets two functions more, for both prompts of guidance at once.
     ``widths`` are those of weights that another size of the picture has packed already.
     """
@@ -100,6 +101,7 @@ class Request:
     tiling: Tiling | None = None
     accumulate: tuple[LayerChoice, ...] = ()
     activations: tuple[LayerChoice, ...] = ()
+    attention: str = "float"
     keep_fp16: tuple[str, ...] = ()
     widths: PanelWidths = field(default_factory=dict)
     guided: bool = False
@@ -189,7 +191,8 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     merge = MergeProjections(store, inputs, kept)
     yield "merge projections", merge
     compilation.merged_weights = members | merge.members
-    yield "lower attention", LowerAttention(profile)
+    once = {invariant.function for invariant in invariants}
+    yield "lower attention", LowerAttention(profile, request.attention, once)
     yield "fold constants", relax.transform.FoldConstant()
     yield "tile rows", TileRows(request.tiling, profile)
     yield "lower norms", LowerNorms(profile)
@@ -206,7 +209,6 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
         return path.rpartition(".")[0]
 
     sums = Accumulation(profile, request.accumulate, layer_of)
-    once = {invariant.function for invariant in invariants}
 
     def rounds(weight: str, function: str) -> bool:
         asked = function not in once and chosen_kind(request.activations, layer_of(weight), "float")

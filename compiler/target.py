@@ -87,6 +87,8 @@ class AttentionTable:
     """Keys that are scored together in registers."""
     values: int
     """Values that are summed together in registers, at most."""
+    instruction: bool = False
+    """Whether products in bfloat16 are taken by a function of the runtime, as those of a ``DotTable``."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,9 @@ PROFILES = {
         # What OpenCL 3.0 guarantees (CL_DEVICE_IMAGE_MAX_BUFFER_SIZE); nothing is read as pixels here.
         max_image_pixels=65536,
         tiles=dataclasses.replace(
-            _CPU_TILES, dots=DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=True)
+            _CPU_TILES,
+            attention=AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10, instruction=True),
+            dots=DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=True),
         ),
     ),
     # Limits as Qualcomm's OpenCL guide gives them for the phone's driver.

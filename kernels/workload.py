@@ -39,7 +39,8 @@ _TEXT = re.compile(r"([a-z0-9_]+) (\d{1,7}(?:x\d{1,7}){2,8}) ([a-z]+\d+) ([a-z]+
 class Workload:
     """A family with its sizes, the dtype in which its activations are multiplied and that of its weights.
 
-    Activations of int8 are float32 that the kernel rounds (``kernels/matmul/dots.py``). ``int8g64`` are
+    Activations of int8 and bfloat16 are float32 that the kernel rounds (``kernels/matmul/dots.py``,
+    ``kernels/attention/pairs.py``). ``int8g64`` are
     weights of which groups of 64 input channels share a scale.
     """
 
@@ -66,7 +67,7 @@ class Workload:
     @property
     def stored(self) -> str:
         """The dtype of what it reads and gives."""
-        return "float32" if self.dtype == "int8" else self.dtype
+        return "float32" if self.dtype in ("int8", "bfloat16") else self.dtype
 
     @property
     def macs(self) -> int:
@@ -86,6 +87,15 @@ class Workload:
             return f"family {self.family!r} is none of: {', '.join(SIZES)}"
         if len(self.sizes) != len(names) or min(self.sizes) < 1:
             return f"{self.family} has sizes {', '.join(names)}, not {self.shape}"
+        if self.dtype == "int8":
+            products = self.family in ("matmul", "geglu") and self.weights.startswith("int8")
+            if not products or self.sizes[1] % 4 or self.sizes[2] % 16:
+                return (
+                    "activations of int8 belong to a matmul or geglu with weights of int8, a depth of fours "
+                    "and channels of sixteens"
+                )
+        if self.dtype == "bfloat16" and (self.family != "attention" or self.sizes[4] % 2):
+            return "products in bfloat16 belong to attention with heads of an even width"
         return None
 
 

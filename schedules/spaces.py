@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ddimcache.compiler.target import Decisions, TileTable, with_decisions
+from ddimcache.kernels.matmul.dots import LANES
 from ddimcache.kernels.matmul.kernel import panel_width
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import Workload
@@ -160,7 +161,7 @@ def _vector_space(tiles: TileTable, workload: Workload) -> Space:
         }
     if workload.dtype == "int8":
         rows = workload.sizes[0]
-        panels = [width for width in _PANELS if width // pairs % tiles.vector == 0]
+        panels = [width for width in _PANELS if width % LANES == 0]
         return {
             "columns": _divisors(channels, *panels),
             "dots.rows": _upto(rows, 8, 16, 32, 48, 64, 96, 128, 192, 256),
@@ -200,12 +201,13 @@ def _attention_space(tiles: TileTable, workload: Workload) -> Space:
             "work_group": (1, 16, 32, 64, 128),
         }
     values = tuple(count for count in range(1, 21) if width % count == 0)
+    pairs = workload.dtype == "bfloat16"
     return {
-        "attention_queries": (8, 16),
+        "attention_queries": (16,) if pairs else (8, 16),
         "attention.vectors": _upto(-(-queries // 16), 1, 2, 3, 4),
         "attention.parts": _upto(-(-queries // 16), 1, 2, 4, 6, 8, 12, 16, 32),
         "attention.block": _upto(tokens, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 512),
-        "attention.keys": (2, 3, 4, 5, 6, 7, 8, 10, 12),
+        "attention.keys": (2, 4, 6, 8, 10, 12) if pairs else (2, 3, 4, 5, 6, 7, 8, 10, 12),
         "attention.values": values,
     }
 

@@ -7,7 +7,9 @@ merged projections are, is read where it lies.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from ddimcache.compiler.target import DeviceProfile
 from ddimcache.errors import FrontendError
 from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
 from ddimcache.kernels.attention.kernel import Place, attention
+from ddimcache.kernels.attention.pairs import LANES, PairCalls, PairLoops
 from ddimcache.kernels.attention.pixels import MOST_ITEMS, can_read_pixels, pixel_attention
 from ddimcache.kernels.workload import Workload, tagged
 
@@ -35,7 +38,7 @@ def attention_kernel(
 
     ``variant`` is ``has_bias`` and ``places``; see ``kernels/attention/kernel.py``.
     """
-    tiles, dtype = profile.tiles_of(workload), workload.dtype
+    tiles, dtype = profile.tiles_of(workload), workload.stored
     batch, queries, tokens, heads, width = workload.sizes
     shape = (batch, queries, heads, width)
     table, pixels = tiles.attention, tiles.pixels
@@ -65,6 +68,10 @@ def attention_kernel(
     blocking = AttentionBlocking(
         tiles.attention_queries, table.vectors, table.parts, table.block, table.keys, table.values
     )
+    if workload.dtype == "bfloat16":
+        # Vectors of 16, as the instruction has them, and whole pairs of keys.
+        blocking = dataclasses.replace(blocking, lanes=LANES, keys=table.keys + table.keys % 2)
+        variant = {**variant, "loops": PairCalls if table.instruction else PairLoops}
     return blocked_attention(shape, tokens, dtype, scale, blocking, **variant)
 
 
@@ -73,6 +80,7 @@ class _AttentionLowerer(PyExprMutator):
     def __init__(self, module: tvm.IRModule, profile: DeviceProfile) -> None:
         super().__init__(module)
         self.profile = profile
+        self.kind = "float"
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
@@ -105,6 +113,8 @@ class _AttentionLowerer(PyExprMutator):
         variant: dict[str, Any],
     ) -> tirx.PrimFunc:
         batch, queries, heads, width = shape
+        if self.kind != "float" and self.profile.tiles.attention is not None and width % 2 == 0:
+            dtype = self.kind
         workload = Workload("attention", (batch, queries, tokens, heads, width), dtype)
         function = attention_kernel(self.profile, workload, scale, variant)
         return tagged(function, workload, self.profile.tuned.get(workload))
@@ -146,15 +156,22 @@ class _AttentionLowerer(PyExprMutator):
 
 @tvm.transform.module_pass(opt_level=0, name="LowerAttention")
 class LowerAttention:
-    """See the module's text."""
+    """See the module's text.
 
-    def __init__(self, profile: DeviceProfile) -> None:
+    ``kind`` is ``float``, or ``bfloat16`` for both products of heads of an even width on a device with an
+    ``AttentionTable``; functions in ``once`` are float anyway.
+    """
+
+    def __init__(self, profile: DeviceProfile, kind: str = "float", once: Container[str] = ()) -> None:
         self.profile = profile
+        self.kind = kind
+        self.once = once
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """Lowers every attention of ``module``."""
         lowerer = _AttentionLowerer(module, self.profile)
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):
+                lowerer.kind = "float" if variable.name_hint in self.once else self.kind
                 lowerer.builder_.update_func(variable, lowerer.visit_expr(function))
         return lowerer.builder_.get()

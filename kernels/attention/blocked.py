@@ -56,11 +56,15 @@ def blocked_attention(
     *,
     has_bias: bool = False,
     places: tuple[Place, Place, Place] | None = None,
+    loops: type[BlockedLoops] | None = None,
 ) -> tirx.PrimFunc:
-    """As :func:`ddimcache.kernels.attention.kernel.attention`, whose parameters these are, in blocks."""
+    """As :func:`ddimcache.kernels.attention.kernel.attention`, whose parameters these are, in blocks.
+
+    ``loops`` are those of ``pairs.py`` for products in bfloat16.
+    """
     batch, queries, heads, width = shape_query
     places = places or (Place(heads * width, 0),) * 3
-    emitter = _Emitter(shape_query, tokens, scale, blocking, places)
+    emitter = (loops or BlockedLoops)(shape_query, tokens, scale, blocking, places)
     bias_shape = (tokens, queries) if has_bias else (1, 1)
     with IRBuilder() as builder, prim_func(is_private=True, s_tir=True):
         T.func_name("kernel")
@@ -79,8 +83,8 @@ def blocked_attention(
     return builder.get().with_attr(WORK, 2 * batch * heads * queries * tokens * width)
 
 
-class _Emitter:
-    """The loops of one kernel; sizes as in :class:`AttentionBlocking`."""
+class BlockedLoops:
+    """The loops of one float32 kernel; sizes as in :class:`AttentionBlocking`."""
 
     def __init__(
         self,
@@ -108,12 +112,7 @@ class _Emitter:
             T.thread_binding(0, self.batch * self.heads * query_blocks, thread="blockIdx.x") as group,
             T.thread_binding(0, 1, thread="threadIdx.x"),
         ):
-            self.query = local(self.parts, self.width, self.span)
-            self.total = local(self.parts, self.width, self.span)
-            self.score = local(self.block, self.span)
-            self.peak, self.weight = local(self.parts, self.span), local(self.parts, self.span)
-            self.change = local(self.span)
-            self.keys, self.values = local(self.block, self.width), local(self.block, self.width)
+            self._allocate()
             b = T.bind(group // (self.heads * query_blocks))
             h = T.bind(group // query_blocks % self.heads)
             start = T.bind(group % query_blocks * (self.parts * self.span))
@@ -129,6 +128,14 @@ class _Emitter:
                     self._add_values(part)
             with T.serial(0, self.parts) as part:
                 self._finish(out, b, h, part, T.bind(start + part * self.span), dtype)
+
+    def _allocate(self) -> None:
+        self.query = local(self.parts, self.width, self.span)
+        self.total = local(self.parts, self.width, self.span)
+        self.score = local(self.block, self.span)
+        self.peak, self.weight = local(self.parts, self.span), local(self.parts, self.span)
+        self.change = local(self.span)
+        self.keys, self.values = local(self.block, self.width), local(self.block, self.width)
 
     def _each_vector(self, emit: Callable[[Any], None]) -> None:
         """Emits a statement for every vector of queries; it is given the query's index."""
@@ -150,17 +157,20 @@ class _Emitter:
         return T.min(at, self.tokens - 1) if self.tokens % self.block else at
 
     def _start(self, q: Any, b: Any, h: Any, part: Any, first: Any) -> None:
+        def read(d: Any, at: Any) -> Any:
+            place = (b, self._query(first + at), self.places[0].first + h * self.width + d)
+            return T.cast(q[place], "float32") * T.float32(self.scale)
+
+        self._keep_queries(read, part)
         with T.serial(0, self.width) as d:
-
-            def load(at: Any) -> None:
-                place = (b, self._query(first + at), self.places[0].first + h * self.width + d)
-                value = T.cast(q[place], "float32") * T.float32(self.scale)
-                T.buffer_store(self.query, value, [part, d, at])
-
-            self._each_vector(load)
             self._each_vector(lambda at: T.buffer_store(self.total, T.float32(0), [part, d, at]))
         self._each_vector(lambda at: T.buffer_store(self.peak, T.float32(LOWEST), [part, at]))
         self._each_vector(lambda at: T.buffer_store(self.weight, T.float32(0), [part, at]))
+
+    def _keep_queries(self, read: Callable[[Any, Any], Any], part: Any) -> None:
+        """Brings queries together; ``read`` gives one number of one of them."""
+        with T.serial(0, self.width) as d:
+            self._each_vector(lambda at: T.buffer_store(self.query, read(d, at), [part, d, at]))
 
     def _fetch(self, k: Any, v: Any, b: Any, h: Any, base: Any) -> None:
         """Brings a block of keys and values together, which lie a row of the product apart: a page each."""
@@ -177,13 +187,7 @@ class _Emitter:
         with T.serial(0, self.block // tile) as strip:
             sums = local(tile, self.span)
             self._each(tile, lambda j, at: T.buffer_store(sums, T.float32(0), [j, at]))
-            with T.serial(0, self.width) as d:
-
-                def add(j: int, at: Any) -> None:
-                    key = self.keys[strip * tile + j, d]
-                    T.buffer_store(sums, sums[j, at] + self.query[part, d, at] * key, [j, at])
-
-                self._each(tile, add)
+            self._multiply_keys(sums, part, strip * tile)
 
             def keep(j: int, at: Any) -> None:
                 score = sums[j, at]
@@ -201,6 +205,16 @@ class _Emitter:
 
             self._each(tile, keep)
             self._each_vector(maximum)
+
+    def _multiply_keys(self, sums: Any, part: Any, first: Any) -> None:
+        """Adds to ``sums`` the products of queries and the keys from ``first`` on."""
+        with T.serial(0, self.width) as d:
+
+            def add(j: int, at: Any) -> None:
+                key = self.keys[first + j, d]
+                T.buffer_store(sums, sums[j, at] + self.query[part, d, at] * key, [j, at])
+
+            self._each(self.key_tile, add)
 
     def _weigh(self, part: Any) -> None:
         """Scores become weights below the maximum; ``change`` is what older sums are multiplied by."""
@@ -222,6 +236,10 @@ class _Emitter:
                 T.buffer_store(self.weight, self.weight[part, at] + more, [part, at])
 
             self._each_vector(add)
+            self._keep_weights(strip * tile)
+
+    def _keep_weights(self, first: Any) -> None:
+        """What more is done to the weights of a tile of keys from ``first`` on; nothing in float32."""
 
     def _add_values(self, part: Any) -> None:
         tile = self.value_tile
@@ -232,16 +250,20 @@ class _Emitter:
                 T.buffer_store(sums, self.total[part, strip * tile + d, at] * self.change[at], [d, at])
 
             self._each(tile, start)
-            with T.serial(0, self.block) as j:
-
-                def add(d: int, at: Any) -> None:
-                    value = self.values[j, strip * tile + d]
-                    T.buffer_store(sums, sums[d, at] + self.score[j, at] * value, [d, at])
-
-                self._each(tile, add)
+            self._multiply_values(sums, strip * tile)
             self._each(
                 tile, lambda d, at: T.buffer_store(self.total, sums[d, at], [part, strip * tile + d, at])
             )
+
+    def _multiply_values(self, sums: Any, first: Any) -> None:
+        """Adds to ``sums`` the products of weights and the numbers from ``first`` on of all values."""
+        with T.serial(0, self.block) as j:
+
+            def add(d: int, at: Any) -> None:
+                value = self.values[j, first + d]
+                T.buffer_store(sums, sums[d, at] + self.score[j, at] * value, [d, at])
+
+            self._each(self.value_tile, add)
 
     def _finish(self, out: Any, b: Any, h: Any, part: Any, first: Any, dtype: str) -> None:
         result = local(self.width, self.span)

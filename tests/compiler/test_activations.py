@@ -52,12 +52,23 @@ def test_products_of_a_step_are_rounded_where_it_is_asked_for() -> None:
     assert 0 < some["matmul int8"] < rounded["matmul int8"]
 
 
+def test_attention_of_a_step_is_in_bfloat16_where_it_is_asked_for() -> None:
+    compilation = pipeline.run(dataclasses.replace(request("unet"), attention="bfloat16"))
+    dtypes = Counter(
+        parse(str(function.attrs[WORKLOAD])).dtype
+        for _, function in compilation.module.functions_items()
+        if function.attrs is not None and str(function.attrs.get(WORKLOAD, "")).startswith("attention")
+    )
+    assert set(dtypes) == {"bfloat16"}
+
+
 @pytest.mark.opencl
 @pytest.mark.parametrize("weights", ["int8", "int8-g32"])
 def test_a_picture_is_nearly_the_same(tmp_path: Path, weights: str) -> None:
     options = {"target": "opencl", "weights": weights}
     plain = compile_to(SHAPES, tmp_path / "plain", **options)
-    rounded = compile_to(SHAPES, tmp_path / "rounded", activations=("int8",), **options)
+    rounds = {"activations": ("int8",), "attention": "bfloat16" if weights == "int8" else "float"}
+    rounded = compile_to(SHAPES, tmp_path / "rounded", **rounds, **options)
     latents = np.random.default_rng(1).standard_normal(plain.manifest.latents.shape).astype("float32")
     both = [
         run(bundle, "a small blue square", latents, steps=10, guidance=2.0) for bundle in (plain, rounded)

@@ -180,6 +180,10 @@ class TestWhatABundleKeeps:
         assert rounds_activations(kept)
         assert CompileOptions(cut=2).with_untold(kept).activations == ("int8", "mid_block.*=float")
         assert CompileOptions(weights="fp32").with_untold(kept) == CompileOptions(weights="fp32")
+        kept = CompileOptions(attention="bfloat16").untold()
+        assert rounds_activations(kept)
+        assert CompileOptions(weights="fp16").with_untold(kept).attention == "bfloat16"
+        assert CompileOptions(weights="fp32").with_untold(kept) == CompileOptions(weights="fp32")
         assert not rounds_activations(CompileOptions(activations=("float",)).untold())
 
     def test_tuning_records_are_found_from_another_folder(self, tmp_path, monkeypatch):

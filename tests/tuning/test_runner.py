@@ -138,6 +138,7 @@ def test_a_candidate_is_checked_before_it_is_timed(monkeypatch: pytest.MonkeyPat
         "conv2d 1x5x4x16x32x3x3x2x2 float32 int8",
         "conv2d 1x9x7x32x32x3x3x1x1 float32 int8g16",
         "attention 2x37x41x2x20 float32 none",
+        "attention 2x37x41x2x20 bfloat16 none",
     ],
 )
 def test_any_decisions_give_the_references_answer(text: str) -> None:
@@ -160,4 +161,4 @@ def test_any_decisions_give_the_references_answer(text: str) -> None:
         out = tvm.runtime.tensor(np.full(shape, np.nan, "float32"), tvm.cpu())
         kernels.build(function, device)["main"](*(tvm.runtime.tensor(array) for array in inputs), out)
         error = np.abs(out.numpy().reshape(right.shape) - right).max() / np.abs(right).max()
-        assert error < 1e-5, decisions
+        assert error < (1e-2 if workload.dtype == "bfloat16" else 1e-5), decisions

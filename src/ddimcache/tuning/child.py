@@ -19,7 +19,7 @@ from ddimcache.records import from_json, loads, to_json
 from ddimcache.runtime.trial import Outcome, Prepared, check_and_time, last_line
 from ddimcache.tuning.outcome import Request
 
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "int8": 5e-3}
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "int8": 5e-3, "bfloat16": 2e-2}
 """The largest difference to the reference that is right, by the activations' dtype: a share of its largest
 number. Sums of thousands of products in that type, Winograd's transforms included, stay well below."""
 
