@@ -102,25 +102,29 @@ def dot_product(
         results = local(strip, panel)
         with T.serial(0, own) as part, T.serial(0, rows // strip) as block:
             first = block * strip
-            for each in range(groups):
+            tiles = [(row, start) for row in range(strip) for start in range(0, panel, LANES)]
+            if groups > 1:
+                for row, start in tiles:
+                    with T.vectorized(0, LANES) as lane:
+                        T.buffer_store(results, T.float32(0), [row, start + lane])
+            with T.serial(0, groups) as each:
                 total = _sums(
                     lambda k, column: weight[first_panel + part, k, column],
                     whole,
                     first,
-                    range(each * fours // groups, (each + 1) * fours // groups),
+                    (each * (fours // groups), fours // groups),
                     (strip, panel),
                     instruction,
                 )
-                for row in range(strip):
+                for row, start in tiles:
                     shift, factor = sums_of_rows[first + row, each], factors[first + row]
-                    for start in range(0, panel, LANES):
-                        with T.vectorized(0, LANES) as lane:
-                            value = T.cast(total[row, start + lane] - shift, "float32") * factor
-                            if scale is not None:
-                                value = value * scale[first_panel + part, each, start + lane]
-                            if each:
-                                value = results[row, start + lane] + value
-                            T.buffer_store(results, value, [row, start + lane])
+                    with T.vectorized(0, LANES) as lane:
+                        value = T.cast(total[row, start + lane] - shift, "float32") * factor
+                        if scale is not None:
+                            value = value * scale[first_panel + part, each, start + lane]
+                        if groups > 1:
+                            value = results[row, start + lane] + value
+                        T.buffer_store(results, value, [row, start + lane])
             width = panel // 2 if pairs else panel
             lanes = vector_lanes(width, LANES)
             with (
@@ -188,19 +192,22 @@ def _sums(
     weights: Callable[[Any, Any], Any],
     whole: Any,
     first: Any,
-    fours: range,
+    fours: tuple[Any, int],
     tile: tuple[int, int],
     instruction: bool,
 ) -> Any:
-    """Emits the sums of a ``tile`` of rows from ``first`` on and columns over ``fours``; their buffer."""
-    strip, panel = tile
+    """Emits the sums of a ``tile`` of rows from ``first`` on and columns; their buffer.
+
+    ``fours`` are the first and the number of those that are summed.
+    """
+    (start_four, count), (strip, panel) = fours, tile
     total = local(strip, panel, dtype="int32")
     vectors = [(row, start) for row in range(strip) for start in range(0, panel, LANES)]
     for row, start in vectors:
         with T.vectorized(0, LANES) as lane:
             T.buffer_store(total, T.int32(0), [row, start + lane])
-    with T.serial(0, len(fours)) as step:
-        k = fours.start + step
+    with T.serial(0, count) as step:
+        k = start_four + step
         for row, start in vectors:
             if instruction:
                 lanes = tirx.Ramp(start, 1, LANES)

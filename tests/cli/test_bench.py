@@ -16,6 +16,7 @@ from ddimcache.models.stand_in_presets import PRESETS
 from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.sampler import schedule
 from tests.fakes.fake_bundle import SAMPLER
+from tests.kit.device_run import compile_to
 from tests.kit.family import stand_in
 from tests.kit.reference import TorchPipeline, fake_quantise
 
@@ -153,6 +154,15 @@ def test_bundle_with_another_model(bench, bundle):
     done = bench("--model", bundle, "--reference", stand_in("tiny-bk"))
     assert done.code == 2
     assert f"--reference: {bundle} was not compiled from {stand_in('tiny-bk')}" in done.err
+
+
+def test_rounded_activations_may_be_further_away(bench, kept, tmp_path):
+    model = stand_in("tiny-sd15")
+    own = tmp_path / "rounded.bundle"
+    compile_to(model, own, target="llvm", activations=("int8",), attention="bfloat16")
+    done = bench("--model", own, "--reference", model, "--json")
+    assert done.code == 0
+    assert unet.LARGEST_ERROR / 30 < done.json["error"] < unet.LARGEST_ROUNDED_ERROR
 
 
 def test_bundle_with_other_options(bench, bundle):

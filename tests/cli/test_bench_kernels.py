@@ -122,6 +122,18 @@ def test_json_of_one_kernel(run):
     assert result["families"]["layer_norm"]["seconds"] == pytest.approx(3 * kernel["seconds"])
 
 
+def test_rounded_activations_are_held_against_pytorchs(run):
+    bench = ("bench", "kernels", "--device", "llvm", "--family", "matmul", "--shape", "64x1280x1280")
+    done = run(*bench, "--activations", "int8", "--repeats", 1, "--json")
+    assert done.code == 0
+    assert done.json["activations"] == "int8"
+    [kernel] = done.json["kernels"]
+    assert 1e-3 < kernel["error"] < 3e-2
+    done = run(*bench, "--activations", "int8", "--weights", "fp16")
+    assert done.code == 2
+    assert "--activations: int8 needs weights of int8, not fp16" in done.err
+
+
 @pytest.mark.opencl
 def test_table_of_a_product_on_opencl(run):
     done = run(

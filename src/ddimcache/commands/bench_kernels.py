@@ -79,9 +79,9 @@ def bench_kernels(
 
     The device's peaks are measured first, by its own clock. By the same clock it is at work for the time
     under "on device": what a call takes without the way there and back, for which a step does not wait. Rates
-    and shares of the peak are of that time. Products are held against the device's arithmetic, by the
-    definition's operations also where Winograd needs fewer; what is no product against one read and one
-    write.
+    and shares of the peak are of that time. Products are held against the device's float32 arithmetic, by
+    the definition's operations also where Winograd needs fewer, or int8 has four of them at a time; what is
+    no product against one read and one write.
     """
     from ddimcache.bench.kernels.shapes import FAMILIES, FUNCTIONS, MODELS, read_shapes
     from ddimcache.commands.choose import choose_device, load_compiler, local_device
