@@ -157,7 +157,7 @@ def test_bundle_with_another_model(bench, bundle):
 
 
 def test_rounded_activations_may_be_further_away(bench, kept, tmp_path):
-    model = stand_in("tiny-sd15")
+    model = stand_in("small")
     own = tmp_path / "rounded.bundle"
     compile_to(model, own, target="llvm", activations=("int8",), attention="bfloat16")
     done = bench("--model", own, "--reference", model, "--json")

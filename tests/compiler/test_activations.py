@@ -14,6 +14,7 @@ from ddimcache.compiler.options import LayerChoice
 from ddimcache.kernels.tags import WORKLOAD
 from ddimcache.kernels.workload import parse
 from tests.kit.device_run import compile_to, distance, psnr, run
+from tests.kit.family import stand_in
 from tests.passes.test_pipeline import request
 
 SHAPES = Path(__file__).parents[2] / "models" / "shapes" / "weights"
@@ -62,16 +63,22 @@ def test_attention_of_a_step_is_in_bfloat16_where_it_is_asked_for() -> None:
     assert set(dtypes) == {"bfloat16"}
 
 
-@pytest.mark.opencl
-@pytest.mark.parametrize("weights", ["int8", "int8-g32"])
-def test_a_picture_is_nearly_the_same(tmp_path: Path, weights: str) -> None:
-    options = {"target": "opencl", "weights": weights}
-    plain = compile_to(SHAPES, tmp_path / "plain", **options)
-    rounds = {"activations": ("int8",), "attention": "bfloat16" if weights == "int8" else "float"}
-    rounded = compile_to(SHAPES, tmp_path / "rounded", **rounds, **options)
+@pytest.mark.parametrize(
+    ("model", "target", "weights", "attention"),
+    [
+        ("small", "llvm", "int8", "bfloat16"),
+        pytest.param("shapes", "opencl", "int8", "bfloat16", marks=[pytest.mark.full, pytest.mark.opencl]),
+        pytest.param("shapes", "opencl", "int8-g32", "float", marks=[pytest.mark.full, pytest.mark.opencl]),
+    ],
+)
+def test_a_picture_is_nearly_the_same(
+    tmp_path: Path, model: str, target: str, weights: str, attention: str
+) -> None:
+    folder = SHAPES if model == "shapes" else stand_in(model)
+    options = {"target": target, "weights": weights}
+    plain = compile_to(folder, tmp_path / "plain", **options)
+    rounded = compile_to(folder, tmp_path / "rounded", activations=("int8",), attention=attention, **options)
     latents = np.random.default_rng(1).standard_normal(plain.manifest.latents.shape).astype("float32")
-    both = [
-        run(bundle, "a small blue square", latents, steps=10, guidance=2.0) for bundle in (plain, rounded)
-    ]
-    assert 1e-5 < distance(both[1].latents, both[0].latents) < 0.05
-    assert psnr(both[1].images[0], both[0].images[0]) > 30
+    exact, ours = (run(each, "a small blue square", latents, 10, guidance=2.0) for each in (plain, rounded))
+    assert 1e-5 < distance(ours.latents, exact.latents) < 0.05
+    assert psnr(ours.images[0], exact.images[0]) > 30
