@@ -285,6 +285,8 @@ class DeviceProfile:
         return tvm.target.Target(device, host=tvm.target.Target(host_target))
 
 
+_CPU_ATTENTION = AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10)
+_CPU_DOTS = DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=False)
 _CPU_TILES = TileTable(
     vector=16,
     rows=8,
@@ -294,9 +296,9 @@ _CPU_TILES = TileTable(
     injective_vectors=8,
     attention_queries=16,
     attention_keys=16,
-    attention=AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10),
+    attention=_CPU_ATTENTION,
     blocks=BlockTable(rows=128, columns=320, depth=320, strip=8, groups=8),
-    dots=DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=False),
+    dots=_CPU_DOTS,
     winograd=WinogradTable(tiles=32, columns=160, depth=64, rows=8, groups=8),
     # Sums of 160 channels and of their squares are 20 of 32 registers.
     norms=NormTable(pixels=1024, threads=1, bands=16, widest=160),
@@ -319,8 +321,8 @@ PROFILES = {
         max_image_pixels=65536,
         tiles=dataclasses.replace(
             _CPU_TILES,
-            attention=AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10, instruction=True),
-            dots=DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=True),
+            attention=dataclasses.replace(_CPU_ATTENTION, instruction=True),
+            dots=dataclasses.replace(_CPU_DOTS, instruction=True),
         ),
     ),
     # Limits as Qualcomm's OpenCL guide gives them for the phone's driver.

@@ -130,12 +130,17 @@ class BlockedLoops:
                 self._finish(out, b, h, part, T.bind(start + part * self.span), dtype)
 
     def _allocate(self) -> None:
-        self.query = local(self.parts, self.width, self.span)
+        self.query = self._operand((self.parts, self.width, self.span), 1)
         self.total = local(self.parts, self.width, self.span)
         self.score = local(self.block, self.span)
         self.peak, self.weight = local(self.parts, self.span), local(self.parts, self.span)
         self.change = local(self.span)
-        self.keys, self.values = local(self.block, self.width), local(self.block, self.width)
+        self.keys = self._operand((self.block, self.width), 1)
+        self.values = self._operand((self.block, self.width), 0)
+
+    def _operand(self, shape: tuple[int, ...], _axis: int) -> Any:
+        """Memory for numbers that are multiplied and summed along an axis."""
+        return local(*shape)
 
     def _each_vector(self, emit: Callable[[Any], None]) -> None:
         """Emits a statement for every vector of queries; it is given the query's index."""

@@ -40,11 +40,11 @@ class PairLoops(BlockedLoops):
 
     def _allocate(self) -> None:
         super()._allocate()
-        half = self.width // 2
-        self.query = local(self.parts, half, self.span, dtype="int32")
-        self.keys = local(self.block, half, dtype="int32")
-        self.values = local(self.block // 2, self.width, dtype="int32")
-        self.pairs = local(self.block // 2, self.span, dtype="int32")
+        self.pairs = self._operand((self.block, self.span), 0)
+
+    def _operand(self, shape: tuple[int, ...], axis: int) -> Any:
+        halved = [extent // 2 if at == axis else extent for at, extent in enumerate(shape)]
+        return local(*halved, dtype="int32")
 
     def _keep_queries(self, read: Callable[[Any, Any], Any], part: Any) -> None:
         half = self.width // 2
