@@ -43,10 +43,13 @@ def import_unet(
     torch.nn.Module.to(unet, torch_dtype)
     config = unet.config
     channels = config.out_channels
+    width = config.cross_attention_dim
+    # Of a list, all are the same (`family.check_unet`).
+    width = width if isinstance(width, int) else width[0]
     inputs = [
         torch.zeros(batch, channels, latent_height, latent_width),
         torch.zeros(1),
-        torch.zeros(batch, tokens, config.cross_attention_dim, dtype=torch_dtype),
+        torch.zeros(batch, tokens, width, dtype=torch_dtype),
     ]
     if config.in_channels > channels:
         inputs.append(torch.zeros(batch, config.in_channels - channels, latent_height, latent_width))

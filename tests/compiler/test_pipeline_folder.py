@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from safetensors.numpy import load_file, save_file
 
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
+from ddimcache.compiler.frontend.unet import import_unet
 from ddimcache.models.stand_in import write_stand_in
 from tests.kit.damage import INDEX, SCHEDULER_CONFIG, TEXT, UNET, UNET_CONFIG, VAE, set_keys
 from tests.kit.family import TINY, copy_stand_in, family_members, load_everything, single_thread, stand_in
@@ -98,6 +99,14 @@ def test_names_of_older_files_are_read(folder: Path) -> None:
     loaded = load_everything(folder)
     _equal(loaded.load_vae(), expected.load_vae())
     _equal(loaded.load_text_encoder(), expected.load_text_encoder())
+
+
+def test_a_width_of_context_for_every_level_is_imported(folder: Path) -> None:
+    set_keys(UNET_CONFIG, cross_attention_dim=[32, 32])(folder)
+    loaded = load_pipeline_folder(folder)
+    imported = import_unet(loaded.load_unet(), 1, 8, 8, loaded.text_length, "float32")
+    context = imported.module["main"].params[2].ty.shape.values
+    assert [int(extent) for extent in context] == [1, loaded.text_length, 32]
 
 
 def test_a_safety_checker_and_unknown_keys_are_left_alone(folder: Path) -> None:

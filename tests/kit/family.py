@@ -120,7 +120,7 @@ def family_members(draw: st.DrawFn, levels: int | None = None) -> Preset:
         unet(
             widths,
             heads if one_number_a_level or len(set(heads)) > 1 else heads[0],
-            text_width,
+            [text_width] * count if one_number_a_level else text_width,
             sample_size,
             tuple(attends),
             layers_per_block=draw(st.integers(1, 2))
