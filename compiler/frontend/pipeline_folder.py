@@ -191,7 +191,7 @@ def load_pipeline_folder(path: str | os.PathLike[str], loras: Sequence[LoraChoic
     vae_file = root / "vae" / "config.json"
     text_file = root / "text_encoder" / "config.json"
     scheduler_file = root / "scheduler" / "scheduler_config.json"
-    unet = _read_config(unet_file, UNet2DConditionModel)
+    unet = _with_published_size(unet_file, _read_config(unet_file, UNet2DConditionModel))
     vae = _read_config(vae_file, AutoencoderKL)
     scheduler = _read_config(scheduler_file, DDIMScheduler)
     text = {**_text_encoder_defaults(), **read_json_object(text_file)}
@@ -287,6 +287,19 @@ def _read_config(file: Path, cls: type) -> dict[str, Any]:
         )
     parameters = inspect.signature(cls).parameters.values()
     return {parameter.name: values.get(parameter.name, parameter.default) for parameter in parameters}
+
+
+def _with_published_size(file: Path, unet: dict[str, Any]) -> dict[str, Any]:
+    """Correct the sample size of a UNet's configuration as the constructor of diffusers' pipeline does.
+
+    The first published files, of diffusers before 0.9, and what was trained from them say 32 for latents of
+    64 x 64.
+    """
+    version = re.match(r"0\.(\d+)\b", str(read_json_object(file).get("_diffusers_version")))
+    size = unet["sample_size"]
+    if version is not None and int(version[1]) < 9 and type(size) is int and 1 <= size < 64:
+        return unet | {"sample_size": 64}
+    return unet
 
 
 def _text_encoder_defaults() -> dict[str, Any]:

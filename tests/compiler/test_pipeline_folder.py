@@ -101,6 +101,17 @@ def test_names_of_older_files_are_read(folder: Path) -> None:
     _equal(loaded.load_text_encoder(), expected.load_text_encoder())
 
 
+@pytest.mark.parametrize(
+    ("version", "size"),
+    [("0.2.2", 32), ("0.8.1", 96), ("0.8.1", [32, 40]), ("0.9.0.dev0", 32), ("0.10.2", 32)],
+)
+def test_the_default_size_is_that_of_the_pipeline(version: str, size: object, folder: Path) -> None:
+    """Files of diffusers before 0.9 say 32 where they mean 64, and its pipeline knows."""
+    set_keys(UNET_CONFIG, sample_size=size, _diffusers_version=version)(folder)
+    published = diffusers_pipeline(folder).unet.config.sample_size
+    assert load_pipeline_folder(folder).latent_size == tuple(np.broadcast_to(published, 2))
+
+
 def test_a_width_of_context_for_every_level_is_imported(folder: Path) -> None:
     set_keys(UNET_CONFIG, cross_attention_dim=[32, 32])(folder)
     loaded = load_pipeline_folder(folder)
