@@ -137,18 +137,21 @@ def _sizes(folder: PipelineFolder, options: CompileOptions) -> tuple[_Sizes, ...
             f"this UNet has no cut {options.cut}; it has {cuts}, from 0 (the outermost) to {cuts - 1}",
             where="--cut",
         )
-    height, width = folder.latent_size
     scale = folder.vae_scale
+    asked, where = [(options.width, options.height), *options.more_sizes], "--size"
     if not options.width:
-        return (_Sizes(width, height, scale, options.batch, folder.latent_channels),)
+        height, width = (side * scale for side in folder.latent_size)
+        asked, where = [(width, height)], f"`sample_size` of {folder.path / 'unet' / 'config.json'}"
     # Every down-sampling of the UNet halves the latents, and every half has to be whole.
     multiple = scale * 2 ** (levels - 1)
     sizes: list[_Sizes] = []
-    for width, height in ((options.width, options.height), *options.more_sizes):
+    for width, height in asked:
         for name, side in (("width", width), ("height", height)):
             if side % multiple:
                 raise UsageError(
-                    f"{name} {side} is not a multiple of {multiple}, as this model needs", where="--size"
+                    f"{name} {side} is not a multiple of {multiple}, as this model needs",
+                    where=where,
+                    remedy="give another --size",
                 )
         suffix = f"_{width}x{height}" if sizes else ""
         cells = width // scale, height // scale

@@ -16,6 +16,7 @@ from ddimcache.errors import UsageError
 from ddimcache.models.stand_in import write_stand_in
 from ddimcache.models.stand_in_presets import Preset, scheduler, text_encoder, unet, vae
 from ddimcache.runtime.bundle import Bundle
+from tests.kit.damage import UNET_CONFIG, set_keys
 from tests.kit.device_run import compile_to, distance, psnr, run
 from tests.kit.family import family_members, single_thread, stand_in
 from tests.kit.launches import check_launches
@@ -178,4 +179,7 @@ def test_size_that_cannot_be_halved_is_refused(tmp_path: Path, width: int, heigh
     # Two halvings of latents that are a quarter of the picture.
     with pytest.raises(UsageError, match=rf"--size: {named} \d+ is not a multiple of 16"):
         compile_to(model, tmp_path / "bundle", target="llvm", width=width, height=height)
+    set_keys(UNET_CONFIG, sample_size=[height // 4, width // 4])(model)
+    with pytest.raises(UsageError, match=rf"`sample_size` of .*config.json: {named} \d+ is not a multiple"):
+        compile_to(model, tmp_path / "bundle", target="llvm")
     assert not (tmp_path / "bundle").exists()

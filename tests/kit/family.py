@@ -103,9 +103,9 @@ def family_members(draw: st.DrawFn, levels: int | None = None) -> Preset:
     one_number_a_level = draw(st.booleans())
     latent_width = 4
     vae_levels = draw(st.integers(1, 3))
-    # StableDiffusionPipeline takes pictures whose sides are multiples of 8.
-    side = 8 // 2 ** (vae_levels - 1)
-    sample_size = [side * draw(st.integers(1, 2)) * 2 ** max(0, count - vae_levels) for _ in range(2)]
+    # StableDiffusionPipeline takes pictures whose sides are multiples of 8, and the UNet halves its latents.
+    side = max(8 // 2 ** (vae_levels - 1), 2 ** (count - 1))
+    sample_size = [side * draw(st.integers(1, 2)) for _ in range(2)]
     vae_groups = draw(st.sampled_from([1, 2, 4]))
     vae_widths = tuple(vae_groups * draw(st.integers(1, 3)) for _ in range(vae_levels))
     return Preset(
