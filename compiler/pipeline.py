@@ -179,19 +179,27 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
 
     compilation.merged_weights = members
 
-    def kept(weight: str) -> bool:
-        if not request.keep_fp16:
-            return False
-        # Of layers that are merged all are kept, or none.
+    def layer_of(weight: str) -> str:
+        # Of layers that are merged all are asked the same: the first speaks for them.
         source = weight.partition("|")[0].partition("@")[0]
-        parts = compilation.merged_weights.get(source, (source,))
-        layers = [request.component.weight_paths[part].rpartition(".")[0] for part in parts]
-        return any(fnmatch.fnmatchcase(layer, each) for layer in layers for each in request.keep_fp16)
+        first = compilation.merged_weights.get(source, (source,))[0]
+        return request.component.weight_paths[first].rpartition(".")[0]
 
-    merge = MergeProjections(store, inputs, kept)
+    def kept(weight: str) -> bool:
+        return any(fnmatch.fnmatchcase(layer_of(weight), each) for each in request.keep_fp16)
+
+    once = {invariant.function for invariant in invariants}
+
+    def rounds(weight: str, function: str) -> bool:
+        return function not in once and chosen_kind(request.activations, layer_of(weight), "float") == "int8"
+
+    def asked(weight: str, function: str) -> tuple[object, ...]:
+        summed = chosen_kind(request.accumulate, layer_of(weight), "auto")
+        return kept(weight), rounds(weight, function), summed
+
+    merge = MergeProjections(store, inputs, asked)
     yield "merge projections", merge
     compilation.merged_weights = members | merge.members
-    once = {invariant.function for invariant in invariants}
     yield "lower attention", LowerAttention(profile, request.attention, once)
     yield "fold constants", relax.transform.FoldConstant()
     yield "tile rows", TileRows(request.tiling, profile)
@@ -204,16 +212,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     yield "simplify lowered", Simplify()
     yield "add before reshape", AddBeforeReshape()
 
-    def layer_of(weight: str) -> str:
-        [path] = weight_paths([weight], request.component.weight_paths, compilation.merged_weights)
-        return path.rpartition(".")[0]
-
     sums = Accumulation(profile, request.accumulate, layer_of)
-
-    def rounds(weight: str, function: str) -> bool:
-        asked = function not in once and chosen_kind(request.activations, layer_of(weight), "float")
-        return asked == "int8"
-
     packing = Packing(store, profile, request.weights, inputs, sums, compilation.widths, kept, rounds)
     yield "lower lookups", LowerLookups(store, request.weights, inputs, kept)
     yield "fuse geglu", FuseGeglu(packing)

@@ -18,12 +18,13 @@ whose slices attention reads in place (``LowerAttention``). Layers whose results
 
 Output channels are rounded to int8 one by one, so merging changes no weight. Layers of so few channels that
 they are not rounded (``compress/quantize.py``) are merged only where what they become is not rounded either,
-and layers that ``--keep-fp16`` names only with others that it names.
+and layers that options ask something of by name (``--keep-fp16``, ``--accumulate``, ``--activations``) only
+with others that are asked the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,16 @@ from tvm import relax
 
 from ddimcache.compiler.compress.quantize import is_sensitive
 from ddimcache.compiler.compress.weights import Weight, WeightStore
-from ddimcache.compiler.passes.pack_weights import Kept, none_kept
 from ddimcache.compiler.passes.partition_at_cut import bindings_of, substitute
 from ddimcache.compiler.passes.simplify import op_name, permutation, static_shape
+
+Asked = Callable[[str, str], object]
+"""Says by a weight's name and that of the function that uses it what options ask of the layer."""
+
+
+def nothing_asked(_key: str, _function: str) -> None:
+    """Asks the same of all layers."""
+
 
 _ATTENTION = ("relax.nn.attention", "relax.nn.attention_bias")
 
@@ -51,10 +59,10 @@ class _Linear:
 
 
 class _Merger:
-    def __init__(self, function: relax.Function, store: WeightStore, inputs: int, kept: Kept) -> None:
+    def __init__(self, function: relax.Function, store: WeightStore, inputs: int, asked: Asked) -> None:
         self.function = function
         self.store = store
-        self.kept = kept
+        self.asked = asked
         self.weights = set(function.params[inputs:])
         self.definitions = {binding.var: binding.value for binding in bindings_of(function)}
         self.uses: dict[relax.Var, int] = {}
@@ -145,12 +153,13 @@ class _Merger:
     def _can_be_merged(self, linears: list[_Linear]) -> bool:
         first, depth = linears[0], (static_shape(linears[0].weight) or [0])[-1]
         sensitive = is_sensitive(sum(linear.channels for linear in linears), depth)
+        name = self.function.attrs["global_symbol"]
         return len(linears) > 1 and all(
             linear.x.same_as(first.x)
             and (linear.bias is None) == (first.bias is None)
             and linear.weight.ty.dtype == first.weight.ty.dtype
             and is_sensitive(linear.channels, depth) == sensitive
-            and self.kept(linear.weight.name) == self.kept(first.weight.name)
+            and self.asked(linear.weight.name, name) == self.asked(first.weight.name, name)
             for linear in linears
         )
 
@@ -197,13 +206,14 @@ class _Merger:
 class MergeProjections:
     """See the module's text; ``inputs`` gives how many leading parameters of a function are no weights.
 
-    After the pass, ``members`` gives for every merged weight the weights that it was made of.
+    ``asked`` keeps layers apart. After the pass, ``members`` gives for every merged weight the weights that
+    it was made of.
     """
 
-    def __init__(self, store: WeightStore, inputs: dict[str, int], kept: Kept = none_kept) -> None:
+    def __init__(self, store: WeightStore, inputs: dict[str, int], asked: Asked = nothing_asked) -> None:
         self.store = store
         self.inputs = inputs
-        self.kept = kept
+        self.asked = asked
         self.members: dict[str, tuple[str, ...]] = {}
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
@@ -211,7 +221,7 @@ class MergeProjections:
         functions = dict(module.functions_items())
         for variable, function in module.functions_items():
             if isinstance(function, relax.Function):
-                merger = _Merger(function, self.store, self.inputs[variable.name_hint], self.kept)
+                merger = _Merger(function, self.store, self.inputs[variable.name_hint], self.asked)
                 functions[variable] = merger.run()
                 self.members.update(merger.members)
         module = relax.transform.CanonicalizeBindings()(tvm.IRModule(functions, attrs=module.attrs))

@@ -20,11 +20,16 @@ from tests.passes.test_pipeline import request
 SHAPES = Path(__file__).parents[2] / "models" / "shapes" / "weights"
 
 
-def workloads(*choices: str, weights: str = "int8") -> tuple[Counter[str], dict[str, str]]:
-    """How often each dtype of activations is multiplied by int8 weights in a call, by family; the notes."""
+def compiled(*choices: str, weights: str = "int8") -> pipeline.Compilation:
+    """A UNet with ``choices`` of ``--activations``."""
     asked = request("unet", weights=weights)
     activations = tuple(LayerChoice.parse(text, "--activations") for text in choices)
-    compilation = pipeline.run(dataclasses.replace(asked, activations=activations))
+    return pipeline.run(dataclasses.replace(asked, activations=activations))
+
+
+def workloads(*choices: str, weights: str = "int8") -> tuple[Counter[str], dict[str, str]]:
+    """How often each dtype of activations is multiplied by int8 weights in a call, by family; the notes."""
+    compilation = compiled(*choices, weights=weights)
     found: Counter[str] = Counter()
     for _, function in compilation.module.functions_items():
         if function.attrs is not None and WORKLOAD in function.attrs:
@@ -51,6 +56,25 @@ def test_products_of_a_step_are_rounded_where_it_is_asked_for() -> None:
     some, _ = workloads("int8", "*.ff.*=float")
     assert some["geglu int8"] == 0
     assert 0 < some["matmul int8"] < rounded["matmul int8"]
+
+
+def rounded_attention(*choices: str) -> set[str]:
+    """The weights of self-attentions that are multiplied by rounded activations, once a product."""
+    compilation = compiled(*choices)
+    rounded = (name for name in compilation.weight_names if "@fours" in name)
+    return {name.partition("|")[0] for name in rounded if "attn1" in name}
+
+
+def test_a_layer_that_is_merged_with_others_is_asked_by_its_own_name() -> None:
+    """Query, key and value of self-attention are one product only where all are asked the same."""
+    together = rounded_attention("*.attn1.*=int8")
+    queries = {name for name in together if "to_q" in name}
+    assert len(queries) == 6
+    assert all(name.endswith("to_q_weight+2") for name in queries)
+    assert {name for name in together if "to_out" not in name} == queries
+    apart = rounded_attention("int8", "*.attn1.to_v=float")
+    alone = {name.removesuffix("+2") for name in queries}
+    assert apart == together - queries | alone | {name.replace("to_q", "to_k") for name in alone}
 
 
 def test_attention_of_a_step_is_in_bfloat16_where_it_is_asked_for() -> None:

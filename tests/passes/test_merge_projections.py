@@ -132,6 +132,14 @@ def test_leaves_products_with_other_readers_and_inputs_alone() -> None:
     tvm.ir.assert_structural_equal(module, KeyUsedTwice, map_free_vars=True)
 
 
+def test_leaves_products_that_are_asked_to_differ_alone() -> None:
+    def asked(weight: str, function: str) -> object:
+        return function == "main" and weight == "wv"
+
+    module = MergeProjections(store(**WEIGHTS), {"main": 1}, asked)(SelfAttention)
+    tvm.ir.assert_structural_equal(module, SelfAttention, map_free_vars=True)
+
+
 def joined(rows: int, depth: int, sizes: list[int], bias: bool) -> tvm.IRModule:
     """``concat`` of linear layers over one input, as ``HoistInvariants`` leaves them."""
     builder = relax.BlockBuilder()
