@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -276,7 +276,7 @@ class _Builder:
         path = self.scratch / f"{name}.so"
         facts = build_library(module, self.device, self.options.host, list(functions), path)
         stage.advance(1, f"{name}: pack weights")
-        self._keep(name, path, compilations, facts)
+        self._keep(name, path, compilations, facts, paths)
         stage.advance(1)
 
     def _compiled(
@@ -361,9 +361,13 @@ class _Builder:
         library: Path,
         compilations: list[tuple[_Sizes, pipeline.Compilation]],
         facts: LibraryFacts,
+        paths: Sequence[str],
     ) -> None:
         size, first = compilations[0]
-        weights = {weight: first.store.array(weight) for weight in first.weight_names}
+        weights = {
+            weight: first.store.array(weight, f"`{layer}` of {name}")
+            for weight, layer in zip(first.weight_names, paths, strict=True)
+        }
         weights_path = self.scratch / f"{name}.safetensors"
         save_file(weights, weights_path)
         specs = tuple(NamedTensor(key, array.shape, _dtype(array)) for key, array in weights.items())

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddimcache.errors import CompileError
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -49,12 +51,22 @@ class WeightStore:
         self._weights.setdefault(name, weight)
         return name
 
-    def array(self, name: str) -> np.ndarray:
-        """Computes the weight called ``name``."""
+    def array(self, name: str, where: str = "") -> np.ndarray:
+        """Computes the weight called ``name``.
+
+        Raises :class:`CompileError`, about ``where``, for one that is not finite as it is stored: those of a
+        model are, in float32 (``frontend/weights.py``).
+        """
         weight = self._weights[name]
         value = np.ascontiguousarray(weight.compute())
         if value.shape != weight.shape or value.dtype != np.dtype(weight.dtype):
             raise AssertionError(
                 f"weight {name} is {value.dtype}{value.shape}, not {weight.dtype}{weight.shape}"
+            )
+        if value.dtype.kind == "f" and not np.isfinite([value.min(), value.max()]).all():
+            raise CompileError(
+                "holds numbers beyond 65504, the largest of float16",
+                where=where or name,
+                remedy="compile with --weights fp32 for a target that computes in float32, such as opencl",
             )
         return value

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ddimcache.errors import FrontendError
+from ddimcache.errors import CompileError, FrontendError
 from tests.kit.damage import (
     INDEX,
     MERGES,
@@ -32,6 +32,7 @@ from tests.kit.damage import (
     set_keys,
     write,
 )
+from tests.kit.device_run import compile_to
 from tests.kit.family import copy_stand_in, load_everything
 
 pytestmark = pytest.mark.host
@@ -238,3 +239,18 @@ def test_whatever_bytes_are_damaged_no_other_error_escapes(data, folder: Path) -
     finally:
         (folder / name).write_bytes(before)
     assert refusal is None or str(folder) in refusal
+
+
+@pytest.mark.parametrize("name", ["encoder.layers.0.mlp.fc1.weight", "encoder.layers.0.mlp.fc1.bias"])
+def test_weights_that_float16_cannot_hold_are_refused(name: str, folder: Path) -> None:
+    """Of weights in fp16, and of all where the device computes in it; int8 has a scale in float32."""
+
+    def enlarge(tensors: dict[str, np.ndarray]) -> None:
+        tensors[f"text_model.{name}"][-1] = -65520.0
+
+    edit_tensors(TEXT, enlarge)(folder)
+    kinds = [("llvm", "fp16")] if name.endswith("weight") else []
+    for target, weights in [*kinds, ("adreno-740", "int8")]:
+        with pytest.raises(CompileError, match=f"`{name}` of text_encoder: holds numbers beyond 65504"):
+            compile_to(folder, folder / "bundle", target=target, weights=weights)
+    assert not (folder / "bundle").exists()
