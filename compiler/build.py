@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import tvm
-from safetensors.numpy import save_file
 
 from ddimcache.compiler import pipeline
-from ddimcache.compiler.bundle import check_destination, write_bundle
+from ddimcache.compiler.bundle import check_destination, write_bundle, write_weights
 from ddimcache.compiler.fingerprint import versions
 from ddimcache.compiler.fit_memory import MemoryLimits, fit, planned
 from ddimcache.compiler.frontend.importer import ImportedComponent
@@ -369,7 +368,7 @@ class _Builder:
             for weight, layer in zip(first.weight_names, paths, strict=True)
         }
         weights_path = self.scratch / f"{name}.safetensors"
-        save_file(weights, weights_path)
+        write_weights(weights, weights_path)
         specs = tuple(NamedTensor(key, array.shape, _dtype(array)) for key, array in weights.items())
         del weights
         self.files[f"{name}.so"] = library

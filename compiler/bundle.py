@@ -11,6 +11,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
 from ddimcache.errors import BundleError, UsageError
 from ddimcache.manifest import MANIFEST_NAME, Manifest, file_entry, is_file_name
 from ddimcache.records import RecordProblem, from_json, to_json
@@ -60,6 +64,16 @@ def write_bundle(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | 
         return _write(out_dir, manifest, files)
     except OSError as error:
         raise BundleError(f"cannot be written: {error.strerror or error}", where=out_dir) from error
+
+
+def write_weights(weights: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write a component's weights; raises :class:`BundleError` when the disk is full or fails."""
+    try:
+        save_file(dict(weights), path)
+    except (SafetensorError, OSError) as error:
+        raise BundleError(
+            f"{path.name} cannot be written: {error}", where=path.parent.parent, remedy="free some space"
+        ) from error
 
 
 def with_file(bundle: Bundle, name: str, content: bytes) -> Bundle:

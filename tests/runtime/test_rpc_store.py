@@ -2,13 +2,10 @@
 
 import hashlib
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -25,6 +22,7 @@ from ddimcache.runtime.rpc_store import Store
 from ddimcache.runtime.session import Session
 from tests.fakes import fake_bundle as fake
 from tests.fakes.direct_calls import direct_device
+from tests.kit.full_disk import files_up_to, small_disk
 
 LLVM = DeviceSpec("llvm")
 REQUEST = ImageRequest([1] * fake.LENGTH, [2] * fake.LENGTH, 5, 10, 3, 7.5)
@@ -269,33 +267,6 @@ class TestFullDisk:
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
             ballast.unlink()
             assert latents_of(device.open(bundle, SilentProgress())) == local_latents(fake_bundle)
-
-
-@contextmanager
-def files_up_to(count):
-    """Let this process write no file longer than ``count`` bytes.
-
-    Python ignores the signal that a longer write sends, so that it fails with an error. The LLVM in PoCL
-    takes the signal over once it has compiled a kernel in this process, and would end it.
-    """
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-
-
-@contextmanager
-def small_disk(folder, size):
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_one_server_a_store(tmp_path):
