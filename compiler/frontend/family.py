@@ -14,7 +14,7 @@ DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
 UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
 MID_BLOCK = "UNetMidBlock2DCrossAttn"
 # The schedulers that diffusers declares interchangeable for Stable Diffusion, less the two of EDM, whose
-# networks want another input scaling.
+# networks want another input scaling, and that of models with an LCM-LoRA merged into them.
 SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -27,6 +27,7 @@ SCHEDULERS = (
     "HeunDiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
+    "LCMScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
     "UniPCMultistepScheduler",

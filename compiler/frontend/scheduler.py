@@ -33,7 +33,6 @@ _SIGMAS_ONLY: dict[str, Any] = {
     "sigma_min": None,
     "sigma_max": None,
     "lambda_min_clipped": -math.inf,
-    "variance_type": None,
 }
 _BETAS = ("trained_betas", "beta_schedule", "beta_start", "beta_end", "prediction_type")
 
@@ -96,6 +95,9 @@ def _sigma_sampler(config: Mapping[str, Any]) -> dict[str, Any] | None:
     for key, supported in _SIGMAS_ONLY.items():
         if key in config and (config[key] or None) != (supported or None):
             return None
+    # The key is also DDPM's, whose other variances the solver passes over.
+    if config.get("variance_type") in ("learned", "learned_range"):
+        return None
     if config["final_sigmas_type"] not in ("zero", "sigma_min"):
         return None
     return {

@@ -260,9 +260,9 @@ BREAKAGES: dict[str, tuple[Change, str, str]] = {
         "`scheduler` is ['diffusers', 'FlowMatchEulerDiscreteScheduler']",
     ),
     "another scheduler in its file": (
-        set_keys(SCHEDULER_CONFIG, _class_name="LCMScheduler"),
+        set_keys(SCHEDULER_CONFIG, _class_name="EDMEulerScheduler"),
         SCHEDULER_CONFIG,
-        "'LCMScheduler'",
+        "'EDMEulerScheduler'",
     ),
     "prediction type": (
         set_keys(SCHEDULER_CONFIG, prediction_type="flow"),

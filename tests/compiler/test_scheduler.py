@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, LCMScheduler
 from hypothesis import given, settings
 
 from ddimcache.compiler.frontend.pipeline_folder import load_pipeline_folder
@@ -72,6 +72,17 @@ def test_other_samplers_take_their_own_settings(tmp_path) -> None:
         assert (constants[name]["steps_offset"], constants[name]["karras"]) == (1, True)
     assert constants["lcm"] == {"original_steps": 50, "timestep_scaling": 10.0}
     assert from_json(SamplerConstants, json.loads(json.dumps(constants))).euler is not None
+
+
+def test_a_folder_with_the_scheduler_of_lcm(tmp_path) -> None:
+    """As a pipeline is saved that an LCM-LoRA was merged into."""
+    folder = copy_stand_in("tiny-bk", tmp_path / "model")
+    pipeline = diffusers_pipeline(folder)
+    pipeline.scheduler = LCMScheduler.from_config(pipeline.scheduler.config, original_inference_steps=100)
+    pipeline.save_pretrained(tmp_path / "saved")
+    constants = sampler_constants(load_pipeline_folder(tmp_path / "saved"))
+    assert constants["alphas_cumprod"] == pipeline.scheduler.alphas_cumprod.tolist()
+    assert constants["lcm"] == {"original_steps": 100, "timestep_scaling": 10.0}
 
 
 def test_trained_betas_are_taken(tmp_path) -> None:

@@ -202,6 +202,10 @@ def test_the_last_steps_of_a_schedule(
     compare(config, sampler, steps, monkeypatch, strength)
 
 
+def test_the_variance_of_a_folder_of_ddpm_is_none_of_the_solver(monkeypatch) -> None:
+    compare(STABLE_DIFFUSION | {"variance_type": "fixed_small"}, "dpm++2m", 20, monkeypatch)
+
+
 def test_known_values() -> None:
     constants = constants_of(STABLE_DIFFUSION)
     assert [step.timestep for step in schedule(constants, 4, 1, "lcm")] == [999, 759, 499, 259]
@@ -244,6 +248,7 @@ def test_steps_without_length_are_refused() -> None:
         ("dpm++2m-karras", {"beta_schedule": "squaredcos_cap_v2"}),
         ("dpm++2m", {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}),
         ("dpm++2m", {"final_sigmas_type": "other"}),
+        ("dpm++2m", {"variance_type": "learned_range"}),
         ("lcm", {"original_inference_steps": 2000}),
         ("lcm", {"timestep_scaling": "many"}),
     ],
