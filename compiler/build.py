@@ -113,6 +113,8 @@ def compile_pipeline(
     find_linker(options.host)
     folder = load_pipeline_folder(model_dir, options.lora_choices)
     sizes = _sizes(folder, options)
+    # Before minutes of work; at the end again, for layers of components that are not compiled.
+    options.check_layers(folder.layers)
     with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
         builder = _Builder(folder, options, device, sizes, Path(scratch))
         components = list(builder.components())

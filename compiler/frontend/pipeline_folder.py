@@ -112,6 +112,12 @@ class PipelineFolder:
         """Channels of the text embedding, the UNet's ``cross_attention_dim``."""
         return self.text_encoder_config["hidden_size"]
 
+    @property
+    def layers(self) -> set[str]:
+        """Paths in their component of all modules that have weights."""
+        components = self.text_encoder_weights, self.unet_weights, self.vae_weights
+        return {name.rpartition(".")[0] for weights in components for name in weights.tensors}
+
     def load_text_encoder(self) -> CLIPTextModel:
         """Return the text encoder in float32 and evaluation mode, LoRAs merged.
 

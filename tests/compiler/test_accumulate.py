@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 
 from ddimcache.compiler import pipeline
 from ddimcache.compiler.accumulate import HALF_ROUNDING, Accumulation, half_error
+from ddimcache.compiler.frontend.pipeline_folder import PipelineFolder, load_pipeline_folder
 from ddimcache.compiler.options import CompileOptions, LayerChoice
 from ddimcache.compiler.target import profile
 from ddimcache.errors import UsageError
 from ddimcache.kernels.tags import PIXELS
+from tests.kit.device_run import compile_to
+from tests.kit.family import stand_in
 from tests.passes.test_pipeline import request
 
 PHONE = profile("adreno-740")
@@ -132,3 +136,16 @@ def test_a_pattern_of_no_layer_is_a_slip_of_the_pen() -> None:
         CompileOptions(keep_fp16=("mid_block.*", "midblock.*")).check_layers(layers)
     with pytest.raises(UsageError, match=r"--accumulate: no layer of this model is called 'conv_on'"):
         CompileOptions(accumulate=("conv_on=float32",)).check_layers(layers)
+
+
+def test_a_slip_is_told_before_anything_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = load_pipeline_folder(stand_in("small"))
+    for network in (folder.load_text_encoder(), folder.load_unet(), folder.load_vae()):
+        assert {path.rpartition(".")[0] for path, _ in network.named_parameters()} <= folder.layers
+
+    def load(_: object) -> None:
+        pytest.fail("a component was read")
+
+    monkeypatch.setattr(PipelineFolder, "load_text_encoder", load)
+    with pytest.raises(UsageError, match="--keep-fp16: no layer of this model is called 'conv_on'"):
+        compile_to(stand_in("small"), tmp_path / "bundle", target="llvm", keep_fp16=("conv_on",))
