@@ -148,9 +148,12 @@ class BlockedLoops:
             with T.vectorized(0, self.lanes) as lane:
                 emit(vector * self.lanes + lane)
 
-    def _each(self, count: int, emit: Callable[[int, Any], None]) -> None:
-        """The same for every vector of every one of ``count`` keys or values; it is given both."""
-        for number in range(count):
+    def _each(self, count: int, emit: Callable[[Any, Any], None]) -> None:
+        """The same for every vector of every one of ``count`` keys or values; it is given both.
+
+        The loop is unrolled when the kernel is built: TVM's passes before that have one statement to see.
+        """
+        with T.unroll(0, count) as number:
             self._each_vector(partial(emit, number))
 
     def _query(self, at: Any) -> Any:

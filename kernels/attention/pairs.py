@@ -73,27 +73,23 @@ class PairLoops(BlockedLoops):
             )
 
     def _multiply_keys(self, sums: Any, part: Any, first: Any) -> None:
-        with T.serial(0, self.width // 2) as d:
-            for j in range(self.key_tile):
-                for start in range(0, self.span, self.lanes):
-                    self._add(sums, j, start, lambda at: self.query[part, d, at], self.keys[first + j, d])
+        with T.serial(0, self.width // 2) as d, T.unroll(0, self.key_tile) as j:
+            for start in range(0, self.span, self.lanes):
+                self._add(sums, j, start, lambda at: self.query[part, d, at], self.keys[first + j, d])
 
     def _keep_weights(self, first: Any) -> None:
-        for j in range(0, self.key_tile, 2):
+        def keep(half: Any, at: Any) -> None:
+            both = pair(self.score[first + half * 2, at], self.score[first + half * 2 + 1, at])
+            T.buffer_store(self.pairs, both, [first // 2 + half, at])
 
-            def keep(at: Any, j: int = j) -> None:
-                both = pair(self.score[first + j, at], self.score[first + j + 1, at])
-                T.buffer_store(self.pairs, both, [first // 2 + j // 2, at])
-
-            self._each_vector(keep)
+        self._each(self.key_tile // 2, keep)
 
     def _multiply_values(self, sums: Any, first: Any) -> None:
-        with T.serial(0, self.block // 2) as j:
-            for d in range(self.value_tile):
-                for start in range(0, self.span, self.lanes):
-                    self._add(sums, d, start, lambda at: self.pairs[j, at], self.values[j, first + d])
+        with T.serial(0, self.block // 2) as j, T.unroll(0, self.value_tile) as d:
+            for start in range(0, self.span, self.lanes):
+                self._add(sums, d, start, lambda at: self.pairs[j, at], self.values[j, first + d])
 
-    def _add(self, sums: Any, row: int, start: int, pairs: Callable[[Any], Any], one: Any) -> None:
+    def _add(self, sums: Any, row: Any, start: int, pairs: Callable[[Any], Any], one: Any) -> None:
         """Emits ``sums[row, start + lane] +=`` both products of ``pairs(start + lane)`` and ``one``."""
         if self.instruction:
             at = tirx.Ramp(start, 1, self.lanes)

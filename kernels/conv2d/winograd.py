@@ -98,28 +98,29 @@ def transform_output(size: int, m: Sequence[Any]) -> list[Any]:
 
 
 def _transform_square(
-    source: Callable[[int, int, Any], Any],
+    source: Callable[[Any, Any, Any], Any],
     extent: int,
     transform: Callable[[Sequence[Any]], list[Any]],
     result: int,
     lanes: int,
-    store: Callable[[int, int, Any, Any], None],
+    store: Callable[[Any, int, Any, Any], None],
 ) -> None:
     """Emits ``transform`` over the columns, then over the rows, of an ``extent`` square of vectors.
 
     ``source(row, column, lane)`` is read once; ``store(row, column, lane, value)`` gets ``result`` squared.
+    What is the same for all columns, or rows, is a loop that is unrolled when the kernel is built: TVM takes
+    most of the time of a compilation to look through statements before that.
     """
     half = local(result, extent, lanes)
-    for column in range(extent):
+    with T.unroll(0, extent) as column:
         line = local(extent, lanes)
-        for row in range(extent):
-            with T.vectorized(0, lanes) as lane:
-                T.buffer_store(line, source(row, column, lane), [row, lane])
+        with T.unroll(0, extent) as row, T.vectorized(0, lanes) as lane:
+            T.buffer_store(line, source(row, column, lane), [row, lane])
         for row in range(result):
             with T.vectorized(0, lanes) as lane:
                 values = transform([line[k, lane] for k in range(extent)])
                 T.buffer_store(half, values[row], [row, column, lane])
-    for row in range(result):
+    with T.unroll(0, result) as row:
         for column in range(result):
             with T.vectorized(0, lanes) as lane:
                 values = transform([half[row, k, lane] for k in range(extent)])
@@ -219,11 +220,11 @@ class _Emitter:
             b, top, left = self._place(tile)
             with T.serial(0, block // lanes) as vector:
 
-                def source(row: int, column: int, lane: Any) -> Any:
+                def source(row: Any, column: Any, lane: Any) -> Any:
                     y, x = inside(top + row, self.height), inside(left + column, self.width)
                     return T.cast(self.x[b, y, x, step * block + vector * lanes + lane], "float32")
 
-                def store(row: int, column: int, lane: Any, value: Any) -> None:
+                def store(row: Any, column: int, lane: Any, value: Any) -> None:
                     place = tile * block + vector * lanes + lane
                     self.inputs.store(value, row * side + column, place)
 
@@ -233,11 +234,11 @@ class _Emitter:
         size, side, lanes, block = self.blocking.size, self.side, self.lanes, self.blocking.depth
         with T.serial(0, block) as c, T.serial(0, self.panel // lanes) as vector:
 
-            def source(row: int, column: int, lane: Any) -> Any:
+            def source(row: Any, column: Any, lane: Any) -> Any:
                 place = (self.first_panel + panel, row, column, step * block + c, vector * lanes + lane)
                 return scaled_weight(self.weight, self.scale, place)
 
-            def store(row: int, column: int, lane: Any, value: Any) -> None:
+            def store(row: Any, column: int, lane: Any, value: Any) -> None:
                 place = c * self.panel + vector * lanes + lane
                 self.weights.store(value, row * side + column, place)
 
@@ -269,11 +270,11 @@ class _Emitter:
             with T.serial(0, self.panels) as panel, T.serial(0, self.panel // lanes) as vector:
                 result = local(size, size, lanes)
 
-                def source(row: int, column: int, lane: Any) -> Any:
+                def source(row: Any, column: Any, lane: Any) -> Any:
                     place = (panel * tiles + tile) * self.panel + vector * lanes + lane
                     return self.sums.read(row * side + column, place)
 
-                def store(row: int, column: int, lane: Any, value: Any) -> None:
+                def store(row: Any, column: int, lane: Any, value: Any) -> None:
                     T.buffer_store(result, value, [row, column, lane])
 
                 _transform_square(source, side, lambda m: transform_output(size, m), size, lanes, store)

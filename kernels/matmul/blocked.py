@@ -31,7 +31,7 @@ class ProductBlocking:
 
 
 def add_products(
-    sums: Callable[[Any, int, Any], tuple[Any, list[Any]]],
+    sums: Callable[[Any, Any, Any], tuple[Any, list[Any]]],
     inputs: Callable[[int, Any], Any],
     weights: Callable[[Any, Any], Any],
     *,
@@ -45,20 +45,19 @@ def add_products(
     ``sums(row, first, lane)`` gives a buffer and the indices of the sum of ``row`` and ``first + lane``.
     """
     total = local(strip, panel)
-    vectors = [(row, first) for row in range(strip) for first in range(0, panel, lanes)]
-    for row, first in vectors:
-        with T.vectorized(0, lanes) as lane:
-            buffer, place = sums(row, first, lane)
-            T.buffer_store(total, buffer[tuple(place)], [row, first + lane])
+    vectors = panel // lanes
+    with T.unroll(0, strip) as row, T.unroll(0, vectors) as vector, T.vectorized(0, lanes) as lane:
+        buffer, place = sums(row, vector * lanes, lane)
+        T.buffer_store(total, buffer[tuple(place)], [row, vector * lanes + lane])
     with T.serial(0, depth) as k:
-        for row, first in vectors:
-            with T.vectorized(0, lanes) as lane:
-                value = total[row, first + lane] + inputs(row, k) * weights(k, first + lane)
-                T.buffer_store(total, value, [row, first + lane])
-    for row, first in vectors:
-        with T.vectorized(0, lanes) as lane:
-            buffer, place = sums(row, first, lane)
-            T.buffer_store(buffer, total[row, first + lane], place)
+        for number in range(strip):
+            with T.unroll(0, vectors) as vector, T.vectorized(0, lanes) as lane:
+                column = vector * lanes + lane
+                value = total[number, column] + inputs(number, k) * weights(k, column)
+                T.buffer_store(total, value, [number, column])
+    with T.unroll(0, strip) as row, T.unroll(0, vectors) as vector, T.vectorized(0, lanes) as lane:
+        buffer, place = sums(row, vector * lanes, lane)
+        T.buffer_store(buffer, total[row, vector * lanes + lane], place)
 
 
 def scaled_weight(weight: Any, scale: Any, index: Sequence[Any]) -> Any:
@@ -112,11 +111,14 @@ def blocked_product(
         ):
             T.buffer_store(sums, T.float32(0), [line // rows, line % rows, vector * lanes + lane])
         with T.serial(0, depth // block) as step, T.serial(0, own) as part:
-            with T.serial(0, block) as k:
-                for first in range(0, panel, lanes):
-                    with T.vectorized(0, lanes) as lane:
-                        place_of = (first_panel + part, step * block + k, first + lane)
-                        T.buffer_store(weights, scaled_weight(weight, scale, place_of), [k, first + lane])
+            with (
+                T.serial(0, block) as k,
+                T.unroll(0, panel // lanes) as vector,
+                T.vectorized(0, lanes) as lane,
+            ):
+                column = vector * lanes + lane
+                place_of = (first_panel + part, step * block + k, column)
+                T.buffer_store(weights, scaled_weight(weight, scale, place_of), [k, column])
             with T.serial(0, rows // strip) as line:
                 places = [[T.bind(index) for index in place(line * strip + row)] for row in range(strip)]
                 add_products(
