@@ -13,6 +13,7 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.s_tir import SBlock
 
+from ddimcache.compiler import argument_checks
 from ddimcache.compiler.linker import find_linker
 from ddimcache.compiler.passes.lower_storages import LowerStorages
 from ddimcache.compiler.target import DeviceProfile
@@ -40,6 +41,8 @@ def build_library(
     """
     linker = find_linker(host)
     kernels = _kernels(module, functions)
+    module = _checked_by_callers(module, kernels)
+    argument_checks.register()
     target = profile.tvm_target(host)
     lower_storages: Any = LowerStorages()
     with target, tvm.transform.PassContext(opt_level=3):
@@ -53,7 +56,9 @@ def build_library(
             relax.transform.AttachGlobalSymbol(),
         ):
             module = phase(module)
-        executable = relax.build(module, target=target, relax_pipeline=None)
+        executable = relax.build(
+            module, target=target, relax_pipeline=None, tir_pipeline=argument_checks.PIPELINE
+        )
     executable.export_library(str(path), fcompile=linker.compile_function())
     return LibraryFacts(kernels, _sources(executable.mod))
 
@@ -77,6 +82,18 @@ def _kernels(module: tvm.IRModule, functions: list[str]) -> tuple[KernelSpec, ..
             made = {entry: counts[name] for entry, counts in calls.items() if name in counts}
             kernels.append(KernelSpec(name=name, calls=made, macs=kernel_macs(function)))
     return tuple(sorted(kernels, key=lambda kernel: kernel.name))
+
+
+def _checked_by_callers(module: tvm.IRModule, kernels: tuple[KernelSpec, ...]) -> tvm.IRModule:
+    """``module`` with a mark at the kernels that its functions call; others are called from outside."""
+    called = {kernel.name for kernel in kernels if kernel.calls}
+    functions = {
+        variable: function.with_attr(argument_checks.CHECKED, True)
+        if variable.name_hint in called
+        else function
+        for variable, function in module.functions_items()
+    }
+    return tvm.IRModule(functions, attrs=module.attrs, global_infos=module.global_infos)
 
 
 def kernel_macs(function: tirx.PrimFunc) -> int:
