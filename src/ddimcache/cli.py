@@ -6,6 +6,7 @@ are imported by the verbs that need them, when they need them.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import Annotated
@@ -76,6 +77,9 @@ app.command("tracker", epilog=tracker.EXAMPLES)(tracker.tracker)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line (that of the process by default) and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal of another encoding gets question marks, and so does a file's name that is no text.
+        sys.stdout.reconfigure(errors="replace")
     try:
         app(args=arguments, prog_name="ddimcache")
     except DdimcacheError as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -48,6 +49,18 @@ def test_help_imports_nothing_slow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n[]\n"
+
+
+def test_a_terminal_that_lacks_letters():
+    def printed(code: str) -> str:
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        return subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+
+    shown = printed("from ddimcache.cli import main; main(['generate', '--help'])")
+    assert "Steps of the sampler, 1 ? 1000" in shown
+    value = {"image": "g\u00fcn.png", "model": "\udcff"}
+    shown = printed(f"from ddimcache.commands.terminal import print_json; print_json({value!r})")
+    assert json.loads(shown) == value
 
 
 class TestCompile:
