@@ -1,7 +1,7 @@
 """The command line: puts the verbs together and turns expected errors into a message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Modules that take long to import (TVM, PyTorch)
-are imported by the verbs that need them, when they need them.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated. Modules that take long to import
+(TVM, PyTorch) are imported by the verbs that need them, when they need them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from ddimcache.errors import DdimcacheError
 
 INTERRUPTED = 130
 """What typer makes of Ctrl-C, as shells do."""
+TERMINATED = 143
+"""The same of SIGTERM, where a verb cleans up first."""
 
 app = typer.Typer(
     name="ddimcache",
@@ -86,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"ddimcache: {error}")
         sys.exit(error.exit_code)
     except SystemExit as end:
-        if end.code == INTERRUPTED:
+        if end.code in (INTERRUPTED, TERMINATED):
             say("ddimcache: interrupted, no result was written")
         raise
     except BrokenPipeError:

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 
@@ -64,6 +67,23 @@ def test_a_terminal_that_lacks_letters():
 
 
 class TestCompile:
+    def test_a_compilation_that_is_terminated_leaves_nothing_behind(
+        self, run, model, compiler, tmp_path, monkeypatch
+    ):
+        def compile_pipeline(_model, out_dir, *_):
+            with tempfile.TemporaryDirectory(dir=out_dir.parent):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+
+        monkeypatch.setattr(compiler, "compile_pipeline", compile_pipeline)
+        before = signal.getsignal(signal.SIGTERM)
+        (tmp_path / "out").mkdir()
+        done = run("compile", model, "-o", tmp_path / "out" / "bundle", "--target", "llvm")
+        assert done.code == 143
+        assert "interrupted, no result was written" in done.err
+        assert list((tmp_path / "out").iterdir()) == []
+        assert signal.getsignal(signal.SIGTERM) == before
+
     def test_json(self, run, model, compiler, tmp_path):
         done = run("compile", model, "-o", tmp_path / "out", "--target", "llvm", "--batch", 1, "--json")
         assert done.code == 0

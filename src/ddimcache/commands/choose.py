@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddimcache.commands.terminal import say
+from ddimcache.commands.terminal import cleaning_up, say
 from ddimcache.errors import BundleError, UsageError
 from ddimcache.models.shapes import FINGERPRINT
 from ddimcache.runtime.bundle import Bundle, is_bundle, open_bundle
@@ -200,7 +200,8 @@ def load_compiler() -> Callable[[Path, Path, CompileOptions, Progress], object]:
         ) from error
 
     def compile_and_tell(model: Path, out: Path, options: CompileOptions, progress: Progress) -> object:
-        report = compile_pipeline(model, out, options, progress)
+        with cleaning_up():
+            report = compile_pipeline(model, out, options, progress)
         for line in report.skipped_records:
             say(line)
         return report

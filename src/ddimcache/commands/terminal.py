@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddimcache.errors import UsageError
@@ -34,6 +38,26 @@ def print_json(value: dict[str, Any]) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=1, allow_nan=False)
     print(text, flush=True)
+
+
+@contextmanager
+def cleaning_up() -> Iterator[None]:
+    """Let SIGTERM end the process as Ctrl-C does, so that what is half done is removed.
+
+    Does nothing in another thread than the main one, where no signal is handled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def progress() -> Progress:
