@@ -34,8 +34,8 @@ from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.pack_weights import PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
+from ddimcache.compiler.sizes import Sizes, sizes_of
 from ddimcache.compiler.target import DeviceProfile, with_limits
-from ddimcache.errors import UsageError
 from ddimcache.kernels.sampler import kernel as sampler_kernels
 from ddimcache.launches import LaunchLists
 from ddimcache.manifest import (
@@ -70,31 +70,6 @@ class CompileReport:
     skipped_records: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Latent and picture sizes of a compilation; ``suffix`` ends the names of what is of no other size."""
-
-    latent_width: int
-    latent_height: int
-    scale: int
-    batch: int
-    channels: int
-    suffix: str = ""
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.latent_width * self.scale, self.latent_height * self.scale
-
-    @property
-    def latents(self) -> TensorSpec:
-        return TensorSpec((self.batch, self.channels, self.latent_height, self.latent_width), "float32")
-
-    @property
-    def image(self) -> TensorSpec:
-        width, height = self.image_size
-        return TensorSpec((self.batch, height, width, 3), "uint8")
-
-
 def compile_pipeline(
     model_dir: Path, out_dir: Path, options: CompileOptions, progress: Progress
 ) -> CompileReport:
@@ -112,7 +87,7 @@ def compile_pipeline(
     device = with_limits(device, options.lower_limits)
     find_linker(options.host)
     folder = load_pipeline_folder(model_dir, options.lora_choices)
-    sizes = _sizes(folder, options)
+    sizes = sizes_of(folder, options)
     # Before minutes of work; at the end again, for layers of components that are not compiled.
     options.check_layers(folder.layers)
     with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
@@ -127,47 +102,14 @@ def compile_pipeline(
     return CompileReport(manifest, time.perf_counter() - start, skipped)
 
 
-def _sizes(folder: PipelineFolder, options: CompileOptions) -> tuple[_Sizes, ...]:
-    """What is compiled for, the size that is drawn unless another is asked for first."""
-    config = folder.unet_config
-    layers, levels = config["layers_per_block"], len(config["block_out_channels"])
-    # A skip connection for conv_in, for every layer of the down path and for every down-sampling.
-    cuts = 1 + (layers * levels if isinstance(layers, int) else sum(layers)) + levels - 1
-    if options.cut >= cuts:
-        raise UsageError(
-            f"this UNet has no cut {options.cut}; it has {cuts}, from 0 (the outermost) to {cuts - 1}",
-            where="--cut",
-        )
-    scale = folder.vae_scale
-    asked, where = [(options.width, options.height), *options.more_sizes], "--size"
-    if not options.width:
-        height, width = (side * scale for side in folder.latent_size)
-        asked, where = [(width, height)], f"`sample_size` of {folder.path / 'unet' / 'config.json'}"
-    # Every down-sampling of the UNet halves the latents, and every half has to be whole.
-    multiple = scale * 2 ** (levels - 1)
-    sizes: list[_Sizes] = []
-    for width, height in asked:
-        for name, side in (("width", width), ("height", height)):
-            if side % multiple:
-                raise UsageError(
-                    f"{name} {side} is not a multiple of {multiple}, as this model needs",
-                    where=where,
-                    remedy="give another --size",
-                )
-        suffix = f"_{width}x{height}" if sizes else ""
-        cells = width // scale, height // scale
-        sizes.append(_Sizes(*cells, scale, options.batch, folder.latent_channels, suffix))
-    return tuple(sizes)
-
-
 @dataclass(frozen=True)
 class _Task:
     """A component to compile: what loads its network, and what imports that for each of ``sizes``."""
 
     name: str
     load: Callable[[], Any]
-    imported: Callable[[Any, _Sizes], ImportedComponent]
-    sizes: tuple[_Sizes, ...]
+    imported: Callable[[Any, Sizes], ImportedComponent]
+    sizes: tuple[Sizes, ...]
     phases: int = pipeline.PHASE_COUNT
 
     @property
@@ -188,7 +130,7 @@ class _Builder:
         folder: PipelineFolder,
         options: CompileOptions,
         device: DeviceProfile,
-        sizes: tuple[_Sizes, ...],
+        sizes: tuple[Sizes, ...],
         scratch: Path,
     ) -> None:
         self.folder = folder
@@ -200,8 +142,8 @@ class _Builder:
         self.entries: dict[str, Component] = {}
         self.passes: list[PassReport] = []
         self.layers: set[str] = set()
-        self.planned: dict[_Sizes, dict[str, Plan]] = {each: {} for each in sizes}
-        self.unets: dict[_Sizes, pipeline.Compilation] = {}
+        self.planned: dict[Sizes, dict[str, Plan]] = {each: {} for each in sizes}
+        self.unets: dict[Sizes, pipeline.Compilation] = {}
         self.cuts = 0
 
     def components(self) -> Iterator[_Task]:
@@ -209,19 +151,19 @@ class _Builder:
         dtype, folder, sizes = self.device.compute_dtype, self.folder, self.sizes
         tokens, batch = folder.text_length, sizes[0].batch
 
-        def cells(size: _Sizes) -> tuple[int, int]:
+        def cells(size: Sizes) -> tuple[int, int]:
             return size.latent_height, size.latent_width
 
-        def text_encoder(network: Any, _: _Sizes) -> ImportedComponent:
+        def text_encoder(network: Any, _: Sizes) -> ImportedComponent:
             return import_text_encoder(network, tokens, dtype)
 
-        def unet(network: Any, size: _Sizes) -> ImportedComponent:
+        def unet(network: Any, size: Sizes) -> ImportedComponent:
             return import_unet(network, batch, *cells(size), tokens, dtype)
 
-        def vae_decoder(network: Any, size: _Sizes) -> ImportedComponent:
+        def vae_decoder(network: Any, size: Sizes) -> ImportedComponent:
             return import_vae_decoder(network, batch, *cells(size), dtype)
 
-        def vae_encoder(network: Any, size: _Sizes) -> ImportedComponent:
+        def vae_encoder(network: Any, size: Sizes) -> ImportedComponent:
             return import_vae_encoder(network, batch, *cells(size), size.scale, dtype)
 
         yield _Task("text_encoder", folder.load_text_encoder, text_encoder, sizes[:1])
@@ -245,7 +187,7 @@ class _Builder:
         name = task.name
         stage.advance(0, f"{name}: import")
         network = task.load()
-        compilations: list[tuple[_Sizes, pipeline.Compilation]] = []
+        compilations: list[tuple[Sizes, pipeline.Compilation]] = []
         for size in task.sizes:
             component = task.imported(network, size)
             stage.advance(1)
@@ -283,7 +225,7 @@ class _Builder:
     def _compiled(
         self,
         task: _Task,
-        size: _Sizes,
+        size: Sizes,
         component: ImportedComponent,
         widths: PanelWidths,
         stage: Stage,
@@ -325,7 +267,7 @@ class _Builder:
             self.planned[each][task.name] = planned(compilation)
         return compilation
 
-    def _limits(self, size: _Sizes) -> MemoryLimits:
+    def _limits(self, size: Sizes) -> MemoryLimits:
         """What the next component may take: the budget is for all of them together, at each size."""
         wanted, allocation = self.device.wanted_activations, self.device.max_allocation
         budget = self.options.memory_budget
@@ -360,7 +302,7 @@ class _Builder:
         self,
         name: str,
         library: Path,
-        compilations: list[tuple[_Sizes, pipeline.Compilation]],
+        compilations: list[tuple[Sizes, pipeline.Compilation]],
         facts: LibraryFacts,
         paths: Sequence[str],
     ) -> None:
@@ -404,7 +346,7 @@ class _Builder:
         )
 
     def _functions(
-        self, name: str, size: _Sizes, compilation: pipeline.Compilation
+        self, name: str, size: Sizes, compilation: pipeline.Compilation
     ) -> dict[str, FunctionSpec]:
         latents, context, suffix = size.latents, self.context, size.suffix
         if name == "text_encoder":
@@ -436,11 +378,11 @@ class _Builder:
             functions[f"cached{GUIDED}{suffix}"] = FunctionSpec((*inputs, *kept), (noise,))
         return functions
 
-    def _features(self, size: _Sizes) -> tuple[TensorSpec, ...]:
+    def _features(self, size: Sizes) -> tuple[TensorSpec, ...]:
         dtype: Any = self.device.compute_dtype
         return tuple(TensorSpec(shape, dtype) for shape in self.unets[size].feature_shapes)
 
-    def _picture_size(self, size: _Sizes) -> PictureSize:
+    def _picture_size(self, size: Sizes) -> PictureSize:
         unet, features = self.unets[size], self._features(size)
         return PictureSize(
             image_size=size.image_size,

@@ -14,7 +14,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from ddimcache.compiler import pipeline
-from ddimcache.compiler.build import _Builder, _Sizes
+from ddimcache.compiler.build import _Builder
 from ddimcache.compiler.compress.weights import WeightStore
 from ddimcache.compiler.fit_memory import MemoryLimits, fit
 from ddimcache.compiler.frontend.importer import ImportedComponent
@@ -23,6 +23,7 @@ from ddimcache.compiler.frontend.vae_decoder import import_vae_decoder
 from ddimcache.compiler.library import build_library
 from ddimcache.compiler.memory_plan import Plan, buffers, peak
 from ddimcache.compiler.options import CompileOptions
+from ddimcache.compiler.sizes import Sizes
 from ddimcache.compiler.target import profile
 from ddimcache.errors import CompileError
 from tests.kit.device_run import compile_to, psnr
@@ -175,7 +176,7 @@ def test_a_budget_is_kept_beside_what_the_profile_wants(
     budget: int, refusal: str | None, tmp_path: Path
 ) -> None:
     device = dataclasses.replace(profile("llvm"), wanted_activations=150)
-    size = _Sizes(8, 8, 8, 1, 4)
+    size = Sizes(8, 8, 8, 1, 4)
     options = CompileOptions(target="llvm", memory_budget=budget)
     builder = _Builder(None, options, device, (size,), tmp_path)  # type: ignore[arg-type]
     builder.planned[size]["unet"] = Plan((300,), 0)
