@@ -232,10 +232,14 @@ class CompileOptions:
         patterns += [("--activations", choice.pattern) for choice in self.activation_choices]
         for option, pattern in patterns:
             if not any(fnmatch.fnmatchcase(layer, pattern) for layer in layers):
+                # What `inspect --layers` shows of layers that became one product.
+                is_around = any(fnmatch.fnmatchcase(layer, f"{pattern}.*") for layer in layers)
                 raise UsageError(
                     f"no layer of this model is called '{pattern}'",
                     where=option,
-                    remedy="`inspect --layers` of a bundle of it lists them",
+                    remedy=f"write '{pattern}.*' for those in it"
+                    if is_around
+                    else "`inspect --layers` of a bundle of it lists them",
                 )
 
     def untold(self) -> dict[str, str]:

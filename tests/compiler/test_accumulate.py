@@ -134,7 +134,9 @@ def test_a_pattern_of_no_layer_is_a_slip_of_the_pen() -> None:
     ).check_layers(layers)
     with pytest.raises(UsageError, match=r"--keep-fp16: no layer of this model is called 'midblock\.\*'"):
         CompileOptions(keep_fp16=("mid_block.*", "midblock.*")).check_layers(layers)
-    with pytest.raises(UsageError, match=r"--accumulate: no layer of this model is called 'conv_on'"):
+    with pytest.raises(UsageError, match=r"is called 'mid_block'; write 'mid_block\.\*' for those in it"):
+        CompileOptions(keep_fp16=("mid_block",)).check_layers(layers)
+    with pytest.raises(UsageError, match=r"--accumulate: no layer of this model is called 'conv_on'; `insp"):
         CompileOptions(accumulate=("conv_on=float32",)).check_layers(layers)
 
 
