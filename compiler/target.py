@@ -65,12 +65,13 @@ class PixelTable:
     def rows_of(self, width: int, dtype: str) -> int:
         """Rows of a work-item whose panels have ``width`` output channels: what 12 registers take.
 
-        Sums of ``dtype`` float32 take twice the registers.
+        Sums of ``dtype`` float32 take twice the registers, and weights too.
         """
         if self.rows:
             return self.rows
-        rows = 5 if width == 2 * PIXEL else 6
-        return rows if dtype == "float16" else rows // 2
+        if dtype == "float16":
+            return 5 if width == 2 * PIXEL else 6
+        return 2 if width == 2 * PIXEL else 4
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,9 @@ class _ProductLowerer(PyExprMutator):
         channels, _ = shape
         rows = math.prod((static_shape(x) or [])[:-1])
         workload = self.packer.product("matmul", key, shape, rows, dtype_name(x))
-        width, fours = self.packer.panel_width(key, workload), workload.dtype == "int8"
-        packed = self.packer.packed(key, matrix, shape, matmul_kernel.pack, width, fours)
         sums = self.packer.sums(key, shape, matrix)
+        width, fours = self.packer.panel_width(key, workload, sums), workload.dtype == "int8"
+        packed = self.packer.packed(key, matrix, shape, matmul_kernel.pack, width, fours)
 
         def compute(x: te.Tensor, weight: te.Tensor, scale: te.Tensor | None = None) -> te.Tensor:
             return matmul_kernel.matmul(x, weight, scale, channels, dtype, sums)
@@ -193,9 +193,9 @@ class _ProductLowerer(PyExprMutator):
             dtype_name(x),
             self.packer.weights_of_key(key, weight.shape),
         )
-        width = self.packer.panel_width(key, workload)
-        packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
         sums = self.packer.sums(key, weight.shape, weight.compute)
+        width = self.packer.panel_width(key, workload, sums)
+        packed = self.packer.packed(key, weight.compute, weight.shape, conv2d_kernel.pack, width)
         tiled = self.tiled(workload, sums, self.largest)
         if tiled:
             attributes = {"op_pattern": INJECTIVE}

@@ -22,6 +22,7 @@ from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.kernels.matmul.dots import LANES, LONGEST, pack_fours
 from ddimcache.kernels.scales import FOUR
+from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import SIZES, Workload
 
 PanelWidths = dict[tuple[str, str], int]
@@ -232,13 +233,16 @@ class WeightPacker(StoredWeights):
         self.rounding.add(key)
         return rounded
 
-    def panel_width(self, key: str, workload: Workload) -> int:
+    def panel_width(self, key: str, workload: Workload, sums: str | None = None) -> int:
         """Output channels of a panel of the weight ``key``, for its product ``workload``.
 
         A weight of several products, those of the bands of a picture or of several picture sizes, is packed
-        once: the first decides.
+        once: the first decides. With ``sums`` in float32 of operands that are read as pixels it is a pixel: a
+        weight in float32 is twice the local memory, which more rows share then. A gated panel has two.
         """
         columns = self.profile.tiles_of(workload).columns
+        if sums == "float" and workload.family != "geglu":
+            columns = (PIXEL,)
         width = matmul_kernel.panel_width(workload.sizes[_CHANNELS[workload.family]], columns)
         return self.widths.setdefault((workload.family, key), width)
 

@@ -35,9 +35,10 @@ def error(result, exact):
     return np.sqrt(np.mean((result.astype(np.float64) - exact) ** 2)) / np.sqrt(np.mean(exact**2))
 
 
-def weights(shape, pack, group):
+def weights(shape, pack, group, how):
     values = (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype("float32")
-    width = matmul.panel_width(shape[0], TILES.columns)
+    # As the compiler packs them: those of sums in float32 in pixels.
+    width = matmul.panel_width(shape[0], (4,) if how == "float" else TILES.columns)
     if group is None:
         values = values.astype("float16").astype("float32")
         return values, [pack(values.astype("float16"), width)]
@@ -60,7 +61,7 @@ def check(name, result, exact, limit):
 
 def run_matmul(rows, depth, channels, group, how):
     x = random.standard_normal((1, rows, depth)).astype("float16")
-    weight, packed = weights((channels, depth), matmul.pack, group)
+    weight, packed = weights((channels, depth), matmul.pack, group, how)
     arrays = [x, *packed]
     compute = lambda x, w, s=None: matmul.matmul(x, w, s, channels, "float16", how)
     function = te_function(compute, arrays)
@@ -73,7 +74,7 @@ def run_matmul(rows, depth, channels, group, how):
 
 def run_conv2d(shape, channels, size, stride, group, how):
     x = random.standard_normal(shape).astype("float16")
-    weight, packed = weights((channels, size, size, shape[-1]), conv2d.pack, group)
+    weight, packed = weights((channels, size, size, shape[-1]), conv2d.pack, group, how)
     arrays = [x, *packed]
     strides = (stride, stride)
     compute = lambda x, w, s=None: conv2d.conv2d(x, w, s, channels, strides, "float16", how)
@@ -89,7 +90,7 @@ def run_tiled(shape, channels, group, how):
     # inputs and weights are rounded on their way to them. Measured 2.3 times, of 80 to 320 products.
     batch, height, width, depth = shape
     x = random.standard_normal((batch, height + 2, width + 2, depth)).astype("float16")
-    weight, packed = weights((channels, 3, 3, depth), conv2d.pack, group)
+    weight, packed = weights((channels, 3, 3, depth), conv2d.pack, group, how)
     made = (batch, *tiles_of(height, width), POSITIONS, depth)
     tiles = run_kernel(te_function(tiled_input, [x]), [x], made, "float16", "adreno-740")
     arrays = [tiles, *packed]
