@@ -36,7 +36,8 @@ class PixelTable:
     most_chunk: int
     """Pixels of a row between two barriers, at most."""
     attention_together: int
-    """Pixels of each of four keys or values that attention reads before it multiplies them, at most."""
+    """Pixels of each of four keys or values that attention reads before it multiplies them, at most: as many
+    as registers take; :meth:`together_of` has those of a team."""
     attention_group: int
     """Work-items of an attention work-group, at most, or one team (``kernels/attention/pixels.py``)."""
     rows: int = 0
@@ -61,6 +62,14 @@ class PixelTable:
         if sums != "chunks":
             return length
         return self.longest if length > self.longest else self.shortened
+
+    def together_of(self, team: int) -> int:
+        """Pixels of each key or value that a team of ``team`` work-items reads together.
+
+        One less where it is more than a work-group should be, whose waves are twice as wide: the registers
+        that the last one takes would leave half as many of them.
+        """
+        return max(self.attention_together - (team > self.attention_group), 1)
 
     def rows_of(self, width: int, dtype: str) -> int:
         """Rows of a work-item whose panels have ``width`` output channels: what 12 registers take.
@@ -360,7 +369,7 @@ PROFILES = {
                 local_bytes=32,
                 most_items=512,
                 most_chunk=16,
-                attention_together=3,
+                attention_together=4,
                 attention_group=64,
             ),
             # The UNet of SD 1.5 at 512x512 plans 51.7 MB with it, and 66.1 with 21 MB, of 65 that it may.

@@ -25,6 +25,7 @@ from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_atten
 from ddimcache.kernels.attention.kernel import Place, attention
 from ddimcache.kernels.attention.pairs import LANES, PairCalls, PairLoops
 from ddimcache.kernels.attention.pixels import MOST_ITEMS, can_read_pixels, pixel_attention
+from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import Workload, tagged
 
 CAUSAL = -1.0e30
@@ -49,7 +50,7 @@ def attention_kernel(
             tokens,
             dtype,
             scale,
-            together=pixels.attention_together,
+            together=pixels.together_of(width // PIXEL),
             work_group=min(pixels.attention_group, most_items),
             image_pixels=profile.max_image_pixels,
             **variant,

@@ -6,17 +6,20 @@ head has pixels, each with one pixel of every query's result. For a block of key
 - *scores*: each work-item scores its four keys for the four queries, 64 multiply-adds on four pixels of keys
   from an image and four of queries from local memory. A few pixels are summed in float16, and their sums in
   float32;
-- *weights*: maxima go through local memory, exponentials and their sums are float32;
+- *weights*: powers of two of what a score is above its query's peak, and their sums, are float32. A peak is
+  the maximum of some block. Only where a score of the work-group is above its peak by more than ``slack``
+  do maxima go through local memory, and totals shrink as peaks are raised;
 - *values*: weights go through local memory too, so that each work-item adds all keys of the block to its own
   pixel of the results: again 64 multiply-adds on four pixels of values and four of weights. A block's sum is
-  float16, and joins the total, scaled as the maximum has grown: a number is added to sums of a block, and a
-  block's sum to as many as there are blocks, so that the error grows with the root of either.
+  float16, and joins the total: a number is added to sums of a block, and a block's sum to as many as there
+  are blocks, so that the error grows with the root of either.
 
 No score is computed twice, however wide a head is, and what is kept in local memory are 64 bytes a work-item.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -37,11 +40,21 @@ QUERIES = 4
 MOST_ITEMS = 512
 """Work-items of a team, at most: a work-group of more leaves each too few registers."""
 
+LOG = math.log2(math.e)
+"""What makes a power of two of an exponential: scores are kept times this."""
+
 COARSE = 64
 """What a score is divided by where it goes through float16; what that rounds away goes beside it."""
 
 FAINT = -65000.0 * COARSE
 """The least score that a maximum is taken of."""
+
+MOST_OF_BLOCK, MOST_SLACK = 640, 3.0
+"""What the weights of a block may sum up to, where they are its size otherwise, and the most powers of two
+that one may be above 1: a block's values are summed in float16."""
+
+MOST_OF_TOTAL = 4096
+"""The same of all weights: with values up to 16 totals are finite, and one part of it is a normal number."""
 
 
 def can_read_pixels(width: int, places: tuple[Place, Place, Place], most_items: int) -> bool:
@@ -114,7 +127,13 @@ class _Emitter:
         self.together = min(together, self.team)
         self.whole = self.team // self.together * self.together
         self.image_pixels = image_pixels
-        self.ragged = tokens % self.block != 0
+        self.blocks = -(-tokens // self.block)
+        self.short = tokens < self.block
+        self.slack = min(max(math.log2(MOST_OF_BLOCK / self.block), 0.0), MOST_SLACK)
+        """By how many powers of two a weight may be above 1 before its peak is raised."""
+        least = math.log2(MOST_OF_TOTAL / tokens) - self.slack
+        self.lowered = 2.0 ** min(math.floor(least), 0)
+        """What totals and sums of weights are multiplied with, so that float16 has them."""
 
     def emit(self, q: Any, k: Any, v: Any, bias: Any, out: Any) -> None:
         """Emits the whole kernel."""
@@ -129,18 +148,20 @@ class _Emitter:
             self.own = team * (QUERIES * self.team)
             shared = (self.teams * QUERIES * self.team * PIXEL,)
             self.asked, self.passed = (memory("shared", self.dtype, *shared) for _ in range(2))
+            self.above = memory("shared", "int32", 2)
             self.total = memory("local", self.dtype, QUERIES, PIXEL)
             self.peak, self.weight = (memory("local", "float32", QUERIES) for _ in range(2))
             self.shrink = memory("local", "float32", QUERIES)
             self.score = memory("local", "float32", QUERIES, PIXEL)
             self.places_of_keys = memory("local", "int32", PIXEL)
             _, self.nought = read_back(item, self.teams * self.team, self.passed)
+            self._put_above(item, 0)
             self._bring_queries(q)
             for query in range(QUERIES):
                 T.buffer_store(self.peak, T.float32(LOWEST), [query])
                 T.buffer_store(self.weight, T.float32(0), [query])
                 self._vector(self.total, lambda lane: T.cast(0, self.dtype), query)
-            with T.serial(0, -(-self.tokens // self.block)) as number:
+            with T.serial(0, self.blocks) as number:
                 self._score(k, number)
                 self._weigh(bias, number)
                 self._add_values(v, number)
@@ -192,10 +213,17 @@ class _Emitter:
         if self.whole < self.team:
             emit(lambda pixel: self.whole + pixel, self.team - self.whole)
 
+    def _begin(self, number: Any) -> Any:
+        """The first token of a block. The last block begins earlier where tokens end within it, so that none
+        is missing: what it has of the one before has no weight. A lone block repeats the last token."""
+        if self.tokens % self.block == 0 or self.short:
+            return number * self.block
+        return T.min(number * self.block, self.tokens - self.block)
+
     def _key(self, number: Any, key: Any) -> Any:
-        """The number of a token in a block, the last one repeated behind the end."""
-        token = number * self.block + key
-        return T.min(token, self.tokens - 1) if self.ragged else token
+        """The number of a token in a block."""
+        token = self._begin(number) + key
+        return T.min(token, self.tokens - 1) if self.short else token
 
     def _score(self, k: Any, number: Any) -> None:
         row = self.places[1].row // PIXEL
@@ -210,7 +238,7 @@ class _Emitter:
 
         def step(slot: Callable[[int], Any], count: int) -> None:
             held = memory("local", self.dtype, count * PIXEL * PIXEL)
-            asked = memory("local", self.dtype, QUERIES, PIXEL)
+            asked = memory("local", self.dtype, PIXEL)
             for pixel in range(count):
                 for key in range(PIXEL):
                     place = self.places_of_keys[key] + pixel
@@ -218,11 +246,10 @@ class _Emitter:
             for pixel in range(count):
                 for query in range(QUERIES):
                     at = self.own + query * self.team + slot(pixel)
-                    self._vector(asked, lambda lane, at=at: self.asked[at * PIXEL + lane], query)
-                for lane in range(PIXEL):
-                    for query in range(QUERIES):
+                    self._vector(asked, lambda lane, at=at: self.asked[at * PIXEL + lane])
+                    for lane in range(PIXEL):
                         for key in range(PIXEL):
-                            product = asked[query, lane] * held[(pixel * PIXEL + key) * PIXEL + lane]
+                            product = asked[lane] * held[(pixel * PIXEL + key) * PIXEL + lane]
                             T.buffer_store(sums, sums[query, key] + product, [query, key])
             for key in range(PIXEL):
                 T.buffer_store(self.places_of_keys, self.places_of_keys[key] + count, [key])
@@ -233,42 +260,84 @@ class _Emitter:
     def _join_scores(self, sums: Any) -> None:
         for query in range(QUERIES):
             for key in range(PIXEL):
-                value = self.score[query, key] + T.cast(sums[query, key], "float32")
+                value = self.score[query, key] + T.cast(sums[query, key], "float32") * T.float32(LOG)
                 T.buffer_store(self.score, value, [query, key])
                 T.buffer_store(sums, T.cast(0, self.dtype), [query, key])
 
     def _weigh(self, bias: Any, number: Any) -> None:
-        """Makes weights of scores; leaves them in local memory, and in ``shrink`` by what totals shrink."""
+        """Makes weights of scores, and leaves them in local memory."""
+        if bias is not None:
+            for query in range(QUERIES):
+                for key in range(PIXEL):
+                    token = self._key(number, self.member * PIXEL + key)
+                    value = self.score[query, key] + bias[token, self._query(query)] * T.float32(LOG)
+                    T.buffer_store(self.score, T.max(value, T.float32(FAINT)), [query, key])
+        if self.tokens % self.block:
+            with T.If(number == self.blocks - 1), T.Then():
+                self._leave_out()
+        self._raise_peaks(number)
         for query in range(QUERIES):
             for key in range(PIXEL):
-                value = self.score[query, key]
-                token = self.member * PIXEL + key
-                if bias is not None:
-                    value = T.max(
-                        value + bias[self._key(number, token), self._query(query)], T.float32(FAINT)
-                    )
-                if self.ragged:
-                    beyond = T.max(number * self.block + token - (self.tokens - 1), 0)
-                    value = value + T.float32(MISSING) * T.cast(beyond, "float32")
-                if bias is not None or self.ragged:
-                    T.buffer_store(self.score, value, [query, key])
-        synchronise()  # All have read the weights of the block before.
-        for query in range(QUERIES):
-            T.buffer_store(self.shrink, self.peak[query], [query])
-        self._share_maxima()
-        for query in range(QUERIES):
-            self._exponential(self.shrink, self.shrink[query] - self.peak[query], query)
-            T.buffer_store(self.weight, self.weight[query] * self.shrink[query], [query])
-            for key in range(PIXEL):
-                self._exponential(self.score, self.score[query, key] - self.peak[query], query, key)
+                self._power(self.score, self.score[query, key] - self.peak[query], query, key)
                 T.buffer_store(self.weight, self.weight[query] + self.score[query, key], [query])
-        synchronise()
         for query in range(QUERIES):
             slot = self.own + query * self.team + self._apart(self.member)
             self._put(
                 self.passed, slot, lambda lane, query=query: T.cast(self.score[query, lane], self.dtype)
             )
         synchronise()
+        self._put_above(number, 0)
+
+    def _leave_out(self) -> None:
+        """Takes what the last block repeats of other tokens out of the scores."""
+        repeated = self.blocks * self.block - self.tokens
+        for key in range(PIXEL):
+            own = self.member * PIXEL + key
+            # By how many tokens it is among the repeated ones, the first or the last of the block.
+            inside = own - (self.block - 1 - repeated) if self.short else repeated - own
+            missing = T.float32(MISSING) * T.cast(T.max(inside, 0), "float32")
+            for query in range(QUERIES):
+                T.buffer_store(self.score, self.score[query, key] + missing, [query, key])
+
+    def _put_above(self, number: Any, value: int) -> None:
+        """Says for block ``number`` whether scores are above their peaks: 1, or 0 for nothing said.
+
+        Blocks take turns with two places. One is cleared when all have read it, which a barrier later all
+        have seen, and the one after that it is asked again.
+        """
+        T.buffer_store(self.above, value, [T.bitwise_and(number, 1)])
+
+    def _raise_peaks(self, number: Any) -> None:
+        """Raises the peaks of a group, where a score of it is above its own by more than ``slack``.
+
+        Peaks are maxima of some block: while no weight is above 2^slack they need not be those of all.
+        """
+        highest = memory("local", "float32", QUERIES)
+        for query in range(QUERIES):
+            value = self.score[query, 0]
+            for key in range(1, PIXEL):
+                value = T.max(value, self.score[query, key])
+            T.buffer_store(highest, value - self.peak[query], [query])
+        over = T.max(T.max(highest[0], highest[1]), T.max(highest[2], highest[3]))
+        with T.If(over > T.float32(self.slack)), T.Then():
+            self._put_above(number, 1)
+        synchronise()  # All have said so, and have read the weights of the block before.
+        times = memory("local", "int32", 1)
+        T.buffer_store(times, self.above[T.bitwise_and(number, 1)], [0])
+        with T.serial(0, times[0]):
+            for query in range(QUERIES):
+                T.buffer_store(self.shrink, self.peak[query], [query])
+            self._share_maxima()
+            for query in range(QUERIES):
+                self._power(self.shrink, self.shrink[query] - self.peak[query], query)
+                T.buffer_store(self.weight, self.weight[query] * self.shrink[query], [query])
+                shrink = T.cast(self.shrink[query], self.dtype)
+                self._vector(
+                    self.total,
+                    lambda lane, query=query, shrink=shrink: self.total[query, lane] * shrink,
+                    query,
+                )
+            synchronise()
 
     def _share_maxima(self) -> None:
         """Raises the peaks by the scores of all of the team; each query is one work-item's to look through.
@@ -308,8 +377,8 @@ class _Emitter:
         coarse, rest = (T.cast(self.passed[place + part * PIXEL], "float32") for part in range(2))
         return coarse * T.float32(COARSE) + rest
 
-    def _exponential(self, target: Any, value: Any, *at: Any) -> None:
-        T.buffer_store(target, tirx.call_pure_extern("float32", "native_exp", value), list(at))
+    def _power(self, target: Any, value: Any, *at: Any) -> None:
+        T.buffer_store(target, tirx.call_pure_extern("float32", "native_exp2", value), list(at))
 
     def _add_values(self, v: Any, number: Any) -> None:
         some = memory("local", self.dtype, QUERIES, PIXEL)
@@ -318,32 +387,31 @@ class _Emitter:
         row, place = self.places[2].row // PIXEL, memory("local", "int32", 1)
         origin = self._origin(2, self.tokens) + self.member
         last = origin + (self.tokens - 1) * row
-        T.buffer_store(place, origin + number * (self.block * row), [0])
+        T.buffer_store(place, origin + self._begin(number) * row, [0])
 
         def step(slot: Callable[[int], Any], count: int) -> None:
             held = memory("local", self.dtype, count * PIXEL * PIXEL)
-            share = memory("local", self.dtype, QUERIES, PIXEL)
+            share = memory("local", self.dtype, PIXEL)
             for key in range(count * PIXEL):
                 where = place[0] + key * row
-                where = T.min(where, last) if self.ragged else where
+                where = T.min(where, last) if self.short else where
                 read_pixel(held, key, v, where, self.image_pixels)
             for pixel in range(count):
                 for query in range(QUERIES):
                     at = self.own + query * self.team + slot(pixel)
-                    self._vector(share, lambda lane, at=at: self.passed[at * PIXEL + lane], query)
-                for key in range(PIXEL):
-                    for query in range(QUERIES):
+                    self._vector(share, lambda lane, at=at: self.passed[at * PIXEL + lane])
+                    for key in range(PIXEL):
                         with T.vectorized(0, PIXEL) as lane:
-                            product = share[query, key] * held[(pixel * PIXEL + key) * PIXEL + lane]
+                            product = share[key] * held[(pixel * PIXEL + key) * PIXEL + lane]
                             T.buffer_store(some, some[query, lane] + product, [query, lane])
             T.buffer_store(place, place[0] + count * PIXEL * row, [0])
 
         self._in_steps(step)
+        lowered = T.cast(T.float32(self.lowered), self.dtype)
         for query in range(QUERIES):
-            shrink = T.cast(self.shrink[query], self.dtype)
             self._vector(
                 self.total,
-                lambda lane, query=query, shrink=shrink: self.total[query, lane] * shrink + some[query, lane],
+                lambda lane, query=query: self.total[query, lane] + some[query, lane] * lowered,
                 query,
             )
 
@@ -352,7 +420,8 @@ class _Emitter:
         synchronise()
         part = memory("local", self.dtype, PIXEL)
         for query in range(QUERIES):
-            T.buffer_store(part, T.cast(self.weight[query], self.dtype), [query])
+            lowered = self.weight[query] * T.float32(self.lowered)
+            T.buffer_store(part, T.cast(lowered, self.dtype), [query])
             T.buffer_store(self.weight, T.float32(0), [query])
         self._put(self.passed, self.own + self.member, lambda lane: part[lane])
         synchronise()

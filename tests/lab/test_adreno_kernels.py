@@ -168,7 +168,7 @@ def run_large(base):
     k[0, :, 0] += random.integers(0, 3, tokens).astype("float16") / 8
     v = random.standard_normal((1, tokens, width)).astype("float16")
     kernel = pixel_attention(
-        (1, queries, 1, width), tokens, "float16", width**-0.5, together=TABLE.attention_together,
+        (1, queries, 1, width), tokens, "float16", width**-0.5, together=TABLE.together_of(width // 4),
         work_group=TABLE.attention_group, image_pixels=1 << 27, has_bias=False, places=(Place(width, 0),) * 3,
     )
     arrays = [q, k, v, np.zeros((1, 1), "float32")]
@@ -179,6 +179,29 @@ def run_large(base):
     error = np.sqrt(np.mean((result - exact) ** 2) / np.mean(exact**2))
     print(f"attention, scores of {base}: error {error:.2e}")
     assert np.isfinite(result).all() and error <= 2e-3
+
+
+def run_slope(queries, tokens, width, first, last):
+    # The scores of every block are above those before, or below; some queries see no slope. It is made of
+    # whole numbers, by the first of some pixels that are summed alone, so that float16 has them.
+    q = random.standard_normal((1, queries, width)).astype("float16")
+    q[0, :, 0] = np.where(np.arange(queries) % 3, width**0.5, 0)
+    q[0, :, 1:16] = 0
+    k = random.standard_normal((1, tokens, width)).astype("float16")
+    k[0, :, 0] = np.round(np.linspace(first, last, tokens))
+    v = (12 + random.standard_normal((1, tokens, width))).astype("float16")
+    kernel = pixel_attention(
+        (1, queries, 1, width), tokens, "float16", width**-0.5, together=TABLE.together_of(width // 4),
+        work_group=TABLE.attention_group, image_pixels=1 << 27, has_bias=False, places=(Place(width, 0),) * 3,
+    )
+    arrays = [q, k, v, np.zeros((1, 1), "float32")]
+    shape = (1, queries, 1, width)
+    result = run_kernel(kernel, arrays, shape, "float16", "adreno-740").astype("float64")
+    score = np.einsum("bqd,bkd->bqk", q.astype("float64"), k.astype("float64"))[:, None] * width**-0.5
+    exact = exact_attention(score, v.astype("float64")[:, :, None])
+    error = np.sqrt(np.mean((result - exact) ** 2) / np.mean(exact**2))
+    print(f"attention, scores from {first} to {last}: error {error:.2e}")
+    assert np.isfinite(result).all() and error <= 3e-3
 
 
 def run(queries, tokens, heads, width, merged=False, causal=False, most=1 << 27):
@@ -197,7 +220,7 @@ def run(queries, tokens, heads, width, merged=False, causal=False, most=1 << 27)
     bias = np.where(np.arange(tokens)[:, None] <= np.arange(queries), 0, -1e30).astype("float32")
     bias = bias if causal else np.zeros((1, 1), "float32")
     kernel = pixel_attention(
-        (1, queries, heads, width), tokens, "float16", scale, together=TABLE.attention_together,
+        (1, queries, heads, width), tokens, "float16", scale, together=TABLE.together_of(width // 4),
         work_group=TABLE.attention_group, image_pixels=most, has_bias=causal, places=places,
     )
     shape = (1, queries, heads, width)
@@ -221,6 +244,10 @@ run(77, 77, 2, 64, causal=True)
 run(13, 11, 1, 512)
 for base in (32768, 126976, -122880):
     run_large(base)
+run_slope(50, 333, 64, 0, 30)
+run_slope(50, 333, 64, 300, 0)
+run_slope(9, 5001, 64, 1, 3)
+run_slope(29, 201, 64, -2000, 2000)
 run(70, 77, 1, 40, most=735)  # Keys and values are no images then.
 print("right")
 """

@@ -1,4 +1,4 @@
-// opencl: attention 1x16x16x1x8 float32 none, version 3 of the family
+// opencl: attention 1x16x16x1x8 float32 none, version 4 of the family
 __kernel void main_kernel(__global float* restrict k_ptr, __global float* restrict out_ptr, __global float* restrict q_ptr, __global float* restrict v_ptr) {
   float16 _ptr[16];
   float _ptr_1[256];
