@@ -122,7 +122,7 @@ def choose_blocking(
         if vectors % chunk == 0
         for down in (4, 8, 16, 32)
         if chunk * shape.width * bytes_of_item * PIXEL <= pixels.local_bytes * down
-        for parts in (1, 2, 4, 8)
+        for parts in (1, 2, 4, 8, 16)
         if vectors // chunk % parts == 0
         and shape.depth // parts <= longest
         and 256 <= POSITIONS * down * parts <= most_items

@@ -138,6 +138,7 @@ for group in (0, 32):
 run_tiled((1, 9, 11, 44), 3, None, "half")
 run_tiled((2, 5, 3, 960), 8, 0, "chunks")
 run_tiled((1, 8, 8, 1280), 24, 0, "chunks")
+run_tiled((1, 3, 5, 2560), 8, 0, "chunks")
 run_tiled((1, 1, 17, 640), 8, 0, "half")
 run_geglu(67, 128, 12, 0, "half")
 run_geglu(11, 1280, 16, 64, "chunks")
