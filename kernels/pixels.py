@@ -40,8 +40,9 @@ FRACTION = 127
 _SLOT, STORED_PLACE, WEIGHT_PLACE, _JUMP = range(4)
 """Places that are kept: of weights in local memory, where to bring them, where from; and a step of rows."""
 
-WRITTEN_OUT = 4
-"""Steps of the hot loop below which a driver's compiler writes it out and takes registers for all."""
+WRITTEN_OUT = {"float16": 4, "float32": 8}
+"""Steps of the hot loop, by the type of sums, below which a driver's compiler writes it out and takes
+registers for all: a step of sums in float32 has fewer instructions."""
 
 _ROWS_TOGETHER = 2
 """Rows whose results go through local memory together: more of it would leave fewer waves resident."""
@@ -130,7 +131,7 @@ class PixelProduct:
             self.shared = memory("shared", self.dtype, PIXEL * self._shared_vectors())
             self.places = memory("local", "int32", self.counted)
             self.sums = memory("local", self.dtype, own.rows, self.vectors, PIXEL)
-            if own.chunk < WRITTEN_OUT:
+            if own.chunk < WRITTEN_OUT[self.dtype]:
                 self._forget_item()
             self.place = memory("local", "int32", 4)
             self._place_weights()
@@ -244,7 +245,8 @@ class PixelProduct:
         chunk = T.bind(self._chunk(step))
         inside = self.part * self.steps + step < self.chunks
         self._bring_weights(chunk, inside if self.chunks % own.parts else None)
-        with counted(self.nought, own.chunk) if own.chunk < WRITTEN_OUT else T.serial(0, own.chunk) as pixel:
+        loop = own.chunk >= WRITTEN_OUT[self.dtype]
+        with T.serial(0, own.chunk) if loop else counted(self.nought, own.chunk) as pixel:
             values = memory("local", self.dtype, own.rows * PIXEL)
             factor = memory("local", self.dtype, PIXEL)
             for row in range(own.rows):

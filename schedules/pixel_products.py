@@ -117,11 +117,11 @@ def choose_blocking(shape: PixelShape, table: PixelTable) -> PixelBlocking | Non
 
     ``None`` where a work-group has too few work-items to keep float16 sums short enough.
     """
-    rows = table.rows_of(shape.width, shape.dtype)
+    rows, written_out = table.rows_of(shape.width, shape.dtype), WRITTEN_OUT[shape.dtype]
     item_bytes = np.dtype(shape.dtype).itemsize
     options = [
         # What is written out takes registers for all its steps.
-        PixelBlocking(rows if chunk >= WRITTEN_OUT or table.rows else rows - 1, chunk, down, across, parts)
+        PixelBlocking(rows if chunk >= written_out or table.rows else rows - 1, chunk, down, across, parts)
         for chunk in _divisors(shape.depth // PIXEL, table.most_chunk)
         for down in (8, 16, 32, 64)
         if chunk * shape.width * item_bytes * PIXEL <= table.local_bytes * down
@@ -131,7 +131,7 @@ def choose_blocking(shape: PixelShape, table: PixelTable) -> PixelBlocking | Non
     ]
     decided = [option for option in options if _is_decided(table) and _as_decided(option, table)]
     options = decided or options
-    loops = [option for option in options if option.chunk >= WRITTEN_OUT]
+    loops = [option for option in options if option.chunk >= written_out]
     return min(loops or options, key=lambda option: cost(option, shape), default=None)
 
 

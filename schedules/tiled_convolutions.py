@@ -116,8 +116,9 @@ def choose_blocking(
     vectors, bytes_of_item = shape.depth // PIXEL, np.dtype(shape.dtype).itemsize
     longest = table.longest if shape.sums == "chunks" else shape.depth
     rows = min(pixels.rows_of(shape.width, shape.dtype), shape.rows)
+    written_out = WRITTEN_OUT[shape.dtype]
     options = [
-        PixelBlocking(rows if chunk >= WRITTEN_OUT else min(rows, 4), chunk, down, 1, parts, POSITIONS)
+        PixelBlocking(rows if chunk >= written_out else min(rows, 4), chunk, down, 1, parts, POSITIONS)
         for chunk in range(1, min(vectors, pixels.most_chunk) + 1)
         if vectors % chunk == 0
         for down in (4, 8, 16, 32)
@@ -127,7 +128,7 @@ def choose_blocking(
         and shape.depth // parts <= longest
         and 256 <= POSITIONS * down * parts <= most_items
     ]
-    loops = [option for option in options if option.chunk >= WRITTEN_OUT]
+    loops = [option for option in options if option.chunk >= written_out]
     return min(loops or options, key=lambda option: cost(option, shape), default=None)
 
 
