@@ -16,9 +16,9 @@ from ddimcache.models.stand_in_presets import PRESETS
 from ddimcache.runtime.bundle import open_bundle
 from ddimcache.runtime.sampler import schedule
 from tests.fakes.fake_bundle import SAMPLER
-from tests.kit.device_run import compile_to
 from tests.kit.family import stand_in
 from tests.kit.reference import TorchPipeline, fake_quantise
+from tests.kit.shared_bundles import compiled
 
 KEYS = {
     "model",
@@ -61,7 +61,7 @@ def bundle(bench, kept) -> Path:
     """The bundle that ``--model sd15`` keeps."""
     assert bench("--model", "sd15", "--json").code == 0
     kept_bundles = [path for path in (kept / "bundles").iterdir() if path.is_dir()]
-    return next(path for path in kept_bundles if open_bundle(path, sums=False).manifest.weights == "int8")
+    return next(path for path in kept_bundles if open_bundle(path, sums=False).manifest.model == "sd15")
 
 
 def test_help_has_examples(run):
@@ -156,10 +156,9 @@ def test_bundle_with_another_model(bench, bundle):
     assert f"--reference: {bundle} was not compiled from {stand_in('tiny-bk')}" in done.err
 
 
-def test_rounded_activations_may_be_further_away(bench, kept, tmp_path):
+def test_rounded_activations_may_be_further_away(bench, kept):
     model = stand_in("small")
-    own = tmp_path / "rounded.bundle"
-    compile_to(model, own, target="llvm", activations=("int8",), attention="bfloat16")
+    own = compiled(model, target="llvm", activations=("int8",), attention="bfloat16").folder
     done = bench("--model", own, "--reference", model, "--json")
     assert done.code == 0
     assert unet.LARGEST_ERROR / 30 < done.json["error"] < unet.LARGEST_ROUNDED_ERROR
@@ -223,7 +222,7 @@ def test_on_opencl(bench):
 
 @pytest.mark.opencl
 def test_launch(run, kept):
-    model = stand_in("tiny-bk")
+    model = stand_in("small")
     done = run("bench", "launch", "--model", model, "--repeats", 2, "--json")
     assert done.code == 0, done.err
     assert set(done.json) == {"model", "device", "automatic", "kernel", "step", "profile"}
@@ -242,7 +241,7 @@ def test_launch(run, kept):
 @pytest.mark.opencl
 def test_launch_refuses_a_wrong_replay(run, kept, monkeypatch):
     monkeypatch.setattr(launch.Recording, "replay", lambda self: None)
-    done = run("bench", "launch", "--model", stand_in("tiny-bk"))
+    done = run("bench", "launch", "--model", stand_in("small"))
     assert done.code == 1
     assert "256 launches, plain, counted to 0" in done.err
     assert "no time was taken" in done.err

@@ -5,20 +5,14 @@ import pytest
 
 from ddimcache.bench import decoder, turns
 from tests.kit.family import stand_in
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A cache folder that lasts for the module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDIMCACHE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+from tests.kit.shared_bundles import compiled
 
 
 @pytest.fixture
-def bench(run, kept):
-    model = stand_in("tiny-bk")
-    return lambda *options: run("bench", "decoder", "--model", model, "--device", "llvm", *options)
+def bench(run):
+    model = stand_in("tiny-sd15")
+    subject = ("--model", compiled(model, target="llvm").folder, "--reference", model)
+    return lambda *options: run("bench", "decoder", *subject, "--device", "llvm", *options)
 
 
 def test_a_picture_is_right_and_timed(bench):

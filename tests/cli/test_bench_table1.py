@@ -5,6 +5,7 @@ import pytest
 from ddimcache.bench import unet
 from ddimcache.bench.table1 import PUBLISHED_SECONDS
 from tests.kit.family import stand_in
+from tests.kit.shared_bundles import compiled
 
 LOOP_KEYS = {
     "steps",
@@ -19,20 +20,13 @@ LOOP_KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A cache folder that lasts for the module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDIMCACHE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        # Small networks only lose by a second thread, a hundredfold where another process has the core.
-        patch.setattr(unet, "core_count", lambda spec: 1)
-        yield
-
-
 @pytest.fixture
-def table1(run, kept):
-    model = stand_in("tiny-bk")
-    return lambda *options: run("bench", "table1", "--model", model, "--device", "llvm", *options)
+def table1(run, monkeypatch):
+    # Small networks only lose by a second thread, a hundredfold where another process has the core.
+    monkeypatch.setattr(unet, "core_count", lambda spec: 1)
+    model = stand_in("tiny-sd15")
+    subject = ("--model", compiled(model, target="llvm").folder, "--reference", model)
+    return lambda *options: run("bench", "table1", *subject, "--device", "llvm", *options)
 
 
 def test_every_loop_is_measured(table1):

@@ -13,7 +13,8 @@ from ddimcache.compiler import pipeline
 from ddimcache.compiler.options import LayerChoice
 from ddimcache.kernels.tags import WORKLOAD
 from ddimcache.kernels.workload import parse
-from tests.kit.device_run import compile_to, distance, psnr, run
+from tests.kit import shared_bundles
+from tests.kit.device_run import distance, psnr, run
 from tests.kit.family import stand_in
 from tests.passes.test_pipeline import request
 
@@ -95,13 +96,11 @@ def test_attention_of_a_step_is_in_bfloat16_where_it_is_asked_for() -> None:
         pytest.param("shapes", "opencl", "int8-g32", "float", marks=[pytest.mark.full, pytest.mark.opencl]),
     ],
 )
-def test_a_picture_is_nearly_the_same(
-    tmp_path: Path, model: str, target: str, weights: str, attention: str
-) -> None:
+def test_a_picture_is_nearly_the_same(model: str, target: str, weights: str, attention: str) -> None:
     folder = SHAPES if model == "shapes" else stand_in(model)
     options = {"target": target, "weights": weights}
-    plain = compile_to(folder, tmp_path / "plain", **options)
-    rounded = compile_to(folder, tmp_path / "rounded", activations=("int8",), attention=attention, **options)
+    plain = shared_bundles.compiled(folder, **options)
+    rounded = shared_bundles.compiled(folder, activations=("int8",), attention=attention, **options)
     latents = np.random.default_rng(1).standard_normal(plain.manifest.latents.shape).astype("float32")
     exact, ours = (run(each, "a small blue square", latents, 10, guidance=2.0) for each in (plain, rounded))
     assert 1e-5 < distance(ours.latents, exact.latents) < 0.05

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tvm
 
 from ddimcache.bench import unet
 from ddimcache.errors import DeviceError
-from ddimcache.models.stand_in import write_stand_in
 from ddimcache.runtime.component import LoadedComponent
 from ddimcache.runtime.devices import DeviceSpec
 from ddimcache.runtime.progress import SilentProgress
-from tests.kit.device_run import compile_to
-from tests.kit.family import SMALL
+from tests.kit.family import stand_in
+from tests.kit.shared_bundles import compiled
 
 
 @pytest.mark.parametrize("cut", [0, *(pytest.param(cut, marks=pytest.mark.full) for cut in (1, 2, 3))])
-def test_both_prompts_in_one_call(cut: int, tmp_path: Path) -> None:
+def test_both_prompts_in_one_call(cut: int) -> None:
     """At any cut: predictions and features of the halves, and what a cached step makes of them."""
-    model = write_stand_in(SMALL, tmp_path / "model", dtype="float32")
     unets = {}
     for batch in (1, 2):
-        bundle = compile_to(
-            *(model, tmp_path / f"batch{batch}"),
-            **dict(target="llvm", cut=cut, batch=batch, guide_in_one_call=batch == 1),
-        )
+        options = dict(target="llvm", cut=cut, batch=batch, guide_in_one_call=batch == 1)
+        bundle = compiled(stand_in("small"), **options)
         unets[batch] = LoadedComponent(bundle, "unet", DeviceSpec("llvm"))
     spec = bundle.manifest.context
     random = np.random.default_rng(cut)
@@ -57,9 +51,9 @@ def test_both_prompts_in_one_call(cut: int, tmp_path: Path) -> None:
     assert np.abs(together[0][0] - together[0][1]).max() > 1e-3 * np.abs(together[0]).max()
 
 
-def test_calls_for_both_are_checked_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = write_stand_in(SMALL, tmp_path / "model", dtype="float32")
-    bundle = compile_to(model, tmp_path / "bundle", target="llvm", guide_in_one_call=True)
+def test_calls_for_both_are_checked_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stand_in("small")
+    bundle = compiled(model, target="llvm", guide_in_one_call=True)
     options = dict(peers=(), repeats=1, threads=1, progress=SilentProgress())
     times = unet.measure(bundle, DeviceSpec("llvm"), model, **options)
     assert set(times.seconds_guided) == {"full", "cached"}
