@@ -21,7 +21,7 @@ constexpr const char* kDot = R"(
 #if !defined(DDIMCACHE_DOT16) && !defined(DDIMCACHE_PLAIN_DOTS) && defined(__opencl_c_integer_dot_product_input_4x8bit_packed)
 #define DDIMCACHE_DOT(i) sums.s##i += dot_4x8packed_us_int(as_uint(weights.s##i), with)
 static inline int16 ddimcache_dot16(int16 sums, int16 weights, const char* four) {
-  const uint with = *(const uint*)four;
+  const uint with = as_uint(vload4(0, four));
   DDIMCACHE_DOT(0); DDIMCACHE_DOT(1); DDIMCACHE_DOT(2); DDIMCACHE_DOT(3);
   DDIMCACHE_DOT(4); DDIMCACHE_DOT(5); DDIMCACHE_DOT(6); DDIMCACHE_DOT(7);
   DDIMCACHE_DOT(8); DDIMCACHE_DOT(9); DDIMCACHE_DOT(a); DDIMCACHE_DOT(b);
