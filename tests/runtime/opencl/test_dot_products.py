@@ -11,6 +11,7 @@ from tests.runtime.opencl.programs import handle, kernel
 
 pytestmark = pytest.mark.opencl
 
+
 def test_any_bytes(device: tvm.runtime.Device) -> None:
     check_dots(device)
 
