@@ -146,6 +146,14 @@ def test_rubbish_behind_a_good_handshake(server, tail):
     connect(server.address).close()
 
 
+def test_it_does_without_pytorch(server):
+    """TVM would bring it along: 200 MB, and longer than all else at the start."""
+    with open(f"/proc/{server.process.pid}/maps") as maps:
+        libraries = maps.read()
+    assert "libtvm_ffi.so" in libraries
+    assert "libtorch" not in libraries
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """A library whose ``main`` adds 1 to 16 numbers."""

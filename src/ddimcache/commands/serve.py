@@ -29,6 +29,17 @@ EXAMPLES = """
 """
 
 
+def _load_tvm() -> None:
+    """Load TVM without PyTorch, which it takes along where that is installed; a server has no use for it."""
+    if "torch" in sys.modules:
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tvm  # noqa: F401
+    finally:
+        del sys.modules["torch"]
+
+
 def serve(
     key: Annotated[
         str | None,
@@ -115,6 +126,7 @@ def serve(
     elif device_key is not None or reached_at is not None:
         raise UsageError("is missing", where="--tracker", remedy="name the tracker to register with")
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    _load_tvm()
     server = Server(
         host,
         port,
