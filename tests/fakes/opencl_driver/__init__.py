@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.kit.no_torch import without_torch
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
 
@@ -36,9 +38,7 @@ def start(library: Path, program: str, **variables: str) -> subprocess.Popen[str
         # a sanitizer that is preloaded has to stay the first
         variables["LD_PRELOAD"] = f"{os.environ['LD_PRELOAD']} {variables['LD_PRELOAD']}"
     environment = {
-        **os.environ,
-        # PyTorch takes seconds to import and is not needed
-        "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1",
+        **without_torch(os.environ),
         "DDIMCACHE_OPENCL_LIBRARY": str(library),
         "DDIMCACHE_PROGRAM_CACHE": "0",
         **variables,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ddimcache.runtime import plugin
+from tests.kit.no_torch import without_torch
 
 PROGRAM = """
 import tvm
@@ -25,8 +26,7 @@ except Exception as error:
 
 def run(**variables: str) -> str:
     """Output of the program in a fresh process with these variables."""
-    # PyTorch takes seconds to import and is not needed
-    environment = {**os.environ, "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1", **variables}
+    environment = {**without_torch(os.environ), **variables}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM], env=environment, capture_output=True, text=True
     )

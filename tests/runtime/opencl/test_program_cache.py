@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ddimcache.runtime import devices
+from tests.kit.no_torch import without_torch
 from tests.runtime.opencl import programs
 
 pytestmark = pytest.mark.opencl
@@ -141,7 +142,7 @@ def start() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROCESS],
         cwd=Path(__file__).parents[3],
-        env={**os.environ, "TVM_FFI_DISABLE_TORCH_C_DLPACK": "1", "PYTHONPATH": "src"},
+        env=without_torch({**os.environ, "PYTHONPATH": "src"}),
         stdout=subprocess.PIPE,
         text=True,
     )

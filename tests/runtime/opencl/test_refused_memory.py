@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.fake_bundle import build_fake_bundle
+from tests.kit.no_torch import without_torch
 from tests.kit.opencl_shim import build_shim
 
 pytestmark = pytest.mark.opencl
@@ -37,7 +38,9 @@ def run(shim: Path, room: int, program: str, *arguments: object) -> None:
     """Run a program on a device that gives out ``room`` bytes at most."""
     done = subprocess.run(
         [sys.executable, "-c", _START + program, *map(str, arguments)],
-        env={**os.environ, "DDIMCACHE_OPENCL_LIBRARY": str(shim), "SHIM_MEMORY_BYTES": str(room)},
+        env=without_torch(
+            {**os.environ, "DDIMCACHE_OPENCL_LIBRARY": str(shim), "SHIM_MEMORY_BYTES": str(room)}
+        ),
         cwd=_ROOT,
         capture_output=True,
         text=True,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.no_torch import without_torch
+
 FAKE = Path(__file__).parents[2] / "fakes" / "fake_opencl.c"
 QUALCOMM = "cl_qcom_recordable_queues cl_qcom_perf_hint cl_qcom_priority_hint"
 KHRONOS = "cl_khr_command_buffer cl_khr_priority_hints cl_khr_throttle_hints"
@@ -97,7 +99,7 @@ def run(library: Path, code: str = PROGRAM, **environment: str) -> Run:
     done = subprocess.run(
         # the fake's lines must not wait in a buffer behind Python's
         ["stdbuf", "-o0", sys.executable, "-c", code],
-        env={**os.environ, **variables},
+        env=without_torch({**os.environ, **variables}),
         capture_output=True,
         text=True,
     )
