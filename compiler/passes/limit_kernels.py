@@ -112,11 +112,14 @@ class LimitKernels:
             sides = [int(side) for side in tensor.shape.values]
             needed = math.prod(sides) * ITEM_BYTES[str(tensor.dtype)]
             if needed > self.profile.max_allocation:
+                remedy = "take another --target, or a smaller model"
+                if tensor.dtype != "int8":
+                    remedy = "take int8 or fp16 as --weights"
                 raise CompileError(
-                    f"weight {path} of {'x'.join(map(str, sides))} in {tensor.dtype} has {needed} bytes, "
+                    f"weight `{path}` of {'x'.join(map(str, sides))} in {tensor.dtype} has {needed} bytes, "
                     f"{self.profile.name} allocates at most {self.profile.max_allocation}",
                     where=self.component,
-                    remedy="take int8 or fp16 as --weights",
+                    remedy=remedy,
                 )
 
     def _refuse(self, module: tvm.IRModule, kernel: str, excess: _Excess) -> None:

@@ -275,5 +275,5 @@ def weight_paths(
     for name in names:
         source = name.partition("|")[0].partition("@")[0]
         members = [paths[member] for member in merged.get(source, [source])]
-        result.append(members[0] if len(members) == 1 else f"{_around(members)}.weight")
+        result.append(members[0] if len(members) == 1 else f"{_around(members)}.weight".removeprefix("."))
     return result

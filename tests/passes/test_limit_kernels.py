@@ -50,10 +50,11 @@ def scaled_sum(threads: tuple[int, int, int], shared: int = 0) -> tvm.tirx.PrimF
     return schedule.mod["main"].without_attr("global_symbol")
 
 
-def module_of(kernel: tvm.tirx.PrimFunc, weights: int = 8) -> tvm.IRModule:
-    """A function that launches ``kernel`` upon a weight of so many float32 numbers and of the right shape."""
+def module_of(kernel: tvm.tirx.PrimFunc, weights: int = 8, dtype: str = "float32") -> tvm.IRModule:
+    """A function that launches ``kernel`` upon a float32 weight of the right shape, behind one of so many
+    numbers of ``dtype``."""
     shape = [int(side) for side in kernel.params[0].ty.shape]
-    fields = relax.TupleType([relax.TensorType([weights], "float32"), relax.TensorType(shape, "float32")])
+    fields = relax.TupleType([relax.TensorType([weights], dtype), relax.TensorType(shape, "float32")])
     params = relax.Var("params", fields)
     builder = relax.BlockBuilder()
     variable = builder.add_func(kernel, "scaled")
@@ -68,9 +69,11 @@ def module_of(kernel: tvm.tirx.PrimFunc, weights: int = 8) -> tvm.IRModule:
 PATHS = ("table.weight", "blocks.0.conv.weight")
 
 
-def refusal(kernel: tvm.tirx.PrimFunc, device: DeviceProfile, weights: int = 8) -> str:
+def refusal(
+    kernel: tvm.tirx.PrimFunc, device: DeviceProfile, weights: int = 8, dtype: str = "float32"
+) -> str:
     with pytest.raises(CompileError) as caught:
-        LimitKernels(device, "unet", PATHS)(module_of(kernel, weights))
+        LimitKernels(device, "unet", PATHS)(module_of(kernel, weights, dtype))
     return str(caught.value)
 
 
@@ -90,9 +93,13 @@ def test_a_kernel_over_a_limit_is_refused(limits: dict[str, Any], text: str) -> 
     assert message.startswith("unet")
 
 
-def test_a_weight_over_the_allocation_is_refused() -> None:
-    message = refusal(scaled_sum((8, 1, 1)), limited(max_allocation=1 << 20), weights=262145)
-    assert "weight table.weight of 262145 in float32 has 1048580 bytes" in message
+@pytest.mark.parametrize(
+    ("dtype", "numbers", "remedy"), [("float32", 262145, "--weights"), ("int8", 1048580, "--target")]
+)
+def test_a_weight_over_the_allocation_is_refused(dtype: str, numbers: int, remedy: str) -> None:
+    message = refusal(scaled_sum((8, 1, 1)), limited(max_allocation=1 << 20), numbers, dtype)
+    assert f"weight `table.weight` of {numbers} in {dtype} has 1048580 bytes" in message
+    assert remedy in message
 
 
 def test_leaves_alone_what_is_within_the_limits() -> None:
