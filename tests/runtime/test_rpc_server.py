@@ -18,6 +18,7 @@ from ddimcache.runtime import rpc
 from ddimcache.runtime.rpc import connect
 from ddimcache.runtime.rpc_server import is_loopback, listen
 from tests.fakes.running_server import KEY, RunningServer
+from tests.kit.no_torch import without_torch
 
 MAGIC = 0xFF271
 _TCP_REPAIR = 19
@@ -117,7 +118,8 @@ def stock_client(server, code, *arguments):
     head += "remote = rpc.connect('127.0.0.1', int(sys.argv[1]), sys.argv[2])\n"
     seconds_until_free(server, 5)
     command = [sys.executable, "-c", head + code, str(server.port), KEY, *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = without_torch(os.environ)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout.readline() == "begin\n"
         yield process
         process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddimcache.runtime import devices
+from tests.kit.no_torch import without_torch
 from tests.runtime.opencl import programs
 
 COPY = """
@@ -48,7 +50,8 @@ print("right")
 def test_export_and_load_in_a_fresh_process(tmp_path: Path) -> None:
     path = tmp_path / "add_one.so"
     programs.add_one(256).export_library(str(path))
-    done = subprocess.run([sys.executable, "-c", LOAD_AND_RUN, str(path)], capture_output=True, text=True)
+    command = [sys.executable, "-c", LOAD_AND_RUN, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=without_torch(os.environ))
     assert done.stdout.strip() == "right", done.stderr
 
 
@@ -60,7 +63,8 @@ def test_building_and_exporting_need_no_device(tmp_path: Path) -> None:
     )
     path = tmp_path / "add_one.so"
     root = Path(__file__).parents[3]
-    variables = {"DDIMCACHE_OPENCL_LIBRARY": str(tmp_path / "absent.so"), "PATH": "/usr/bin:/bin"}
+    absent = {"DDIMCACHE_OPENCL_LIBRARY": str(tmp_path / "absent.so"), "PATH": "/usr/bin:/bin"}
+    variables = without_torch(absent)
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd=root, env=variables
     )
