@@ -30,7 +30,9 @@ def _inputs(unet: UNet2DConditionModel, batch: int = 2) -> tuple[torch.Tensor, t
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     latents = torch.randn(batch, unet.config.in_channels, height, width, generator=generator)
-    return latents, torch.randn(batch, 11, unet.config.cross_attention_dim, generator=generator)
+    width = unet.config.cross_attention_dim
+    width = width if isinstance(width, int) else width[0]
+    return latents, torch.randn(batch, 11, width, generator=generator)
 
 
 def _noise(pipe: TorchPipeline) -> torch.Tensor:
