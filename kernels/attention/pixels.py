@@ -156,6 +156,8 @@ class _Emitter:
             self.places_of_keys = memory("local", "int32", PIXEL)
             _, self.nought = read_back(item, self.teams * self.team, self.passed)
             self._put_above(item, 0)
+            if self.teams * self.team == 1:
+                self._put_above(1, 0)
             self._bring_queries(q)
             for query in range(QUERIES):
                 T.buffer_store(self.peak, T.float32(LOWEST), [query])

@@ -238,6 +238,7 @@ run(50, 77, 3, 80)
 run(130, 1024, 1, 160)
 run(77, 77, 2, 64, causal=True)
 run(13, 11, 1, 512)
+run(3, 77, 1, 4)  # a work-item alone
 for base in (32768, 126976, -122880):
     run_large(base)
 run_slope(50, 333, 64, 0, 30)
