@@ -71,11 +71,7 @@ class Tokenizer:
 
         Raises :class:`BundleError` when the tokenizer's file makes something else of it.
         """
-        try:
-            ids: list[int] = self._tokenizer.encode(prompt).ids
-        # As above, for a file that was read but contradicts itself.
-        except Exception as error:
-            raise BundleError(f"tokenizer fails ({error})", where=self._file, remedy=_REMEDY) from error
+        ids: list[int] = self._encoding(prompt).ids
         if len(ids) != self.max_length or ids[0] != self.bos_id or self.eos_id not in ids:
             raise BundleError(
                 f"tokenizer gives {len(ids)} ids from {ids[:1]}, not {self.max_length} from {self.bos_id}",
@@ -83,3 +79,18 @@ class Tokenizer:
                 remedy=_REMEDY,
             )
         return ids
+
+    def left_out(self, prompt: str) -> str:
+        """Return the end of ``prompt`` that :meth:`encode` has no room for, mostly nothing; raises as it."""
+        for part in self._encoding(prompt).overflowing:
+            for is_special, (begin, _) in zip(part.special_tokens_mask, part.offsets, strict=True):
+                if not is_special:
+                    return prompt[begin:].strip()
+        return ""
+
+    def _encoding(self, prompt: str) -> tokenizers.Encoding:
+        try:
+            return self._tokenizer.encode(prompt)
+        # As above, for a file that was read but contradicts itself.
+        except Exception as error:
+            raise BundleError(f"tokenizer fails ({error})", where=self._file, remedy=_REMEDY) from error

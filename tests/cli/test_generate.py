@@ -75,6 +75,14 @@ def test_table_for_people(generate, out):
     assert "next: --cache-interval 1" in done.err
 
 
+def test_the_end_of_a_long_prompt_is_told_to_be_left_out(generate):
+    done = generate("--steps", 2, "--negative-prompt", "dog", prompt="ab " * 25 + "and the end")
+    assert done.code == 0
+    (line,) = [line for line in done.err.splitlines() if "left out" in line]
+    assert line == "longer than the 75 tokens that the model reads; left out: 'and the end'"
+    assert "left out" not in generate("--steps", 2).err
+
+
 def test_picture_is_the_sessions_and_tells_how_it_was_made(generate, out):
     done = generate("--steps", 6, "--seed", 3, "--negative-prompt", "dog", "--guidance", 2, "--json")
     assert done.code == 0

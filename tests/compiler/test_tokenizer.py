@@ -89,6 +89,23 @@ def test_any_length_is_cut_and_padded_as_transformers_does(pair: Pair, words: li
     pair.check(" ".join(words * times))
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    words=st.lists(st.sampled_from(["a", "Red", "cat", "!", "", "'s", "42", "é", "<|endoftext|>", "🐱"])),
+    times=st.integers(1, 40),
+)
+def test_what_is_left_out_is_what_changes_nothing(pair: Pair, words: list[str], times: int) -> None:
+    prompt = " ".join(words * times)
+    end = pair.ours.left_out(prompt)
+    assert (end == "") == (len(pair.theirs(prompt).input_ids) <= pair.max_length)
+    assert prompt.rstrip().endswith(end)
+    begin = prompt.rstrip().removesuffix(end)
+    # A word may be several tokens, of which only some find room.
+    most = 4
+    kept, whole = pair.ours.encode(begin), pair.ours.encode(prompt)
+    assert kept[: pair.max_length - most] == whole[: pair.max_length - most]
+
+
 def test_padding_is_the_models_own(pair: Pair) -> None:
     ids = pair.ours.encode("cat")
     assert ids[0] == pair.ours.bos_id

@@ -140,7 +140,8 @@ def batch(
 def read_prompts(path: Path) -> list[str]:
     """Return the lines of a text file that hold something, each once; raises :class:`UsageError`."""
     try:
-        texts = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+        # No `splitlines`: it also ends lines at letters that may stand within a prompt.
+        texts = [line.strip() for line in path.read_text("utf-8-sig").split("\n")]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", where="FILE") from error
     except UnicodeDecodeError as error:
@@ -229,6 +230,7 @@ def _jobs(
 
     tokenizer = Tokenizer(bundle.tokenizer)
     negative_ids, model = tokenizer.encode(negative_prompt), bundle.identity
+    image_options.warn_of_long_texts(tokenizer, (*prompts, negative_prompt))
     jobs = []
     for number, prompt in enumerate(prompts, 1):
         ids = tokenizer.encode(prompt)

@@ -334,6 +334,7 @@ def _run(
             noise = latents_bytes(latents, "--latents", manifest.latents_of(size.latent_size))
         tokenizer = Tokenizer(bundle.tokenizer)
         ids, negative_ids = tokenizer.encode(prompt), tokenizer.encode(negative_prompt)
+        image_options.warn_of_long_texts(tokenizer, (prompt, negative_prompt))
         steps, cache_interval, guidance = numbers
         taken = steps_taken(steps, strength) if begin else steps
         # What was measured is of all of DDIM's steps, at the bundle's first size.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ddimcache.commands.terminal import say
 from ddimcache.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddimcache.runtime.tokenizer import Tokenizer
 
 Model = Annotated[
     Path | None,
@@ -100,3 +105,14 @@ def of_sampler(
     if guidance is None:
         guidance = 1.0 if is_lcm else default_guidance(model)
     return cache_interval, guidance
+
+
+def warn_of_long_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    """Say of which texts the model does not read the end, at most three of them."""
+    ends = [end for end in map(tokenizer.left_out, texts) if end]
+    for end in ends[:3]:
+        shown = end if len(end) <= 80 else f"{end[:79]}…"
+        # Two of the places are for the tokens of begin and end.
+        say(f"longer than the {tokenizer.max_length - 2} tokens that the model reads; left out: {shown!r}")
+    if len(ends) > 3:
+        say(f"so are {len(ends) - 3} other prompts")
