@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,11 @@ _PROCESSOR_LAYERS = {
         "to_out_lora": "out_proj",
     },
 }
+# PEFT reads regular expressions. Of these letters, those of layers' names and the marks for begin, end and a
+# dot, each is done in no time; others could take for ever.
+_PLAIN_PATTERN = re.compile(r"\^?(?:[\w-]|\\?\.)+\$?")
+# Those with which PEFT leaves a network's own weights as they are until the parts are read.
+_INITIALS = (None, True, False, "gaussian", "orthogonal", "eva")
 _KINDS_REMEDY = "LoRA of linear layers and convolutions is supported; no DoRA, LoHa, LoKr or other change"
 
 
@@ -249,9 +255,18 @@ class _Alphas:
         patterns = self._metadata.get(f"{component}.alpha_pattern") or {}
         if not isinstance(patterns, dict):
             raise self._bad(f"{component}.alpha_pattern")
+        # transformers before 5 had the text encoder's layers inside a module `text_model`.
+        names = [layer, f"text_model.{layer}"] if component == "text_encoder" else [layer]
         for pattern, value in patterns.items():
-            if f".{layer}".endswith(f".{pattern.removeprefix('text_model.')}"):
+            if not _PLAIN_PATTERN.fullmatch(pattern):
+                raise FrontendError(
+                    f"`{component}.alpha_pattern` of `{_METADATA}` has the regular expression {pattern!r}; "
+                    "only names of layers are supported",
+                    where=self._path,
+                )
+            if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
                 alpha = value
+                break
         if type(alpha) not in (int, float) or not math.isfinite(alpha):
             raise self._bad(f"{component}.lora_alpha")
         root = self._metadata.get(f"{component}.use_rslora", False) is True
@@ -293,6 +308,12 @@ def _alphas(path: Path, parts: Mapping[tuple[str, str], Mapping[str, StoredTenso
     for key, value in metadata.items():
         if key.endswith((".use_dora", ".lora_bias", ".fan_in_fan_out")) and value:
             raise FrontendError(f"`{key}` of `{_METADATA}` is set", where=path, remedy=_KINDS_REMEDY)
+        if key.endswith(".init_lora_weights") and value not in _INITIALS:
+            raise FrontendError(
+                f"`{key}` of `{_METADATA}` is {value!r}, which also changes the model's own weights",
+                where=path,
+                remedy="save it with PEFT's `path_initial_model_for_weight_conversion`",
+            )
     return _Alphas(path, values, metadata)
 
 

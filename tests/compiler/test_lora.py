@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ddimcache.compiler.cache import bundle_key
@@ -25,6 +26,8 @@ from tests.kit.reference import TorchPipeline, diffusers_pipeline, fake_quantise
 
 one_thread = pytest.fixture(scope="module", autouse=True)(single_thread)
 MODEL = "tiny-sd15"
+LAYER_IN_UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+LAYER = f"unet.{LAYER_IN_UNET}"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,48 @@ def test_merging_is_that_of_diffusers(
             assert largest_error(tensor, state[name]) < 1e-6 or not state[name].any(), (component, name)
             changed += not torch.equal(tensor, plain[name])
     assert changed == len(parts)
+
+
+@pytest.mark.peft
+def test_what_diffusers_saves_again_is_the_same(
+    networks: dict[str, torch.nn.Module], parts: Parts, tmp_path: Path
+) -> None:
+    """With ranks that differ it writes an alpha for every layer of another rank, by a regular expression."""
+    from peft.utils import get_peft_model_state_dict
+
+    file = write_lora(tmp_path / "a.safetensors", parts, "peft")
+    theirs = diffusers_pipeline(stand_in(MODEL))
+    theirs.load_lora_weights(tmp_path, weight_name=file.name, adapter_name="own")
+    saved: dict = {}
+    for component in ("unet", "text_encoder"):
+        network = getattr(theirs, component)
+        saved[f"{component}_lora_layers"] = get_peft_model_state_dict(network, adapter_name="own")
+        saved[f"{component}_lora_adapter_metadata"] = network.peft_config["own"].to_dict()
+    theirs.save_lora_weights(tmp_path / "again", **saved)
+    again = tmp_path / "again/pytorch_lora_weights.safetensors"
+    with safe_open(again, framework="pt") as opened:
+        metadata = json.loads(opened.metadata()["lora_adapter_metadata"])
+    assert any(pattern.startswith("^") for pattern in metadata["unet.alpha_pattern"])
+    changed = merged((again, 0.7))
+    for (component, layer), weight in merged_by_hand(networks, parts, 0.7).items():
+        assert largest_error(changed[component].get_submodule(layer).weight, weight) < 1e-6, layer
+
+
+@pytest.mark.parametrize(
+    ("patterns", "factor"),
+    [
+        ({"to_q": 6.0, LAYER_IN_UNET: 4.0}, 3.0),
+        ({LAYER_IN_UNET.replace(".", r"\."): 6.0}, 3.0),
+        ({f"^{LAYER_IN_UNET}$": 6.0}, 3.0),
+        ({"^attn1.to_q": 6.0, "o_q": 6.0}, 1.0),
+    ],
+)
+def test_the_first_pattern_of_a_whole_name_counts(patterns: dict, factor: float, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    metadata = {"unet.r": 2, "unet.lora_alpha": 2, "unet.alpha_pattern": patterns}
+    save_file(GOOD, file, {"lora_adapter_metadata": json.dumps(metadata)})
+    [layer] = read_lora(LoraChoice(file, 1.0), SHAPES).layers["unet"].values()
+    assert layer.factor == factor
 
 
 def test_two_files_add_up(networks: dict[str, torch.nn.Module], parts: Parts, tmp_path: Path) -> None:
@@ -193,8 +238,7 @@ def test_other_files_and_scales_are_refused(text: str, message: str) -> None:
         CompileOptions(loras=(text,))
 
 
-LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-KOHYA = "lora_unet_" + LAYER.removeprefix("unet.").replace(".", "_")
+KOHYA = "lora_unet_" + LAYER_IN_UNET.replace(".", "_")
 
 
 def pair(down: tuple[int, ...], up: tuple[int, ...], stem: str = LAYER) -> dict[str, torch.Tensor]:
@@ -288,6 +332,16 @@ BAD: dict[str, tuple[dict[str, torch.Tensor], dict, str]] = {
     ),
     "metadata of infinity": (GOOD, {"lora_adapter_metadata": '{"unet.lora_alpha": 1e999}'}, "no usable"),
     "pattern no object": (GOOD, {"lora_adapter_metadata": '{"unet.alpha_pattern": [1]}'}, "no usable"),
+    "pattern that takes for ever": (
+        GOOD,
+        {"lora_adapter_metadata": '{"unet.alpha_pattern": {"(a*)*b": 1}}'},
+        r"`unet.alpha_pattern` of .* has the regular expression '\(a\*\)\*b'",
+    ),
+    "metadata of other weights beneath": (
+        GOOD,
+        {"lora_adapter_metadata": '{"unet.init_lora_weights": "pissa_niter_4"}'},
+        "`unet.init_lora_weights` of .* is 'pissa_niter_4', which also changes",
+    ),
     "metadata of DoRA": (
         GOOD,
         {"lora_adapter_metadata": '{"unet.use_dora": true}'},
@@ -312,7 +366,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         merged((tmp_path / "none.safetensors", 1.0))
 
 
-SHAPES = {"unet": {LAYER.removeprefix("unet."): (WIDTH, WIDTH)}, "text_encoder": {}}
+SHAPES = {"unet": {LAYER_IN_UNET: (WIDTH, WIDTH)}, "text_encoder": {}}
 
 
 class Holder(torch.nn.Module):
