@@ -27,6 +27,7 @@ from ddimcache.compiler.frontend.component_config import ConfigReader
 from ddimcache.compiler.frontend.lora import LoraFile, layer_shapes, read_lora
 from ddimcache.compiler.frontend.tokenizer import TokenizerConstants, load_tokenizer, tokenizer_files
 from ddimcache.compiler.frontend.weights import (
+    TRANSFORMERS_STEM,
     ComponentWeights,
     checked_weights,
     load_module,
@@ -222,7 +223,7 @@ def load_pipeline_folder(path: str | os.PathLike[str], loras: Sequence[LoraChoic
         tokenizer=tokenizer,
         tokenizer_constants=constants,
         text_encoder_weights=checked_weights(
-            text_file, "model", lambda: _make_text_encoder(text), _text_name
+            text_file, TRANSFORMERS_STEM, lambda: _make_text_encoder(text), _text_name
         ),
         unet_weights=checked_weights(
             unet_file, "diffusion_pytorch_model", lambda: UNet2DConditionModel(**unet), lambda name: name

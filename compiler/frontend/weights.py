@@ -38,6 +38,7 @@ _ITEM_BYTES = {
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 # The same limit as the safetensors library's own reader.
 _LONGEST_HEADER = 100_000_000
+TRANSFORMERS_STEM = "model"
 _PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _SAFETENSORS_REMEDY = (
     "save the pipeline again with `StableDiffusionPipeline.save_pretrained(..., safe_serialization=True)`"
@@ -136,8 +137,9 @@ def read_component(folder: Path, stem: str, rename: Callable[[str], str]) -> Com
     Parameters
     ----------
     folder : the component's folder.
-    stem : file name without suffixes, such as ``diffusion_pytorch_model``; the plain file is preferred to the
-        ``fp16`` variant, one file to a sharded set.
+    stem : file name without suffixes, such as ``diffusion_pytorch_model``. Plain weights are preferred to
+        the ``fp16`` variant; where there are both one file and a sharded set, that which the libraries take:
+        diffusers the set, transformers the file.
     rename : maps a stored tensor's name to the name that the module uses.
 
     Raises
@@ -259,11 +261,11 @@ def read_header(file: Path) -> list[StoredTensor]:
 def _find_files(folder: Path, stem: str) -> tuple[Path, ...]:
     for variant in ("", ".fp16"):
         single = folder / f"{stem}{variant}.safetensors"
+        index = folder / f"{stem}.safetensors.index{variant}.json"
+        if index.is_file() and not (stem == TRANSFORMERS_STEM and single.is_file()):
+            return _sharded_files(index)
         if single.is_file():
             return (single,)
-    for name in (f"{stem}.safetensors.index.json", f"{stem}.safetensors.index.fp16.json"):
-        if (folder / name).is_file():
-            return _sharded_files(folder / name)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise FrontendError(

@@ -64,6 +64,25 @@ def test_what_diffusers_saves_is_read(folder: Path, tmp_path: Path) -> None:
     assert len(loaded.unet_weights.files) > 1
 
 
+def test_of_weights_that_are_there_twice_those_are_read_that_the_libraries_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    """One file of another model, or of half precision, lies beside the set of files."""
+    saved = tmp_path / "saved"
+    diffusers_pipeline(folder).save_pretrained(saved, max_shard_size="100KB")
+    for name in (UNET, VAE, TEXT):
+        others = {key: np.ones_like(value) for key, value in load_file(folder / name).items()}
+        save_file(others, saved / name)
+        save_file(others, (saved / name).with_suffix(".fp16.safetensors"))
+    loaded, theirs = load_everything(saved), diffusers_pipeline(saved)
+    _equal(loaded.load_unet(), theirs.unet)
+    _equal(loaded.load_vae(), theirs.vae)
+    _equal(loaded.load_text_encoder(), theirs.text_encoder)
+    for name in (UNET, VAE, TEXT):
+        (saved / name).unlink()
+    assert load_everything(saved).text_encoder_weights.files[0].name.startswith("model-00001-of")
+
+
 def test_half_precision_variant_is_read_where_it_is_alone(folder: Path) -> None:
     for name in (UNET, VAE, TEXT):
         file = folder / name
