@@ -29,6 +29,7 @@ from ddimcache.commands import (
     tune,
 )
 from ddimcache.commands import compile as compile_command
+from ddimcache.commands.examples import Verb, VerbGroup
 from ddimcache.commands.terminal import say
 from ddimcache.errors import DdimcacheError
 
@@ -62,19 +63,19 @@ def _options(
     """Stable-Diffusion-family models on OpenCL phone GPUs: compile, run here or over RPC, look inside."""
 
 
-app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
-app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
-app.command("compile", epilog=compile_command.EXAMPLES)(compile_command.compile_model)
-app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
-app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
-app.command("quality", epilog=quality.EXAMPLES)(quality.quality)
-app.command("schedule", epilog=schedule.EXAMPLES)(schedule.schedule)
-app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
-app.command("devices", epilog=devices.EXAMPLES)(devices.devices)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.add_typer(bench.app, name="bench")
-app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
-app.command("tracker", epilog=tracker.EXAMPLES)(tracker.tracker)
+app.command("generate", cls=Verb, epilog=generate.EXAMPLES)(generate.generate)
+app.command("batch", cls=Verb, epilog=batch.EXAMPLES)(batch.batch)
+app.command("compile", cls=Verb, epilog=compile_command.EXAMPLES)(compile_command.compile_model)
+app.command("inspect", cls=Verb, epilog=inspect.EXAMPLES)(inspect.inspect_bundle)
+app.command("profile", cls=Verb, epilog=profile.EXAMPLES)(profile.profile)
+app.command("quality", cls=Verb, epilog=quality.EXAMPLES)(quality.quality)
+app.command("schedule", cls=Verb, epilog=schedule.EXAMPLES)(schedule.schedule)
+app.command("tune", cls=Verb, epilog=tune.EXAMPLES)(tune.tune)
+app.command("devices", cls=Verb, epilog=devices.EXAMPLES)(devices.devices)
+app.command("doctor", cls=Verb, epilog=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(bench.app, name="bench", cls=VerbGroup, epilog=bench.EXAMPLES)
+app.command("serve", cls=Verb, epilog=serve.EXAMPLES)(serve.serve)
+app.command("tracker", cls=Verb, epilog=tracker.EXAMPLES)(tracker.tracker)
 
 
 def main(arguments: list[str] | None = None) -> None:

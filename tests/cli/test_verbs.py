@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 
 from ddimcache import cli
-from ddimcache.commands import choose, doctor
+from ddimcache.commands import bench, choose, doctor
 from ddimcache.commands.terminal import bytes_text, parse_bytes, seconds_text
 from ddimcache.compiler import linker
 from ddimcache.errors import UsageError
@@ -19,6 +21,7 @@ from ddimcache.runtime.bundle import open_bundle
 
 UNET = ("embed_time", "project_context", "full", "cached")
 VERBS = [command.name for command in cli.app.registered_commands]
+MEASUREMENTS = [command.name for command in bench.app.registered_commands]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -27,6 +30,30 @@ def test_help_has_examples(run, verb):
     assert done.code == 0
     assert "Examples" in done.out
     assert f"ddimcache {verb}" in done.out
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "bench", *(f"bench {name}" for name in MEASUREMENTS)])
+def test_examples_are_shown_so_that_they_can_be_pasted(run, verb, monkeypatch):
+    """On a terminal of 80 columns, which breaks no line, and with options that there are."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run(*verb.split(), "--help").out.partition(" Examples\n")[2]
+    assert f"ddimcache {verb}" in shown
+    assert all(line == line.rstrip() and len(line) <= 80 for line in shown.splitlines())
+    for line in shown.replace("\\\n", "").splitlines():
+        words = shlex.split(line.partition(" | ")[0], comments=True)
+        if not words or words[0] in ("adb", "export"):
+            continue
+        assert words[0] == "ddimcache"
+        parse(words[1:])
+
+
+def parse(words):
+    """Read a command line as the verb would, without running it; raises what it refuses it with."""
+    command, context, arguments = get_command(cli.app), None, words
+    while hasattr(command, "resolve_command"):
+        context = command.make_context(command.name, list(arguments), parent=context)
+        _, command, arguments = command.resolve_command(context, arguments)
+    command.make_context(command.name, list(arguments), parent=context)
 
 
 def test_help_lists_every_verb(run):

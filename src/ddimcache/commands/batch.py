@@ -28,15 +28,16 @@ RESULTS = "results.jsonl"
 _MOST_PICTURES = 1_000_000
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache batch prompts.txt -o pictures --seeds 1..4
 
-  ddimcache batch prompts.txt -o pictures --sampler dpm++2m-karras --steps 20 --cache-interval 2
+  ddimcache batch prompts.txt -o pictures --sampler dpm++2m-karras \\
+      --steps 20 --cache-interval 2
 
-  ddimcache batch prompts.txt -o pictures --tracker 127.0.0.1:9190 --device-key adreno-740
+  ddimcache batch prompts.txt -o pictures --tracker 127.0.0.1:9190 \\
+      --device-key adreno-740
 
-  ddimcache batch prompts.txt -o pictures --device rpc://127.0.0.1:9090/KEY --device opencl
+  ddimcache batch prompts.txt -o pictures \\
+      --device rpc://127.0.0.1:9090/KEY --device opencl
 """
 
 

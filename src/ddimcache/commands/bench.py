@@ -13,6 +13,7 @@ from ddimcache.commands.bench_kernels import EXAMPLES as KERNEL_EXAMPLES
 from ddimcache.commands.bench_kernels import bench_kernels
 from ddimcache.commands.bench_table1 import EXAMPLES as TABLE1_EXAMPLES
 from ddimcache.commands.bench_table1 import bench_table1
+from ddimcache.commands.examples import Verb
 from ddimcache.commands.terminal import bytes_text, print_json, print_table, progress, say, seconds_text
 from ddimcache.errors import UsageError
 
@@ -22,30 +23,28 @@ if TYPE_CHECKING:
 PEERS = ("torch", "openvino", "openvino-bf16")
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache bench unet
 
-  ddimcache bench unet --model sd15 --device opencl --repeats 3 --peer torch,openvino
+  ddimcache bench unet --model sd15 --device opencl --repeats 3 \\
+      --peer torch,openvino
 
-  ddimcache bench unet --model sd15.bundle --reference ./stable-diffusion-v1-5 --json
+  ddimcache bench unet --model sd15.bundle \\
+      --reference ./stable-diffusion-v1-5 --json
 """
 
 LAUNCH_EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache bench launch
 
   ddimcache bench launch --model sd15 --repeats 5 --json
 """
 
 app = typer.Typer(no_args_is_help=True, help="Measure, and check the answers before any time is reported.")
-app.command("kernels", epilog=KERNEL_EXAMPLES)(bench_kernels)
-app.command("decoder", epilog=DECODER_EXAMPLES)(bench_decoder)
-app.command("table1", epilog=TABLE1_EXAMPLES)(bench_table1)
+app.command("kernels", cls=Verb, epilog=KERNEL_EXAMPLES)(bench_kernels)
+app.command("decoder", cls=Verb, epilog=DECODER_EXAMPLES)(bench_decoder)
+app.command("table1", cls=Verb, epilog=TABLE1_EXAMPLES)(bench_table1)
 
 
-@app.command("unet", epilog=EXAMPLES)
+@app.command("unet", cls=Verb, epilog=EXAMPLES)
 def bench_unet(
     model: bench_options.Model = bench_options.EMBEDDED,
     reference: bench_options.Reference = None,
@@ -119,7 +118,7 @@ def bench_unet(
         _report(result, bundle, threads)
 
 
-@app.command("launch", epilog=LAUNCH_EXAMPLES)
+@app.command("launch", cls=Verb, epilog=LAUNCH_EXAMPLES)
 def bench_launch(
     model: Annotated[
         str,

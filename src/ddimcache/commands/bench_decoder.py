@@ -11,8 +11,6 @@ from ddimcache.commands.terminal import bytes_text, print_json, print_table, pro
 from ddimcache.errors import UsageError
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache bench decoder
 
   ddimcache bench decoder --model sd15 --repeats 3 --json

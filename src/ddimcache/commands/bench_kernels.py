@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 PEERS = ("torch", "clblast")
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache bench kernels
 
-  ddimcache bench kernels --model sd21 --family conv3x3,attention --function decode
+  ddimcache bench kernels --model sd21 --family conv3x3,attention \\
+      --function decode
 
-  ddimcache bench kernels --family matmul --shape 4096x320x320 --peer torch,clblast --json
+  ddimcache bench kernels --family matmul --shape 4096x320x320 \\
+      --peer torch,clblast --json
 """
 
 

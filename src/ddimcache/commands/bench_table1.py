@@ -12,11 +12,10 @@ from ddimcache.commands.terminal import print_json, print_table, progress, say, 
 from ddimcache.errors import UsageError
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache bench table1
 
-  ddimcache bench table1 --model sd15 --steps 20 --intervals 1,2,5,10 --guidance 1
+  ddimcache bench table1 --model sd15 --steps 20 --intervals 1,2,5,10 \\
+      --guidance 1
 
   ddimcache bench table1 --steps 20,50,100,1000 --json
 """

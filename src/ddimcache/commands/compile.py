@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
@@ -22,23 +23,27 @@ from ddimcache.commands.terminal import (
 from ddimcache.errors import UsageError
 
 EXAMPLES = """
-[bold]Examples[/bold]
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle \\
+      --target adreno-740 --host aarch64-linux-android
 
-  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --target adreno-740 --host aarch64-linux-android
-
-  ddimcache compile ./stable-diffusion-v1-5 -o ink.bundle --lora ink.safetensors:0.8 --lora detail.safetensors
+  ddimcache compile ./stable-diffusion-v1-5 -o ink.bundle \\
+      --lora ink.safetensors:0.8 --lora detail.safetensors
 
   ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --image-to-image
 
-  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --guide-in-one-call
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle \\
+      --guide-in-one-call
 
-  ddimcache compile ./stable-diffusion-v1-5 -o fast.bundle --activations int8 --attention bfloat16
+  ddimcache compile ./stable-diffusion-v1-5 -o fast.bundle \\
+      --activations int8 --attention bfloat16
 
   ddimcache compile ./stable-diffusion-inpainting -o inpaint.bundle
 
-  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --size 512x512,640x384,384x640
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle \\
+      --size 512x512,640x384,384x640
 
-  ddimcache compile ./my-model -o my.bundle --target llvm --weights fp32 --size 256x256 --json
+  ddimcache compile ./my-model -o my.bundle --target llvm --weights fp32 \\
+      --size 256x256 --json
 """
 
 
@@ -231,4 +236,5 @@ def compile_model(
             ("cached step", f"{manifest.macs_cached / 1e9:.3g} GMAC"),
         ]
     )
-    say(f'\nnext: ddimcache generate "a prompt" --model {output}, or ddimcache inspect {output}')
+    place = shlex.quote(str(output))
+    say(f'\nnext: ddimcache generate "a prompt" --model {place}, or ddimcache inspect {place}')

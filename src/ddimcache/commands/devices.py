@@ -14,13 +14,12 @@ from ddimcache.commands.serve import required_key
 from ddimcache.commands.terminal import bytes_text, print_json, print_table, say
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache devices
 
   ddimcache devices --json | jq '.devices[].device'
 
-  ddimcache devices --tracker 127.0.0.1:9190     (with DDIMCACHE_KEY set)
+  # with DDIMCACHE_KEY set
+  ddimcache devices --tracker 127.0.0.1:9190
 """
 
 

@@ -18,8 +18,6 @@ import typer
 from ddimcache.commands.terminal import bytes_text, print_json, say
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache doctor
 
   ddimcache doctor --json | jq '.checks[] | select(.state != "ok")'

@@ -34,19 +34,23 @@ if TYPE_CHECKING:
     from ddimcache.runtime.image import MemoryChoice
 
 EXAMPLES = """
-[bold]Examples[/bold]
+  ddimcache generate \\
+      "a red circle above a blue square on a white background" -o out.png
 
-  ddimcache generate "a red circle above a blue square on a white background" -o out.png
+  ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 \\
+      --steps 20 --cache-interval 3 --seed 7
 
-  ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 --steps 20 --cache-interval 3 --seed 7
+  ddimcache generate "a red fox" --model sd15.bundle \\
+      --sampler dpm++2m-karras --steps 20 --cache-interval 2
 
-  ddimcache generate "a red fox" --model sd15.bundle --sampler dpm++2m-karras --steps 20 --cache-interval 2
+  ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 \\
+      --image dog.png --strength 0.6
 
-  ddimcache generate "a red fox" --model ./stable-diffusion-v1-5 --image dog.png --strength 0.6
+  ddimcache generate "a hat" --model ./stable-diffusion-inpainting \\
+      --image dog.png --mask head.png
 
-  ddimcache generate "a hat" --model ./stable-diffusion-inpainting --image dog.png --mask head.png
-
-  ddimcache generate "a red fox in the snow" --model sd15.bundle --device rpc://127.0.0.1:9090/KEY --json
+  ddimcache generate "a red fox in the snow" --model sd15.bundle \\
+      --device rpc://127.0.0.1:9090/KEY --json
 """
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ddimcache.runtime.bundle import Bundle
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache inspect sd15.bundle
 
   ddimcache inspect sd15.bundle --source conv2d_f16_winograd4_8x4_texture

@@ -31,15 +31,16 @@ RESULTS = "results.jsonl"
 _MOST_RUNS = 1000
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache profile sd15.bundle
 
-  ddimcache profile sd15.bundle --device rpc://127.0.0.1:9090/KEY --html profile.html --trace trace.json
+  ddimcache profile sd15.bundle --device rpc://127.0.0.1:9090/KEY \\
+      --html profile.html --trace trace.json
 
-  ddimcache profile sd15.bundle --steps 10 --guidance 1 --json | jq '.kernels[0]'
+  ddimcache profile sd15.bundle --steps 10 --guidance 1 --json \\
+      | jq '.kernels[0]'
 
-  ddimcache profile before.bundle after.bundle --runs 5 -o compared --tracker 127.0.0.1:9190 --device-key s23
+  ddimcache profile before.bundle after.bundle --runs 5 -o compared \\
+      --tracker 127.0.0.1:9190 --device-key s23
 """
 
 

@@ -26,13 +26,13 @@ _GRID_INTERVALS = "1,2,3,5,6,10"
 _REFERENCE = "fp32"
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache quality my.bundle -o quality
 
-  ddimcache quality my.bundle -o grid --grid --grid-steps 10,20,50 --pictures 64 --workers 2
+  ddimcache quality my.bundle -o grid --grid --grid-steps 10,20,50 \\
+      --pictures 64 --workers 2
 
-  ddimcache quality sd15.bundle --model ./stable-diffusion-v1-5 --prompts prompts.txt --json
+  ddimcache quality sd15.bundle --model ./stable-diffusion-v1-5 \\
+      --prompts prompts.txt --json
 """
 
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 _FIRST_SEED = 1_000_000
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache schedule my.bundle --steps 50 --cache-interval 5,10
 
-  ddimcache schedule my.bundle --steps 50 --cache-interval 5,10 --cuts 0,1,2,3
+  ddimcache schedule my.bundle --steps 50 --cache-interval 5,10 \\
+      --cuts 0,1,2,3
 
-  ddimcache schedule sd15.bundle --steps 20 --cache-interval 3 --prompts prompts.txt --most-tried 60
+  ddimcache schedule sd15.bundle --steps 20 --cache-interval 3 \\
+      --prompts prompts.txt --most-tried 60
 """
 
 

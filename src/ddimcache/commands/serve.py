@@ -17,13 +17,14 @@ from ddimcache.errors import UsageError
 KEY_VARIABLE = "DDIMCACHE_KEY"
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache serve --key "$(openssl rand -hex 16)" --store ~/ddimcache-store
 
-  ddimcache serve --store DIR --tracker 127.0.0.1:9190 --device-key adreno-740     (with DDIMCACHE_KEY set)
+  # with DDIMCACHE_KEY set
+  ddimcache serve --store DIR --tracker 127.0.0.1:9190 \\
+      --device-key adreno-740
 
-  adb forward tcp:9090 tcp:9090     (on the computer that the phone hangs on)
+  # on the computer that the phone hangs on
+  adb forward tcp:9090 tcp:9090
 
   ddimcache generate "a red circle" --device rpc://127.0.0.1:9090/KEY
 """

@@ -13,13 +13,13 @@ from ddimcache.commands.serve import KEY_VARIABLE, interrupt, required_key
 from ddimcache.commands.terminal import print_json, say
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   export DDIMCACHE_KEY="$(openssl rand -hex 16)"
 
   ddimcache tracker
 
-  ddimcache serve --store DIR --tracker 127.0.0.1:9190 --device-key adreno-740     (once a device)
+  # once a device
+  ddimcache serve --store DIR --tracker 127.0.0.1:9190 \\
+      --device-key adreno-740
 
   ddimcache devices --tracker 127.0.0.1:9190
 """

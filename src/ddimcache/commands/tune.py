@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,21 +35,25 @@ ENGINES = ("decisions", "metaschedule")
 _LOCK = ".lock"
 
 EXAMPLES = """
-[bold]Examples[/bold]
-
   ddimcache tune ./stable-diffusion-v1-5 --trials 64 --time-limit 3600
 
   ddimcache tune sd15.bundle --family attention,conv2d --tune-log my-records
 
-  ddimcache tune --workload "matmul 4096x320x320 float32 int8" --device opencl
+  ddimcache tune --workload "matmul 4096x320x320 float32 int8" \\
+      --device opencl
 
-  ddimcache tune sd15-adreno.bundle --target adreno-740   # in the lab, by the model of its time
+  # in the lab, by the model of its time
+  ddimcache tune sd15-adreno.bundle --target adreno-740
 
-  ddimcache tune sd15-adreno.bundle --device rpc://127.0.0.1:9090/KEY   # on a phone
+  # on a phone
+  ddimcache tune sd15-adreno.bundle --device rpc://127.0.0.1:9090/KEY
 
-  ddimcache tune sd15-adreno.bundle --tracker 127.0.0.1:9190 --device-key adreno-740   # on several
+  # on several
+  ddimcache tune sd15-adreno.bundle --tracker 127.0.0.1:9190 \\
+      --device-key adreno-740
 
-  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle --tune-log my-records
+  ddimcache compile ./stable-diffusion-v1-5 -o sd15.bundle \\
+      --tune-log my-records
 """
 
 
@@ -281,12 +286,16 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror}", where=f"--tune-log {folder}") from error
+        raise UsageError(
+            f"cannot be written: {error.strerror}", where=f"--tune-log {shlex.quote(str(folder))}"
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError("another process tunes into it", where=f"--tune-log {folder}") from error
+            raise UsageError(
+                "another process tunes into it", where=f"--tune-log {shlex.quote(str(folder))}"
+            ) from error
         yield
     finally:
         os.close(handle)
@@ -326,4 +335,4 @@ def _report(
     if rows:
         heading = ("workload", "trials", "of them", f"best, {method}", "times the default", "decisions")
         print_table(rows, heading, right=(1, 3, 4))
-    say(f"\nnext: ddimcache compile MODEL -o BUNDLE --tune-log {folder}")
+    say(f"\nnext: ddimcache compile MODEL -o BUNDLE --tune-log {shlex.quote(str(folder))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import get_args
 
 from ddimcache.errors import UsageError
@@ -30,7 +31,8 @@ def placed(name: str, bundle: Bundle, steps: int, interval: int) -> tuple[int, .
         raise UsageError(
             f"{bundle.folder} holds no schedule of {count} full steps in {steps}",
             where="--cache-schedule searched",
-            remedy=f"ddimcache schedule {bundle.folder} --steps {steps} --cache-interval {interval}",
+            remedy=f"ddimcache schedule {shlex.quote(str(bundle.folder))} --steps {steps} "
+            f"--cache-interval {interval}",
         )
     return found
 
