@@ -286,16 +286,12 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise UsageError(
-            f"cannot be written: {error.strerror}", where=f"--tune-log {shlex.quote(str(folder))}"
-        ) from error
+        raise UsageError(f"cannot be written: {error.strerror}", where=f"--tune-log {folder}") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(
-                "another process tunes into it", where=f"--tune-log {shlex.quote(str(folder))}"
-            ) from error
+            raise UsageError("another process tunes into it", where=f"--tune-log {folder}") from error
         yield
     finally:
         os.close(handle)
