@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ddimcache.manifest import FORMAT_VERSION, file_entry
@@ -46,16 +46,16 @@ def compiler_digest() -> str:
 def folder_fingerprint(folder: Path, memo: Path | None = None) -> str:
     """Return a sha256 over names and contents of all files of a folder; hidden ones do not count.
 
+    Links are followed, to folders too: that of a component may be another pipeline's.
+
     ``memo`` names a JSON file that keeps the sums of files by path, size and times, so that gigabytes of
     weights are read once; None reads them every time. Raises OSError.
     """
     known = _read_memo(memo)
     fresh: dict[str, list[int | str]] = {}
     pairs = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_files(folder, frozenset())):
         relative = path.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
-            continue
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         key = str(path.absolute())
@@ -66,6 +66,18 @@ def folder_fingerprint(folder: Path, memo: Path | None = None) -> str:
     if memo is not None and any(known.get(key) != entry for key, entry in fresh.items()):
         _write_memo(memo, {**known, **fresh})
     return _digest(pairs)
+
+
+def _files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """Yield the files that are not hidden; ``above`` are the folders on the way, real paths, against loops."""
+    around = above | {folder.resolve()}
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and path.resolve() not in around:
+            yield from _files(path, around)
 
 
 def _digest(pairs: Iterable[tuple[str, str]]) -> str:

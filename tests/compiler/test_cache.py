@@ -85,6 +85,21 @@ def test_same_size_edit_is_seen_through_the_memo(model, tmp_path):
     assert second == fingerprint.folder_fingerprint(model)
 
 
+def test_a_component_that_is_a_link_counts(model, tmp_path):
+    """Pipelines are put together so; what it links to may change."""
+    other = (model / "unet").rename(tmp_path / "other")
+    before = cache.bundle_key(model, CompileOptions())
+    (model / "unet").symlink_to(other)
+    linked = cache.bundle_key(model, CompileOptions())
+    (other / "weights").write_bytes(b"WEIGHTS")
+    changed = cache.bundle_key(model, CompileOptions())
+    (other / "round").symlink_to(model)
+    (model / "itself").symlink_to(model)
+    (model / "broken").symlink_to(tmp_path / "nowhere")
+    assert cache.bundle_key(model, CompileOptions()) == changed
+    assert len({before, linked, changed}) == 3
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"x": 1}'])
 def test_torn_memo_costs_nothing(model, tmp_path, content):
     memo = tmp_path / "memo.json"
