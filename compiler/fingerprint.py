@@ -69,7 +69,7 @@ def folder_fingerprint(folder: Path, memo: Path | None = None) -> str:
 
 
 def _files(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """Yield the files that are not hidden; ``above`` are the folders on the way, real paths, against loops."""
+    """Yield the files that are not hidden; ``above`` are the real folders on the way, against loops."""
     around = above | {folder.resolve()}
     for path in folder.iterdir():
         if path.name.startswith("."):
