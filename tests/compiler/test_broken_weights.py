@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from ddimcache.errors import CompileError, FrontendError
 from tests.kit.damage import (
@@ -41,6 +43,13 @@ pytestmark = pytest.mark.host
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return copy_stand_in("tiny-sd15", tmp_path / "model")
+
+
+def in_eight_bits(folder: Path) -> None:
+    """Save a component as some tools do; safetensors of numpy has no such type."""
+    tensors = load_file(folder / VAE)
+    small = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
+    save_file(small, folder / VAE)
 
 
 # name -> how to break the folder, the file that the message has to name, and the reason it has to give
@@ -133,6 +142,11 @@ BREAKAGES: dict[str, tuple[Change, str, str]] = {
         edit_tensors(UNET, lambda tensors: tensors.update({"conv_out.bias": np.zeros(4, np.int8)})),
         UNET,
         "`conv_out.bias` is stored as I8",
+    ),
+    "weights of eight bits": (
+        in_eight_bits,
+        VAE,
+        "is stored as F8_E4M3, not F32 or F16 or BF16; save the weights as float16",
     ),
     "NaN": (edit_tensors(UNET, poison(float("nan"))), UNET, "`conv_out.bias` holds a NaN or an infinity"),
     "infinity": (
