@@ -37,7 +37,12 @@ from ddimcache.compiler.options import LoraChoice
 from ddimcache.errors import FrontendError
 
 _INDEX = "model_index.json"
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline")
+# Of the same parts; what they begin with is asked when a picture is drawn.
+_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+)
 _CLASSES = {
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),

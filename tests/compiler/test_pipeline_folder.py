@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 from hypothesis import HealthCheck, given, settings
 from safetensors.numpy import load_file, save_file
 
@@ -137,6 +138,11 @@ def test_a_width_of_context_for_every_level_is_imported(folder: Path) -> None:
     imported = import_unet(loaded.load_unet(), 1, 8, 8, loaded.text_length, "float32")
     context = imported.module["main"].params[2].ty.shape.values
     assert [int(extent) for extent in context] == [1, loaded.text_length, 32]
+
+
+def test_a_pipeline_for_pictures_has_the_same_parts(folder: Path) -> None:
+    StableDiffusionImg2ImgPipeline(**diffusers_pipeline(folder).components).save_pretrained(folder / "saved")
+    _equal(load_everything(folder / "saved").load_unet(), load_pipeline_folder(folder).load_unet())
 
 
 def test_a_safety_checker_and_unknown_keys_are_left_alone(folder: Path) -> None:
