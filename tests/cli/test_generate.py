@@ -222,7 +222,8 @@ def test_latents_in_and_out(generate, out, tmp_path):
         (["--guidance", "inf"], "--guidance: inf is no finite number"),
         (["--guidance", "-0.1"], "--guidance: -0.1 is no finite number"),
         (["--image", "/no/such.png"], "--image: "),
-        (["--mask", "x.png"], "--mask: says where a picture is drawn anew, and there is none; give --image"),
+        (["--mask", "x.png"], "--mask: is about a picture to begin with, and there is none; give --image"),
+        (["--strength", "0.5"], "--strength: is about a picture to begin with, and there is none"),
         (["--image", "x.png", "--strength", "0"], "--strength: 0 is no share of the steps"),
         (["--image", "x.png", "--steps", "4", "--strength", "0.2"], "--strength: it leaves none of 4 steps"),
         (

@@ -13,7 +13,7 @@ import typer
 
 from ddimcache.commands import device_options, image_options
 from ddimcache.commands.device_options import device_sources
-from ddimcache.commands.generate import asked_size, check_fits, check_text, chosen_steps, picture_facts
+from ddimcache.commands.generate import asked_size, check_fits, chosen_steps, picture_facts
 from ddimcache.commands.pool_results import raise_failures, share_facts
 from ddimcache.commands.terminal import parse_size, print_json, progress, say
 from ddimcache.errors import UsageError
@@ -87,7 +87,7 @@ def batch(
     cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model)
     numbers = (steps, cache_interval, guidance)
     check_sampling(*numbers, sampler)
-    check_text(negative_prompt, "--negative-prompt")
+    image_options.check_text(negative_prompt, "--negative-prompt")
     check_choice(cache_schedule)
     if seconds_per_picture is not None and not seconds_per_picture > 0:
         raise UsageError(f"{seconds_per_picture:g} is no time", where="--seconds-per-picture")
@@ -151,7 +151,7 @@ def read_prompts(path: Path) -> list[str]:
     if not found:
         raise UsageError(f"{path} holds no prompt", where="FILE", remedy="write one a line")
     for text in found:
-        check_text(text, "FILE")
+        image_options.check_text(text, "FILE")
     return found
 
 

@@ -140,17 +140,17 @@ def generate(
     cache_interval, guidance = image_options.of_sampler(sampler, cache_interval, guidance, model)
     check_sampling(steps, cache_interval, guidance, sampler)
     check_choice(cache_schedule)
-    check_text(prompt, "PROMPT")
-    check_text(negative_prompt, "--negative-prompt")
+    image_options.check_text(prompt, "PROMPT")
+    image_options.check_text(negative_prompt, "--negative-prompt")
     if seed is not None and latents is not None:
         raise UsageError("takes the place of --seed", where="--latents", remedy="give one of the two")
-    strength = strength if strength is not None else 0.8 if mask is None else 1.0
-    if mask is not None and image is None:
+    if image is None and (mask is not None or strength is not None):
         raise UsageError(
-            "says where a picture is drawn anew, and there is none",
-            where="--mask",
+            "is about a picture to begin with, and there is none",
+            where="--strength" if mask is None else "--mask",
             remedy="give --image as well",
         )
+    strength = strength if strength is not None else 0.8 if mask is None else 1.0
     if image is not None:
         check_strength(steps, strength)
         if latents is not None:
@@ -426,16 +426,6 @@ def picture_facts(
 def loras_text(manifest: Manifest) -> str:
     """Return the LoRAs that a bundle has merged, as they were given."""
     return ", ".join(f"{lora.name}:{lora.scale:g}" for lora in manifest.loras)
-
-
-def check_text(text: str, where: str) -> None:
-    """Raise :class:`UsageError` for a text that no picture file could name."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError("is not UTF-8", where=where, remedy="check the terminal's encoding") from error
-    if "\0" in text:
-        raise UsageError("holds a NUL character", where=where)
 
 
 def _check_suffix(path: Path, suffix: str, option: str) -> None:

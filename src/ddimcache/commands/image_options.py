@@ -107,6 +107,16 @@ def of_sampler(
     return cache_interval, guidance
 
 
+def check_text(text: str, where: str) -> None:
+    """Raise :class:`UsageError` for a text that no picture file could name."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError("is not UTF-8", where=where, remedy="check the terminal's encoding") from error
+    if "\0" in text:
+        raise UsageError("holds a NUL character", where=where)
+
+
 def warn_of_long_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
     """Say of which texts the model does not read the end, at most three of them."""
     ends = [end for end in map(tokenizer.left_out, texts) if end]
