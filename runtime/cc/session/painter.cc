@@ -356,12 +356,14 @@ void Painter::RunSteps(const std::vector<Step>& steps, Clock& clock, Observer& o
       components_.Prefetch("vae_decoder");
     }
     const bool is_full = steps[index].is_full;
-    // The first of a kind may compile kernels, which is not the time of the step before.
-    if (!seen[is_full]) settle(0);
+    const bool is_first = !seen[is_full];
     seen[is_full] = true;
+    // The first of a kind may compile kernels, which is the time of no other step; and what enqueueing the
+    // second takes is not the time of the first.
+    if (is_first) settle(0);
     clock.replayed += loop_->Enqueue(is_full);
     running.push_back({Marker(device_), is_full});
-    settle(most_running);
+    settle(is_first ? 0 : most_running);
     if (observer.WantsPreview()) {
       std::vector<float> latents = ReadLatents();
       settle(0);
