@@ -98,7 +98,8 @@ class AttentionTable:
     values: int
     """Values that are summed together in registers, at most."""
     instruction: bool = False
-    """Whether products in bfloat16 are taken by a function of the runtime, as those of a ``DotTable``."""
+    """Whether functions of the runtime are called, as a ``DotTable`` has them: for powers of two, for
+    products in bfloat16 and for what is read next."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ class DeviceProfile:
         return tvm.target.Target(device, host=tvm.target.Target(host_target))
 
 
-_CPU_ATTENTION = AttentionTable(vectors=2, parts=8, block=64, keys=8, values=10)
+_CPU_ATTENTION = AttentionTable(vectors=2, parts=16, block=64, keys=8, values=8)
 _CPU_DOTS = DotTable(rows=128, bytes=256 << 10, strip=8, groups=8, instruction=False)
 _CPU_TILES = TileTable(
     vector=16,

@@ -11,6 +11,16 @@ LOG2_E = 1.4426950408889634
 LEAST, MOST = -87.0, 88.0
 """Numbers below and above are taken for these, whose powers are still normal numbers."""
 
+LEAST_POWER = -126.0
+"""The same of powers of two."""
+
+POWER = "ddimcache_power16"
+"""OpenCL function of the runtime (``runtime/cc/device_functions.cc``): ``float16 f(float16 values)`` is
+:func:`power_of_two` of each."""
+
+POWER_LANES = 16
+"""Numbers of a vector, where :data:`POWER` is called."""
+
 ROUNDER = 9_000_000
 """Added to a small number it leaves the nearest integer in the low bits: floats of this size are integers.
 
@@ -20,9 +30,10 @@ DEGREE = 5
 
 
 def _coefficients() -> list[float]:
-    """Those of 2**r for r of -1/2 to 1/2, by Chebyshev's points; relative errors stay below 2e-7."""
+    """Those of 2**r for r of -1/2 to 1/2, by Chebyshev's points; relative errors stay below 2e-7. The first
+    is 1 but for 1e-7, and taken for 1, so that powers of whole numbers are exact."""
     points = np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, DEGREE, domain=[-0.5, 0.5])
-    return [float(value) for value in points.convert(kind=np.polynomial.Polynomial).coef]
+    return [1.0, *(float(value) for value in points.convert(kind=np.polynomial.Polynomial).coef[1:])]
 
 
 COEFFICIENTS = _coefficients()
@@ -36,10 +47,20 @@ def exponential(value: Any, *, below_one: bool = False) -> Any:
     value = T.Select(value < T.float32(LEAST), T.float32(LEAST), value)
     if not below_one:
         value = T.Select(value > T.float32(MOST), T.float32(MOST), value)
-    shifted = value * T.float32(LOG2_E) + T.float32(ROUNDER)
+    return _power(value * T.float32(LOG2_E))
+
+
+def power_of_two(value: Any) -> Any:
+    """2 to the float32 ``value``, which must be below 127. A missing number stays missing."""
+    return _power(T.Select(value < T.float32(LEAST_POWER), T.float32(LEAST_POWER), value))
+
+
+def _power(value: Any) -> Any:
+    """2 to a ``value`` whose power is a normal number."""
+    shifted = value + T.float32(ROUNDER)
     # As integers, because the compiler takes a number that is added and subtracted for nothing.
     whole = T.reinterpret("int32", shifted) - T.int32(int(np.float32(ROUNDER).view(np.int32)))
-    rest = value * T.float32(LOG2_E) - T.cast(whole, "float32")
+    rest = value - T.cast(whole, "float32")
     power = T.float32(COEFFICIENTS[-1])
     for coefficient in COEFFICIENTS[-2::-1]:
         power = power * rest + T.float32(coefficient)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ddimcache.compiler.target import Decisions, TileTable, with_decisions
+from ddimcache.kernels.attention.blocked import parts_of
 from ddimcache.kernels.matmul.dots import LANES
 from ddimcache.kernels.matmul.kernel import panel_width
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import Workload
 
-VERSIONS = {"matmul": 1, "geglu": 1, "conv2d": 2, "attention": 4}
+VERSIONS = {"matmul": 1, "geglu": 1, "conv2d": 2, "attention": 5}
 """By family; raised when a decision comes to mean something else, or a better kernel has others."""
 
 PRIVATE_BYTES = 1_700_000
@@ -216,10 +217,11 @@ def _private_bytes(tiles: TileTable, workload: Workload) -> int:
     """Bytes that the blocks of a work-item take, at most."""
     panel = panel_width(_channels(workload), tiles.columns) if workload.family != "attention" else 0
     if workload.family == "attention" and tiles.attention is not None and tiles.pixels is None:
-        own, width = tiles.attention, workload.sizes[4]
+        own, queries, width = tiles.attention, workload.sizes[1], workload.sizes[4]
         span = own.vectors * tiles.attention_queries
+        parts = parts_of(own.parts, queries, span, width)
         block = max(own.block, own.keys)
-        return 4 * (span * (own.parts * (2 * width + 2) + block + own.keys) + 2 * block * width)
+        return 4 * (span * (parts * (2 * width + 2) + block + own.keys) + 2 * block * width)
     if is_winograd(tiles, workload):
         table = tiles.winograd
         assert table is not None

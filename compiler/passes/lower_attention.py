@@ -73,7 +73,7 @@ def attention_kernel(
         # Vectors of 16, as the instruction has them, and whole pairs of keys.
         blocking = dataclasses.replace(blocking, lanes=LANES, keys=table.keys + table.keys % 2)
         variant = {**variant, "loops": PairCalls if table.instruction else PairLoops}
-    return blocked_attention(shape, tokens, dtype, scale, blocking, **variant)
+    return blocked_attention(shape, tokens, dtype, scale, blocking, calls=table.instruction, **variant)
 
 
 @mutator

@@ -6,8 +6,12 @@ As in ``kernel.py`` the score matrix is never stored and a vector lane is a quer
 K or V is then used for several vectors, a vector of queries or weights for several keys or values, and a
 block of keys and values, once it is in the nearest cache, for all parts.
 
+Scores are powers of two. A query's peak, which they are lowered by, need not be the highest of them: it is
+the highest of some block, and raised where a score is above it by more than ``SLACK``. So in most blocks sums
+stay as they are, and no weight waits for the last score of its block.
+
 Bytes: with 32 queries an item, 4096 keys of 8 heads of 40 are read 128 times, 168 MB each time; what is in a
-cache line beside them doubles that. 8 parts make it 16 times.
+cache line beside them doubles that. 16 parts make it 8 times.
 """
 
 from __future__ import annotations
@@ -19,15 +23,31 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.kernels.attention.kernel import LOWEST, MISSING, Place
-from ddimcache.kernels.exponential import exponential
+from ddimcache.kernels.exponential import LOG2_E, POWER, POWER_LANES, power_of_two
 from ddimcache.kernels.tags import WORK
-from ddimcache.kernels.tiling import largest_divisor, local
+from ddimcache.kernels.tiling import largest_divisor, local, vector_lanes
+
+PREFETCH = "ddimcache_prefetch"
+"""OpenCL function of the runtime (``runtime/cc/device_functions.cc``): ``int f(const __global void* at)`` has
+the line of a cache brought near that ``at`` is in, which may be read soon."""
+
+LINE_BYTES = 64
+"""Of a cache's line; where lines are longer some are asked for twice."""
+
+MOST_KEPT_BYTES = 1 << 20
+"""Of queries and sums that a work-item has: more are not in the second cache from block to block, nor on a
+thread's stack."""
+
+SLACK = 20.0
+"""By how many powers of two a score may be above its peak before that is raised. Sums of weights of 2^20 over
+65536 keys are far from float32's ends, and a peak is a score, so that some weight is at least 1."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +66,17 @@ class AttentionBlocking:
     values: int
 
 
+def parts_of(most: int, queries: int, span: int, width: int) -> int:
+    """Parts of a work-item, each of ``span`` queries of a head of ``width``.
+
+    At most ``most``, and no more than :data:`MOST_KEPT_BYTES` allow; of those above half of that as many as
+    leave the fewest behind the last query.
+    """
+    needed = -(-queries // span)
+    most = max(min(most, needed, MOST_KEPT_BYTES // (2 * 4 * width * span)), 1)
+    return min(range(most, most // 2, -1), key=lambda parts: -(-needed // parts) * parts)
+
+
 @cache
 def blocked_attention(
     shape_query: tuple[int, int, int, int],
@@ -57,14 +88,16 @@ def blocked_attention(
     has_bias: bool = False,
     places: tuple[Place, Place, Place] | None = None,
     loops: type[BlockedLoops] | None = None,
+    calls: bool = False,
 ) -> tirx.PrimFunc:
     """As :func:`ddimcache.kernels.attention.kernel.attention`, whose parameters these are, in blocks.
 
-    ``loops`` are those of ``pairs.py`` for products in bfloat16.
+    ``loops`` are those of ``pairs.py`` for products in bfloat16. With ``calls`` functions of the runtime are
+    called: :data:`POWER` for powers of two of vectors of :data:`POWER_LANES`, and :data:`PREFETCH`.
     """
     batch, queries, heads, width = shape_query
     places = places or (Place(heads * width, 0),) * 3
-    emitter = (loops or BlockedLoops)(shape_query, tokens, scale, blocking, places)
+    emitter = (loops or BlockedLoops)(shape_query, tokens, scale, blocking, places, calls)
     bias_shape = (tokens, queries) if has_bias else (1, 1)
     with IRBuilder() as builder, prim_func(is_private=True, s_tir=True):
         T.func_name("kernel")
@@ -93,12 +126,14 @@ class BlockedLoops:
         scale: float,
         blocking: AttentionBlocking,
         places: tuple[Place, Place, Place],
+        calls: bool,
     ) -> None:
         self.batch, self.queries, self.heads, self.width = shape_query
         self.tokens, self.scale, self.places = tokens, scale, places
+        self.calls, self.calls_power = calls, calls and blocking.lanes == POWER_LANES
         self.lanes, self.vectors = blocking.lanes, blocking.vectors
         self.span = blocking.lanes * blocking.vectors
-        self.parts = min(blocking.parts, -(-self.queries // self.span))
+        self.parts = parts_of(blocking.parts, self.queries, self.span, self.width)
         self.key_tile = blocking.keys
         self.value_tile = largest_divisor(self.width, blocking.values)
         # Blocks of one size, so that as few keys as possible are behind the last.
@@ -122,8 +157,10 @@ class BlockedLoops:
                 base = T.bind(number * self.block)
                 self._fetch(k, v, b, h, base)
                 with T.serial(0, self.parts) as part:
-                    self._each_vector(lambda at: T.buffer_store(self.change, self.peak[part, at], [at]))
+                    if self.calls:
+                        self._prefetch(k, v, b, h, base + self.block, part)
                     self._scores(bias, part, base, T.bind(start + part * self.span))
+                    self._raise_peaks(part)
                     self._weigh(part)
                     self._add_values(part)
             with T.serial(0, self.parts) as part:
@@ -134,7 +171,7 @@ class BlockedLoops:
         self.total = local(self.parts, self.width, self.span)
         self.score = local(self.block, self.span)
         self.peak, self.weight = local(self.parts, self.span), local(self.parts, self.span)
-        self.change = local(self.span)
+        self.highest, self.above = local(self.span), local(1, dtype="int32")
         self.keys = self._operand((self.block, self.width), 1)
         self.values = self._operand((self.block, self.width), 0)
 
@@ -167,7 +204,7 @@ class BlockedLoops:
     def _start(self, q: Any, b: Any, h: Any, part: Any, first: Any) -> None:
         def read(d: Any, at: Any) -> Any:
             place = (b, self._query(first + at), self.places[0].first + h * self.width + d)
-            return T.cast(q[place], "float32") * T.float32(self.scale)
+            return T.cast(q[place], "float32") * T.float32(self.scale * LOG2_E)
 
         self._keep_queries(read, part)
         with T.serial(0, self.width) as d:
@@ -185,13 +222,28 @@ class BlockedLoops:
         with T.serial(0, self.block) as j:
             row = T.bind(self._token(base + j))
             for source, place, kept in ((k, self.places[1], self.keys), (v, self.places[2], self.values)):
-                with T.serial(0, self.width) as d:
-                    number = T.cast(source[b, row, place.first + h * self.width + d], "float32")
-                    T.buffer_store(kept, number, [j, d])
+                first = place.first + h * self.width
+
+                def keep(d: Any, source: Any = source, kept: Any = kept, first: Any = first) -> None:
+                    T.buffer_store(kept, T.cast(source[b, row, first + d], "float32"), [j, d])
+
+                in_vectors(self.width, keep)
+
+    def _prefetch(self, k: Any, v: Any, b: Any, h: Any, base: Any, part: Any) -> None:
+        """Asks for a part's share of the keys and values of the next block, which begins at ``base``."""
+        rows = -(-self.block // self.parts)
+        with T.serial(0, rows) as j:
+            row = T.bind(T.min(base + (part * rows + j), self.tokens - 1))
+            for source, place in ((k, self.places[1]), (v, self.places[2])):
+                step = LINE_BYTES // (tvm.DataType(source.dtype).bits // 8)
+                for d in (*range(0, self.width, step), self.width - 1):
+                    address = T.address_of(source[b, row, place.first + h * self.width + d])
+                    T.evaluate(T.call_extern("int32", PREFETCH, address))
 
     def _scores(self, bias: Any, part: Any, base: Any, first: Any) -> None:
-        """Scores of a block of keys, and the maxima with them."""
+        """Scores of a block of keys, and the highest of each query."""
         tile = self.key_tile
+        self._each_vector(lambda at: T.buffer_store(self.highest, self.peak[part, at], [at]))
         with T.serial(0, self.block // tile) as strip:
             sums = local(tile, self.span)
             self._each(tile, lambda j, at: T.buffer_store(sums, T.float32(0), [j, at]))
@@ -200,7 +252,9 @@ class BlockedLoops:
             def keep(j: int, at: Any) -> None:
                 score = sums[j, at]
                 if bias is not None:
-                    score = score + bias[self._token(base + (strip * tile + j)), self._query(first + at)]
+                    more = bias[self._token(base + (strip * tile + j)), self._query(first + at)]
+                    more = more * T.float32(LOG2_E)
+                    score = score + T.Select(more < T.float32(LOWEST), T.float32(LOWEST), more)
                 if self.tokens % self.block:
                     behind = T.max(base + (strip * tile + j) - (self.tokens - 1), 0)
                     score = score + T.float32(MISSING) * T.cast(behind, "float32")
@@ -209,7 +263,7 @@ class BlockedLoops:
 
             def maximum(at: Any) -> None:
                 highest = _halved(T.max, [sums[j, at] for j in range(tile)])
-                T.buffer_store(self.peak, T.max(self.peak[part, at], highest), [part, at])
+                T.buffer_store(self.highest, T.max(self.highest[at], highest), [at])
 
             self._each(tile, keep)
             self._each_vector(maximum)
@@ -224,20 +278,48 @@ class BlockedLoops:
 
             self._each(self.key_tile, add)
 
+    def _raise_peaks(self, part: Any) -> None:
+        """Raises the peaks of a part where a score of it is above its own by more than :data:`SLACK`."""
+        T.buffer_store(self.above, 0, [0])
+        with T.serial(0, self.span) as at:
+            high = self.highest[at] > self.peak[part, at] + T.float32(SLACK)
+            T.buffer_store(self.above, T.bitwise_or(self.above[0], T.cast(high, "int32")), [0])
+        with T.If(self.above[0] != 0), T.Then():
+            shrink = local(self.span)
+            self._each_vector(lambda at: T.buffer_store(shrink, self.peak[part, at] - self.highest[at], [at]))
+            self._each_vector(lambda at: T.buffer_store(self.peak, self.highest[at], [part, at]))
+            self._each_power(shrink)
+            self._each_vector(
+                lambda at: T.buffer_store(self.weight, self.weight[part, at] * shrink[at], [part, at])
+            )
+            with T.serial(0, self.width) as d:
+                self._each_vector(
+                    lambda at: T.buffer_store(self.total, self.total[part, d, at] * shrink[at], [part, d, at])
+                )
+
+    def _each_power(self, buffer: Any, *row: Any) -> None:
+        """Replaces every vector of a row of ``buffer`` by its powers of two."""
+        for start in range(0, self.span, self.lanes):
+            if self.calls_power:
+                place = [*row, tirx.Ramp(start, 1, self.lanes)]
+                kind = f"float32x{self.lanes}"
+                T.buffer_store(buffer, T.call_pure_extern(kind, POWER, buffer[tuple(place)]), place)
+                continue
+            with T.vectorized(0, self.lanes) as lane:
+                place = [*row, start + lane]
+                T.buffer_store(buffer, power_of_two(buffer[tuple(place)]), place)
+
     def _weigh(self, part: Any) -> None:
-        """Scores become weights below the maximum; ``change`` is what older sums are multiplied by."""
+        """Scores become weights: powers of two of what they are above their peaks."""
         tile = self.key_tile
 
-        def weigh(buffer: Any, *place: Any) -> None:
-            power = exponential(buffer[place] - self.peak[part, place[-1]], below_one=True)
-            T.buffer_store(buffer, power, list(place))
+        def lower(j: Any, at: Any) -> None:
+            T.buffer_store(self.score, self.score[j, at] - self.peak[part, at], [j, at])
 
-        self._each_vector(lambda at: weigh(self.change, at))
-        self._each_vector(
-            lambda at: T.buffer_store(self.weight, self.weight[part, at] * self.change[at], [part, at])
-        )
         with T.serial(0, self.block // tile) as strip:
-            self._each(tile, lambda j, at: weigh(self.score, strip * tile + j, at))
+            self._each(tile, lambda j, at: lower(strip * tile + j, at))
+            with T.unroll(0, tile) as j:
+                self._each_power(self.score, strip * tile + j)
 
             def add(at: Any) -> None:
                 more = _halved(operator.add, [self.score[strip * tile + j, at] for j in range(tile)])
@@ -255,7 +337,7 @@ class BlockedLoops:
             sums = local(tile, self.span)
 
             def start(d: int, at: Any) -> None:
-                T.buffer_store(sums, self.total[part, strip * tile + d, at] * self.change[at], [d, at])
+                T.buffer_store(sums, self.total[part, strip * tile + d, at], [d, at])
 
             self._each(tile, start)
             self._multiply_values(sums, strip * tile)
@@ -288,6 +370,13 @@ class BlockedLoops:
                 inside.enter_context(T.Then())
             d = inside.enter_context(T.serial(0, self.width))
             T.buffer_store(out, T.cast(result[d, at], dtype), [b, first + at, h, d])
+
+
+def in_vectors(count: int, emit: Callable[[Any], None]) -> None:
+    """Emits a statement for each of ``count`` numbers, given its index, in vectors as wide as divide them."""
+    lanes = vector_lanes(count, 16)
+    with T.serial(0, count // lanes) as vector, T.vectorized(0, lanes) as lane:
+        emit(vector * lanes + lane)
 
 
 def _halved(combine: Callable[[Any, Any], Any], values: list[Any]) -> Any:

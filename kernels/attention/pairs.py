@@ -13,11 +13,11 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ddimcache.kernels.attention.blocked import BlockedLoops
-from ddimcache.kernels.tiling import local, vector_lanes
+from ddimcache.kernels.attention.blocked import BlockedLoops, in_vectors
+from ddimcache.kernels.tiling import local
 
 PAIRS = "ddimcache_pairs16"
-"""OpenCL function of the runtime (``runtime/cc/dot_products.cc``): ``float16 f(float16 sums, int16 pairs,
+"""OpenCL function of the runtime (``runtime/cc/device_functions.cc``): ``float16 f(float16 sums, int16 pairs,
 int pair)`` adds to each sum the products of both halves of its pair with those of ``pair``."""
 
 LANES = 16
@@ -61,14 +61,14 @@ class PairLoops(BlockedLoops):
             def key(d: Any) -> Any:
                 return T.cast(k[b, row, self.places[1].first + head + d], "float32")
 
-            _in_vectors(half, lambda d: T.buffer_store(self.keys, pair(key(d), key(d + half)), [j, d]))
+            in_vectors(half, lambda d: T.buffer_store(self.keys, pair(key(d), key(d + half)), [j, d]))
         with T.serial(0, self.block // 2) as j:
             rows = [T.bind(self._token(base + (2 * j + side))) for side in (0, 1)]
 
             def value(side: int, d: Any) -> Any:
                 return T.cast(v[b, rows[side], self.places[2].first + head + d], "float32")
 
-            _in_vectors(
+            in_vectors(
                 self.width, lambda d: T.buffer_store(self.values, pair(value(0, d), value(1, d)), [j, d])
             )
 
@@ -116,9 +116,3 @@ def _low(both: Any) -> Any:
 
 def _high(both: Any) -> Any:
     return T.reinterpret("float32", both & T.int32(_HIGH))
-
-
-def _in_vectors(count: int, emit: Callable[[Any], None]) -> None:
-    lanes = vector_lanes(count, 16)
-    with T.serial(0, count // lanes) as vector, T.vectorized(0, lanes) as lane:
-        emit(vector * lanes + lane)

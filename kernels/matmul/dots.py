@@ -37,7 +37,7 @@ _SMALLEST = 1e-30
 """A row has a scale for numbers of this size at least; it keeps a row of zeros from being divided by zero."""
 
 DOT = "ddimcache_dot16"
-"""OpenCL function of the runtime (``runtime/cc/dot_products.cc``): ``int16 f(int16 sums, int16 weights,
+"""OpenCL function of the runtime (``runtime/cc/device_functions.cc``): ``int16 f(int16 sums, int16 weights,
 const char* four)`` adds to each sum the four products of the unsigned bytes of its weight with ``four``."""
 
 

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "build_process.h"
-#include "dot_products.h"
+#include "device_functions.h"
 #include "hazards.h"
 #include "program_cache.h"
 #include "program_file.h"
@@ -168,7 +168,7 @@ std::string BuildOptions() {
 cl_program BuildProgram(Device& device, const std::string& name, const std::string& generated) {
   WarnOfSource(device.info, device.Describe(), name, generated);
   const bool wholes = device.info.hazards.Find(Avoidance::kWholeVectors) != nullptr;
-  const std::string complete = WithDotProducts(device.info, generated);
+  const std::string complete = WithDeviceFunctions(device.info, generated);
   const std::string source = wholes ? WithWholeVectors(complete) : complete;
   const std::string options = BuildOptions();
   const std::string key = ProgramKey(device.info, options, source);

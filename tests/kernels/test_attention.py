@@ -11,10 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddimcache.compiler.target import profile
-from ddimcache.kernels.attention.blocked import AttentionBlocking, blocked_attention
+from ddimcache.kernels.attention.blocked import (
+    MOST_KEPT_BYTES,
+    AttentionBlocking,
+    blocked_attention,
+    parts_of,
+)
 from ddimcache.kernels.attention.kernel import Place, attention
 from ddimcache.kernels.attention.pairs import PairCalls, PairLoops
 from ddimcache.kernels.attention.reference import attention as plain_attention
+from ddimcache.kernels.exponential import LOG2_E
 from tests.kit.kernel_run import run_kernel
 
 KINDS = ("vector", "blocked", "pairs")
@@ -35,7 +41,9 @@ def exact_of(
 ) -> np.ndarray:
     """The reference's answer for the operands that a kernel of ``kind`` multiplies."""
     if kind == "pairs":
-        return plain_attention(bfloat16(q * np.float32(scale)), bfloat16(k), bfloat16(v), 1.0, bias)
+        # Scores are powers of two.
+        rounded = bfloat16(q * np.float32(scale * LOG2_E))
+        return plain_attention(rounded, bfloat16(k), bfloat16(v), 1 / LOG2_E, bias)
     return plain_attention(q, k, v, scale, bias)
 
 
@@ -56,7 +64,15 @@ def kernel(
     if kind != "vector":
         loops = None if kind == "blocked" else PairCalls if target == "opencl" else PairLoops
         return blocked_attention(
-            shape, tokens, "float32", scale, BLOCKING, has_bias=has_bias, places=places, loops=loops
+            shape,
+            tokens,
+            "float32",
+            scale,
+            BLOCKING,
+            has_bias=has_bias,
+            places=places,
+            loops=loops,
+            calls=target == "opencl",
         )
     return attention(
         shape,
@@ -115,6 +131,71 @@ def test_attention_of_any_shape(
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_beyond_the_exponential_do_not_overflow(kind: str) -> None:
     run(kind, 16, 33, 1, 8, gain=30.0)
+
+
+ON_BOTH = ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)]
+
+
+def check_scores(kind: str, scores: np.ndarray, target: str, bias: np.ndarray | None = None) -> None:
+    """Attention of one query repeated, whose scores with the keys are these, against the reference."""
+    random = np.random.default_rng(5)
+    tokens, queries, width = len(scores), 33, 8
+    q, k = np.zeros((1, queries, 1, width), "float32"), np.zeros((1, tokens, 1, width), "float32")
+    q[..., 0], k[0, :, 0, 0] = 1, bfloat16(scores) if kind == "pairs" else scores
+    v = random.standard_normal((1, tokens, 1, width)).astype("float32")
+    function = kernel(kind, (1, queries, 1, width), tokens, 1.0, has_bias=bias is not None, target=target)
+    rows = [array.reshape(1, -1, width) for array in (q, k, v)]
+    more = np.zeros((1, 1), "float32") if bias is None else bias
+    out = run_kernel(function, [*rows, more], q.shape, target=target)
+    exact = exact_of(kind, q, k, v, 1.0, bias)
+    assert np.abs(out - exact).max() <= TOLERANCES[kind] * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("target", ON_BOTH)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("step", [0.2, -0.2, 0.8, 30.0, -30.0])
+def test_scores_that_rise_or_fall_from_key_to_key(kind: str, target: str, step: float) -> None:
+    """By less than a block's peak may be exceeded and by more, and over all keys by more than 2^127."""
+    check_scores(kind, (np.arange(140) * step).astype("float32"), target)
+
+
+@pytest.mark.parametrize("target", ON_BOTH)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("absent", [-1e30, float(np.finfo(np.float32).min), -np.inf])
+def test_keys_that_are_masked_at_the_beginning_have_no_weight(kind: str, target: str, absent: float) -> None:
+    bias = np.zeros((140, 33), "float32")
+    bias[:100, 1::2] = absent
+    bias[120:, ::3] = absent
+    scores = np.random.default_rng(6).standard_normal(140).astype("float32")
+    check_scores(kind, scores, target, bias)
+
+
+@pytest.mark.parametrize("target", ON_BOTH)
+def test_a_query_whose_keys_are_all_masked_has_the_mean_of_the_values(target: str) -> None:
+    check_scores("blocked", np.zeros(140, "float32"), target, np.full((140, 33), -1e30, "float32"))
+
+
+@pytest.mark.parametrize("target", ON_BOTH)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1e9, 1e30, -1e30])
+def test_scores_of_any_size(kind: str, target: str, size: float) -> None:
+    """The highest of them far above the others, in the middle of a block."""
+    scores = np.full(140, -size, "float32")
+    scores[77] = size
+    check_scores(kind, scores, target)
+
+
+@given(
+    most=st.integers(1, 40), queries=st.integers(1, 5000), span=st.integers(1, 64), width=st.integers(1, 600)
+)
+def test_parts_of_a_work_item_fit_and_waste_little(most: int, queries: int, span: int, width: int) -> None:
+    parts = parts_of(most, queries, span, width)
+    assert 1 <= parts <= most
+    assert parts == 1 or 8 * parts * span * width <= MOST_KEPT_BYTES
+    needed = -(-queries // span)
+    fit = min(most, needed, max(MOST_KEPT_BYTES // (8 * span * width), 1))
+    assert parts > fit // 2
+    assert -(-needed // parts) * parts <= -(-needed // fit) * fit
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tvm import te
 
-from ddimcache.kernels.exponential import LEAST, MOST, exponential
+from ddimcache.kernels.exponential import LEAST, LEAST_POWER, MOST, exponential, power_of_two
 from tests.kit.kernel_run import run_kernel, te_function
 
 
@@ -37,3 +37,17 @@ def test_ends_in_numbers_and_keeps_what_is_missing(target: str) -> None:
     np.testing.assert_allclose(np.delete(result, [3, 4]), [least] * 3 + [most] * 3, rtol=2e-6)
     below = powers(values, True, target)[:5]
     np.testing.assert_array_equal(below, result[:5])
+
+
+@pytest.mark.parametrize("target", ["llvm", pytest.param("opencl", marks=pytest.mark.opencl)])
+def test_powers_of_two(target: str) -> None:
+    values = np.linspace(LEAST_POWER, 126, 1600, dtype="float32")
+    values[:6] = [-np.inf, -1e30, -200, np.nan, 0, 100]
+
+    def compute(x: te.Tensor) -> te.Tensor:
+        return te.compute(x.shape, lambda *at: power_of_two(x[at]), name="power")
+
+    result = run_kernel(te_function(compute, [values]), [values], values.shape, target=target)
+    np.testing.assert_array_equal(result[:5], [2**LEAST_POWER] * 3 + [np.nan, 1])
+    exact = np.exp2(values[5:].astype("float64"))
+    assert np.abs(result[5:] / exact - 1).max() <= 4e-7

@@ -17,7 +17,7 @@ def test_any_bytes(device: tvm.runtime.Device) -> None:
 
 
 def test_arithmetic_gives_the_same(device: tvm.runtime.Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DDIMCACHE_OPENCL_BUILD_OPTIONS", "-DDDIMCACHE_PLAIN_DOTS")
+    monkeypatch.setenv("DDIMCACHE_OPENCL_BUILD_OPTIONS", "-DDDIMCACHE_PLAIN_FUNCTIONS")
     check_dots(device)
 
 
@@ -57,5 +57,5 @@ def test_pairs(device: tvm.runtime.Device) -> None:
 def test_arithmetic_gives_the_same_of_pairs(
     device: tvm.runtime.Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DDIMCACHE_OPENCL_BUILD_OPTIONS", "-DDDIMCACHE_PLAIN_DOTS")
+    monkeypatch.setenv("DDIMCACHE_OPENCL_BUILD_OPTIONS", "-DDDIMCACHE_PLAIN_FUNCTIONS")
     check_pairs(device)

@@ -1,4 +1,4 @@
-// adreno-740: attention 1x16x16x1x8 float16 none, version 4 of the family
+// adreno-740: attention 1x16x16x1x8 float16 none, version 5 of the family
 __kernel void main_kernel(__read_only image1d_buffer_t k_ptr /* CL_HALF_FLOAT */, __global half* restrict out_ptr, __read_only image1d_buffer_t q_ptr /* CL_HALF_FLOAT */, __read_only image1d_buffer_t v_ptr /* CL_HALF_FLOAT */) {
   __local half _ptr[128];
   int _ptr_1[1];
