@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from ddimcache.compiler.options import CompileOptions
 from ddimcache.compiler.passes.list_launches import list_launches, weight_paths
 from ddimcache.compiler.passes.pack_weights import PanelWidths
 from ddimcache.compiler.passes.partition_at_cut import cut_count
+from ddimcache.compiler.scratch import folder_beside
 from ddimcache.compiler.sizes import Sizes, sizes_of
 from ddimcache.compiler.target import DeviceProfile, with_limits
 from ddimcache.kernels.sampler import kernel as sampler_kernels
@@ -90,8 +90,8 @@ def compile_pipeline(
     sizes = sizes_of(folder, options)
     # Before minutes of work; at the end again, for layers of components that are not compiled.
     options.check_layers(folder.layers)
-    with tempfile.TemporaryDirectory(prefix=".ddimcache-", dir=out_dir.absolute().parent) as scratch:
-        builder = _Builder(folder, options, device, sizes, Path(scratch))
+    with folder_beside(out_dir) as scratch:
+        builder = _Builder(folder, options, device, sizes, scratch)
         components = list(builder.components())
         with progress.stage("compile", total=sum(component.stages for component in components)) as stage:
             for component in components:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from ddimcache.compiler.scratch import OLD, exchange, folder_beside
 from ddimcache.errors import BundleError, UsageError
 from ddimcache.manifest import MANIFEST_NAME, Manifest, file_entry, is_file_name
 from ddimcache.records import RecordProblem, from_json, to_json
@@ -87,7 +86,7 @@ def with_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
 
 
 def _write(out_dir: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Manifest:
-    with _sibling(out_dir) as building:
+    with folder_beside(out_dir) as building:
         for name, content in files.items():
             _check_name(name)
             target = building / name
@@ -122,16 +121,6 @@ def _check(manifest: Manifest) -> None:
         raise BundleError(problem, where="manifest to write")
 
 
-@contextlib.contextmanager
-def _sibling(out_dir: Path) -> Iterator[Path]:
-    """A folder on the same file system, removed unless it was moved away."""
-    building = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".part", dir=out_dir.parent))
-    try:
-        yield building
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
 def _sync_tree(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         _sync(path)
@@ -147,17 +136,20 @@ def _sync(path: Path) -> None:
 
 
 def put_in_place(building: Path, out_dir: Path) -> None:
-    """Give a finished folder its name, in place of what has it; both are on the same file system."""
-    if out_dir.exists():
+    """Give a finished folder its name, in place of what has it; both are on the same file system.
+
+    Where there is something, the name is never missing, and ``building`` may be that afterwards.
+    """
+    if not out_dir.exists():
+        building.rename(out_dir)
+    elif not exchange(building, out_dir):
         # A folder cannot be renamed onto a full one: step the old one aside, and back if the new one fails.
-        with _sibling(out_dir) as aside:
-            old = aside / "old"
+        with folder_beside(out_dir) as aside:
+            old = aside / OLD
             out_dir.rename(old)
             try:
                 building.rename(out_dir)
             except OSError:
                 old.rename(out_dir)
                 raise
-    else:
-        building.rename(out_dir)
     _sync(out_dir.parent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +43,7 @@ def compile_gated(
     """
     from ddimcache.commands.choose import check_draws_from_text, compiled, load_compiler
     from ddimcache.compiler.bundle import put_in_place
+    from ddimcache.compiler.scratch import folder_beside
     from ddimcache.quality.gate import check, check_can_judge, measure
     from ddimcache.quality.notes import keep_notes
     from ddimcache.quality.pictures import Commission
@@ -61,8 +61,8 @@ def compile_gated(
     commission = Commission(quality_prompts(None, pictures), 0, guidance)
     bars = progress()
     output = output.absolute()
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", suffix=".gate", dir=output.parent) as scratch:
-        path = Path(scratch) / "bundle"
+    with folder_beside(output) as scratch:
+        path = scratch / "bundle"
         load_compiler()(model, path, options, bars)
         candidate = open_bundle(path)
         check_can_judge(gate, candidate)
@@ -71,7 +71,7 @@ def compile_gated(
         named = [] if device is None else [device]
         sources = device_sources(named, None, None, None, kind=candidate.manifest.device_kind)
         try:
-            costs = measure(candidate, reference, gate, commission, Path(scratch), sources, bars)
+            costs = measure(candidate, reference, gate, commission, scratch, sources, bars)
         finally:
             for source in sources:
                 source.close()
