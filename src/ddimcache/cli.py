@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,7 +30,7 @@ from ddimcache.commands import (
 )
 from ddimcache.commands import compile as compile_command
 from ddimcache.commands.examples import Verb, VerbGroup
-from ddimcache.commands.terminal import say
+from ddimcache.commands.terminal import noting_signals, say, signalled
 from ddimcache.errors import DdimcacheError
 
 INTERRUPTED = 130
@@ -83,22 +83,37 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal of another encoding gets question marks, and so does a file's name that is no text.
         sys.stdout.reconfigure(errors="replace")
-    try:
-        app(args=arguments, prog_name="ddimcache")
-    except DdimcacheError as error:
+    with noting_signals():
+        try:
+            app(args=arguments, prog_name="ddimcache")
+        except SystemExit as end:
+            _say_interrupted(end.code)
+            raise
+        except Exception as error:
+            if (code := signalled()) is not None:
+                _say_interrupted(code)
+                sys.exit(code)
+            _fail(error)
+
+
+def _say_interrupted(code: object) -> None:
+    if code in (INTERRUPTED, TERMINATED):
+        say("ddimcache: interrupted, no result was written")
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Exit with the message of an error that is expected; others fly."""
+    if isinstance(error, DdimcacheError):
         say(f"ddimcache: {error}")
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code in (INTERRUPTED, TERMINATED):
-            say("ddimcache: interrupted, no result was written")
-        raise
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # The reader of our output has left: nothing more to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    if isinstance(error, OSError):
         say(f"ddimcache: {error.filename or 'input or output'}: {error.strerror or error}")
         sys.exit(1)
+    raise error
 
 
 if __name__ == "__main__":

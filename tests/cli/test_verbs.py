@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -90,33 +91,54 @@ def test_a_terminal_that_lacks_letters():
     assert json.loads(shown) == value
 
 
-TERMINATED = """
+ENDED = """
 import os, signal, sys, tempfile, time, types
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def wait_for_the_signal():
+    os.kill(os.getpid(), int(sys.argv[3]))
+    time.sleep(60)
+
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[3]))
+        time.sleep(0.01)
+
+def while_something_is_freed():
+    Freed()
+    time.sleep(60)
+
+def called_by_tvm():
+    import tvm
+    tvm.runtime.convert(wait_for_the_signal)()
 
 def compile_pipeline(model, out, *_):
     with tempfile.TemporaryDirectory(dir=out.parent):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
+        globals()[sys.argv[4]]()
 
 build = sys.modules["ddimcache.compiler.build"] = types.ModuleType("ddimcache.compiler.build")
 build.compile_pipeline = compile_pipeline
 from ddimcache.cli import main
 
-before = signal.getsignal(signal.SIGTERM)
+before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 try:
     main(["compile", sys.argv[1], "-o", sys.argv[2], "--target", "llvm"])
 finally:
-    print(signal.getsignal(signal.SIGTERM) == before)
+    print([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before)
 """
 
 
 class TestCompile:
-    def test_a_compilation_that_is_terminated_leaves_nothing_behind(self, model, tmp_path):
+    @pytest.mark.parametrize("place", ["wait_for_the_signal", "called_by_tvm", "while_something_is_freed"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_compilation_that_is_ended_leaves_nothing_behind(self, model, tmp_path, number, place):
         """In a process of its own: a worker of the tests has its main thread elsewhere, and would end."""
         (tmp_path / "out").mkdir()
-        command = [sys.executable, "-c", TERMINATED, model, tmp_path / "out" / "bundle"]
+        command = [sys.executable, "-c", ENDED, model, tmp_path / "out" / "bundle", str(number.value), place]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 143, done.stderr
+        assert done.returncode == 128 + number, done.stderr
+        assert "Traceback" not in done.stderr
         assert "interrupted, no result was written" in done.stderr
         assert list((tmp_path / "out").iterdir()) == []
         assert done.stdout == "True\n"

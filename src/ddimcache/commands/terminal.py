@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,24 +41,74 @@ def print_json(value: dict[str, Any]) -> None:
     print(text, flush=True)
 
 
+_signals: list[int] = []
+_AGAIN_SECONDS = 0.05
+
+
+@contextmanager
+def noting_signals() -> Iterator[None]:
+    """Remember Ctrl-C, and what :func:`cleaning_up` hears of, for :func:`signalled`."""
+    _signals.clear()
+    usual_hook = sys.unraisablehook
+
+    def send_again(ignored: sys.UnraisableHookArgs) -> None:
+        """A signal that came while an object was freed, where what its handler raises is passed over."""
+        if not _signals or ignored.exc_type not in (KeyboardInterrupt, SystemExit):
+            usual_hook(ignored)
+            return
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), _signals.pop())).start()
+
+    sys.unraisablehook = send_again
+    try:
+        with _handled(signal.SIGINT, _interrupt) if _is_usual(signal.SIGINT) else nullcontext():
+            yield
+    finally:
+        sys.unraisablehook = usual_hook
+
+
+def signalled() -> int | None:
+    """Return the exit code of a signal that has come, or None.
+
+    What a handler raises may come out as another error: TVM makes one of its own where it called Python.
+    """
+    return 128 + _signals[0] if _signals else None
+
+
 @contextmanager
 def cleaning_up() -> Iterator[None]:
     """Let SIGTERM end the process as Ctrl-C does, so that what is half done is removed.
 
     Does nothing in another thread than the main one, where no signal is handled.
     """
+    with _handled(signal.SIGTERM, _end):
+        yield
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    _signals.append(number)
+    raise KeyboardInterrupt
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    _signals.append(number)
+    sys.exit(128 + number)
+
+
+def _is_usual(number: int) -> bool:
+    # A shell starts what is behind an & with it ignored.
+    return signal.getsignal(number) is signal.default_int_handler
+
+
+@contextmanager
+def _handled(number: int, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def end(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 def progress() -> Progress:
