@@ -113,9 +113,17 @@ def called_by_tvm():
     import tvm
     tvm.runtime.convert(wait_for_the_signal)()
 
-def compile_pipeline(model, out, *_):
-    with tempfile.TemporaryDirectory(dir=out.parent):
+def passed_over():
+    try:
+        called_by_tvm()
+    except Exception:
+        pass
+
+def compile_pipeline(model, out, options, progress):
+    with tempfile.TemporaryDirectory(dir=out.parent), progress.stage("work", 2) as stage:
+        stage.advance()
         globals()[sys.argv[4]]()
+        stage.advance()
 
 build = sys.modules["ddimcache.compiler.build"] = types.ModuleType("ddimcache.compiler.build")
 build.compile_pipeline = compile_pipeline
@@ -130,7 +138,9 @@ finally:
 
 
 class TestCompile:
-    @pytest.mark.parametrize("place", ["wait_for_the_signal", "called_by_tvm", "while_something_is_freed"])
+    @pytest.mark.parametrize(
+        "place", ["wait_for_the_signal", "called_by_tvm", "while_something_is_freed", "passed_over"]
+    )
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_compilation_that_is_ended_leaves_nothing_behind(self, model, tmp_path, number, place):
         """In a process of its own: a worker of the tests has its main thread elsewhere, and would end."""

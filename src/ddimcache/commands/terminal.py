@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ddimcache.errors import UsageError
-from ddimcache.runtime.progress import Progress, progress_for
+from ddimcache.runtime.progress import Progress, Stage, progress_for
 
 if TYPE_CHECKING:
     from ddimcache.runtime.image import MemoryChoice
@@ -112,8 +112,33 @@ def _handled(number: int, handler: Callable[[int, FrameType | None], None]) -> I
 
 
 def progress() -> Progress:
-    """Return where progress goes: bars on a terminal, lines elsewhere, always standard error."""
-    return progress_for(sys.stderr)
+    """Return where progress goes: bars on a terminal, lines elsewhere, always standard error.
+
+    Work that goes on behind a signal, because what its handler raised was passed over, ends there.
+    """
+    return _Attentive(progress_for(sys.stderr))
+
+
+class _Attentive:
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+
+    @contextmanager
+    def stage(self, name: str, total: int | None) -> Iterator[Stage]:
+        """Open the stage that is shown."""
+        with self._shown.stage(name, total) as stage:
+            yield _AttentiveStage(stage)
+
+
+class _AttentiveStage:
+    def __init__(self, shown: Stage) -> None:
+        self._shown = shown
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Show it, or end the work."""
+        if _signals and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt if _signals[0] == signal.SIGINT else SystemExit(128 + _signals[0])
+        self._shown.advance(count, note)
 
 
 def parse_size(text: str | None) -> tuple[int, int]:
