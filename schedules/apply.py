@@ -11,6 +11,7 @@ from ddimcache.schedules.blocked_products import schedule_blocked_product
 from ddimcache.schedules.blocks import panel_of, workload_of
 from ddimcache.schedules.dot_products import schedule_dot_product
 from ddimcache.schedules.element_wise import schedule_element_wise
+from ddimcache.schedules.narrow_convolutions import schedule_narrow_convolution
 from ddimcache.schedules.pixel_products import schedule_pixel_product
 from ddimcache.schedules.products import schedule_product
 from ddimcache.schedules.spaces import tiles_for_panels
@@ -51,6 +52,7 @@ class ApplySchedules:
             or schedule_tiled_input(function, tiles)
             or schedule_pixel_product(function, tiles, self.profile)
             or schedule_blocked_product(function, tiles)
+            or schedule_narrow_convolution(function, tiles)
             or schedule_product(function, tiles)
             or schedule_element_wise(function, tiles)
         )
