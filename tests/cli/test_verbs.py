@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,6 +136,19 @@ try:
 finally:
     print([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before)
 """
+
+
+def test_names_in_a_bundle_do_not_reach_the_terminal_as_they_are(run, fake_bundle, tmp_path):
+    name = "\x1b[2J\x9b31m gone"
+    shutil.copytree(fake_bundle, tmp_path / "bundle")
+    file = tmp_path / "bundle" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model": name}))
+    done = run("inspect", tmp_path / "bundle")
+    assert (done.code, r"\x1b[2J\x9b31m gone" in done.out) == (0, True)
+    (tmp_path / "bundle" / name).touch()
+    refused = run("inspect", tmp_path / "bundle")
+    assert (refused.code, r"\x1b[2J\x9b31m gone" in refused.err) == (1, True)
+    assert "\x1b" not in done.out + refused.err
 
 
 class TestCompile:

@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"(\d{1,5})[xX×](\d{1,5})")
 _SIZES = re.compile(r"(\d{1,5})(?:\.\.(\d{1,5}))?[xX×](\d{1,5})(?:\.\.(\d{1,5}))?(?::(\d{1,5}))?")
 _MOST_SIZES = 1000
+# Tabs and ends of lines excepted.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 def say(message: str) -> None:
     """Write a line to standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print(_harmless(message), file=sys.stderr, flush=True)
+
+
+def _harmless(text: str) -> str:
+    """Spell what a terminal would obey: names come from bundles and servers, with anything in them."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -242,6 +249,6 @@ def print_table(
         side: Literal["left", "right"] = "right" if index in right else "left"
         table.add_column(name if heading else "", justify=side, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(_harmless(cell)) for cell in row))
     # A pipe has no width: nothing is cut there.
     Console(width=None if sys.stdout.isatty() else 400, highlight=False).print(table)
