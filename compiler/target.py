@@ -71,16 +71,18 @@ class PixelTable:
         """
         return max(self.attention_together - (team > self.attention_group), 1)
 
-    def rows_of(self, width: int, dtype: str) -> int:
+    def rows_of(self, width: int, dtype: str, together: bool = False) -> int:
         """Rows of a work-item whose panels have ``width`` output channels: what 12 registers take.
 
-        Sums of ``dtype`` float32 take twice the registers, and weights too.
+        Sums of ``dtype`` float32 take twice the registers, and weights too. Where rows are ``together`` they
+        have one place for all (``kernels/pixels.py``), which leaves registers for more.
         """
         if self.rows:
             return self.rows
+        wide = width == 2 * PIXEL
         if dtype == "float16":
-            return 5 if width == 2 * PIXEL else 6
-        return 2 if width == 2 * PIXEL else 4
+            return 6 if wide and together else 5 if wide else 8 if together else 6
+        return 2 if wide else 4
 
 
 @dataclass(frozen=True)

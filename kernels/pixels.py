@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,17 +32,21 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ddimcache.kernels.tiling import PIXEL
+from ddimcache.kernels.tiling import PIXEL, largest_divisor
 
 FRACTION = 127
 """What a stored int8 weight is divided by when it is read."""
 
-_SLOT, STORED_PLACE, WEIGHT_PLACE, _JUMP = range(4)
+_SLOT, _STORED, WEIGHT_PLACE, _JUMP = range(4)
 """Places that are kept: of weights in local memory, where to bring them, where from; and a step of rows."""
 
 WRITTEN_OUT = {"float16": 4, "float32": 8}
 """Steps of the hot loop, by the type of sums, below which a driver's compiler writes it out and takes
 registers for all: a step of sums in float32 has fewer instructions."""
+
+_MOST_PARTS_TOGETHER, _PARTS_TOGETHER = 27, 12
+"""Parts whose sums are added up without a loop, and by a turn of one where there are more: 30 would all
+be read at once, and want more registers than the products."""
 
 _ROWS_TOGETHER = 2
 """Rows whose results go through local memory together: more of it would leave fewer waves resident."""
@@ -64,6 +68,8 @@ class PixelBlocking:
     """Work-items that share the reduction of a result."""
     positions: int = 1
     """Products of their own that a result is made of: 1, or those of Winograd's filtering."""
+    together: bool = False
+    """Whether a work-item's rows are of one line, so that one place is counted on for all of them."""
 
     @property
     def items(self) -> int:
@@ -106,11 +112,13 @@ class PixelProduct:
         self.panels, *sides, self.depth, self.width = (int(extent) for extent in weight.ty.shape)
         self.taps = taps or ((sides[0], sides[1]) if sides else (1, 1))
         self.vectors = self.width // PIXEL
-        self.results = PIXEL if pairs else self.vectors
-        """Results of a row that are finished one after another: vectors, or single gated ones."""
+        self.gated = gated_together(blocking)
+        self.results = PIXEL // self.gated if pairs else self.vectors
+        """Results of a row that are finished one after another: vectors, or some gated numbers."""
         self.rows = math.prod(self.lines)
-        self.counted = blocking.rows
-        """Places that are counted on in the loop: those of all rows, or the first row's."""
+        self.line = line_of(self.lines, self.taps, strides)
+        self.counted = 1 if blocking.together else blocking.rows
+        """Places that are counted on in the loop: the first row's, or those of all rows."""
         self.chunks_of_line = self.depth // PIXEL * self.taps[1] // blocking.chunk
         self.chunks = self.chunks_of_line * self.taps[0]
         self.steps = -(-self.chunks // blocking.parts)
@@ -120,9 +128,8 @@ class PixelProduct:
     def emit(self, finish: Finish) -> None:
         """Emits the whole kernel."""
         own = self.blocking
-        tiles = -(-self.rows // own.rows)
         with (
-            T.thread_binding(0, -(-tiles // own.down), thread="blockIdx.x") as block,
+            T.thread_binding(0, -(-self._tiles() // own.down), thread="blockIdx.x") as block,
             T.thread_binding(0, self.panels // own.across, thread="blockIdx.y") as panel_block,
             T.thread_binding(0, own.items, thread="threadIdx.x") as item,
         ):
@@ -132,7 +139,7 @@ class PixelProduct:
             self.places = memory("local", "int32", self.counted)
             self.sums = memory("local", self.dtype, own.rows, self.vectors, PIXEL)
             if own.chunk < WRITTEN_OUT[self.dtype]:
-                self._forget_item()
+                self._forget_item(item)
             self.place = memory("local", "int32", 4)
             self._place_weights()
             self._place_rows()
@@ -142,8 +149,12 @@ class PixelProduct:
                         T.buffer_store(self.sums, T.cast(0, self.dtype), [row, vector, lane])
             with T.serial(0, self.steps) as step:
                 self._step(step)
-            self._forget_item()
+            self._forget_item(self._kept_item())
             self._finish_all(finish)
+
+    def _tiles(self) -> int:
+        """Work-items that the rows need, those of a column of panels."""
+        return tiles_of_rows(self.rows, self.line if self.blocking.together else 0, self.blocking.rows)
 
     def _shared_vectors(self) -> int:
         """Vectors of local memory: of weights, of sums on their way to others, and of finished ones."""
@@ -157,11 +168,20 @@ class PixelProduct:
         """Where a work-item reads weights in local memory, where it puts those that it brings, and whence."""
         slot = T.bind((self.part * self.blocking.across + self.across) * self.staged)
         first = self.panel * (self.chunks * self.staged) + self._chunk(0) * self.staged + self.tile
-        self._set_places(slot, slot + self._staged_slot(), first)
-
-    def _set_places(self, slot: Any, stored: Any, weight: Any) -> None:
-        for number, place in ((_SLOT, slot), (STORED_PLACE, stored), (WEIGHT_PLACE, weight)):
+        for number, place in ((_SLOT, slot), (_STORED, slot + self._staged_slot()), (WEIGHT_PLACE, first)):
             T.buffer_store(self.place, place, [number])
+
+    def _slot(self) -> Any:
+        """Where the weights that a work-item multiplies lie in local memory, in vectors."""
+        return self.place[_SLOT]
+
+    def _stored(self) -> Any:
+        """Where it puts the first of those that it brings."""
+        return self.place[_STORED]
+
+    def _kept_item(self) -> Any:
+        """The work-item's number, as it is kept through the loop."""
+        return self.item
 
     def _finish_all(self, finish: Finish) -> None:
         """Stores the results of the group, behind the loop."""
@@ -177,23 +197,42 @@ class PixelProduct:
         self.tile = item % own.down
         self.across = item // own.down % own.across
         self.part = item // (own.down * own.across)
-        self.first_row = (self.block * own.down + self.tile) * own.rows
+        self.first_row = self._first_row(self.block * own.down + self.tile)
         self.panel = self.panel_block * own.across + self.across
 
-    def _forget_item(self) -> None:
-        """Reads the work-item's number from where it was put.
+    def _forget_item(self, kept: Any) -> None:
+        """Reads the work-item's number, which is ``kept``, from where it is put.
 
         A driver's compiler then cannot compute or read before the loop what is needed behind it, which would
         keep a dozen registers through the loop. ``nought`` is 0, which it does not know either: the panel's
         number depends on it for the same reason, and so do loops that it must not write out.
         """
-        item, self.nought = read_back(self.item, self.blocking.items, self.shared)
+        item, self.nought = read_back(kept, self.blocking.items, self.shared)
         self.panel_block = self.panel_block + self.nought
         self._locate(item)
 
+    def _first_row(self, tile: Any) -> Any:
+        """The number of a work-item's first row.
+
+        Where rows are together, work-items at the end of a line begin earlier and make the same results as
+        others, and those behind the last one make its results.
+        """
+        own = self.blocking
+        if not own.together:
+            return tile * own.rows
+        if self.line == self.rows:
+            return T.min(tile * own.rows, self.rows - own.rows)
+        of_line = -(-self.line // own.rows)
+        tile = T.cast(T.min(tile, self._tiles() - 1), "uint32")
+        line, place = (
+            T.cast(part, "int32") for part in (tile // T.uint32(of_line), tile % T.uint32(of_line))
+        )
+        return line * self.line + T.min(place * own.rows, self.line - own.rows)
+
     def _row_number(self, row: Any) -> Any:
         """The number of a row; behind the last one that is repeated."""
-        return T.min(self.first_row + row, self.rows - 1)
+        number = self.first_row + row
+        return number if self.blocking.together else T.min(number, self.rows - 1)
 
     def _indices(self, row: Any) -> list[Any]:
         """The indices of a row of the result."""
@@ -217,7 +256,13 @@ class PixelProduct:
 
     def _pixel_place(self, row: int) -> Any:
         """Where a row is read, in pixels."""
+        if self.blocking.together:
+            return self.places[0] + row * (self._distance() * self.depth // PIXEL)
         return self.places[row]
+
+    def _distance(self) -> int:
+        """How far behind each other the rows of a line lie in ``x``, in vectors of all channels."""
+        return self.strides[1]
 
     def _vector_place(self, row: int) -> Any:
         """Where the inputs of a row begin in ``x``, in vectors of all channels."""
@@ -255,7 +300,7 @@ class PixelProduct:
                 for vector in range(self.vectors):
                     # Steps of the reduction lie apart, so that a driver's compiler does not load four
                     # together and run out of registers.
-                    slot = self.place[_SLOT] + pixel + (k * self.vectors + vector) * own.chunk
+                    slot = self._slot() + pixel + (k * self.vectors + vector) * own.chunk
                     with T.vectorized(0, PIXEL) as lane:
                         T.buffer_store(factor, self.shared[slot * PIXEL + lane], [lane])
                     for row in range(own.rows):
@@ -300,9 +345,7 @@ class PixelProduct:
                 value = held[number * PIXEL + lane]
                 if inside is not None:
                     value = value * T.Select(inside, T.cast(1, self.dtype), T.cast(0, self.dtype))
-                T.buffer_store(
-                    self.shared, value, [(self.place[STORED_PLACE] + self._further(number)) * PIXEL + lane]
-                )
+                T.buffer_store(self.shared, value, [(self._stored() + self._further(number)) * PIXEL + lane])
         synchronise()
 
     def _staged_slot(self) -> Any:
@@ -348,6 +391,8 @@ class PixelProduct:
         """Adds the parts of every sum up in float32, a column by each work-item, and finishes them."""
         own, teams = self.blocking, self.blocking.down * self.blocking.across
         each = max(self.width // own.parts, 1)
+        many = own.parts > _MOST_PARTS_TOGETHER
+        together = largest_divisor(own.parts, _PARTS_TOGETHER) if many else own.parts
         total = memory("local", "float32", own.rows, each)
         team = self.item % teams
         column = self.part % self.width if own.parts > self.width else self.part * each
@@ -358,9 +403,13 @@ class PixelProduct:
             synchronise()
             for number in range(each):
                 T.buffer_store(total, T.float32(0), [row, number])
-            with T.serial(0, own.parts) as part:
+            turns = own.parts // together
+            with (
+                counted(self.nought, turns) if turns > 1 else nullcontext(0) as turn,
+                T.serial(0, together) as one,
+            ):
                 for number in range(each):
-                    place = (part * teams + team) * self.width + column + number
+                    place = ((turn * together + one) * teams + team) * self.width + column + number
                     value = total[row, number] + T.cast(self.shared[place], "float32")
                     T.buffer_store(total, value, [row, number])
         synchronise()
@@ -392,7 +441,7 @@ class PixelProduct:
         """Stores the results ``which`` of a row, whose sums lie in local memory from ``slot`` on."""
         own = self.blocking
         with ExitStack() as guard:
-            if self.rows % (own.rows * own.down):
+            if self.rows % (own.rows * own.down) and not own.together:
                 guard.enter_context(T.If(self.first_row + row < self.rows))
                 guard.enter_context(T.Then())
             self._store(finish, self._indices(row), which, slot)
@@ -406,7 +455,9 @@ class PixelProduct:
             return T.cast(value, "float32") * T.float32(unit)
 
         if self.pairs:
-            finish([*indices, self.panel, which], lambda at: read(int(at[-2]), which))
+            with T.vectorized(0, self.gated) as lane:
+                column = which * self.gated + lane
+                finish([*indices, self.panel, column], lambda at: read(int(at[-2]), column))
             return
         first = self.panel * self.width + which * PIXEL
         if self.channels == self.panels * self.width:
@@ -420,6 +471,24 @@ class PixelProduct:
         for number in range(PIXEL):
             with T.If(first + number < self.channels), T.Then():
                 finish([*indices, first + number], partial(read_at, number))
+
+
+def gated_together(blocking: PixelBlocking) -> int:
+    """Gated numbers that are finished together: a vector, or one where registers hold other rows' sums.
+
+    Addresses of bias and scales are most of what one takes, and a vector takes no more.
+    """
+    return PIXEL if blocking.parts > 1 else 1
+
+
+def line_of(lines: Sequence[int], taps: tuple[int, int], strides: tuple[int, int]) -> int:
+    """How many rows of a result of ``lines`` lie at equal distances in the input: all, or a line's."""
+    return math.prod(lines) if tuple(taps) == tuple(strides) == (1, 1) else lines[-1]
+
+
+def tiles_of_rows(rows: int, line: int, each: int) -> int:
+    """Work-items that ``rows`` take, if each makes ``each`` of them, of one ``line`` where that is not 0."""
+    return rows // line * -(-line // each) if line else -(-rows // each)
 
 
 def read_back(item: Any, items: int, shared: Any) -> tuple[Any, Any]:

@@ -1,9 +1,10 @@
 """Schedule of matrix products and convolutions whose operands are read as pixels (``kernels/pixels.py``).
 
 For four steps of the reduction a work-item reads R pixels of activations from an image and 4 P / 4 vectors of
-weights from local memory, and makes 4 R P multiply-adds: 5 x 8 makes 160 of them on 5 and 8 reads, where a
-tile of 8 x 4 that reads both from images makes 128 on 12. 10 vectors of four halves are its sums, 5 its
-pixels and at most 4 its weights, so that 12 registers are enough and 8 waves of 128 work-items fit.
+weights from local memory, and makes 4 R P multiply-adds: 6 x 8 makes 192 of them on 6 and 8 reads, where a
+tile of 8 x 4 that reads both from images makes 128 on 12. 12 vectors of four halves are its sums, 6 its
+pixels and at most 4 its weights, so that 12 registers are enough and 8 waves of 128 work-items fit. That is
+so for rows that lie at equal distances, and have one place for all; others are 5.
 
 Blocks are chosen by what they cost in cycles of a wave, after the model of ``docs/adreno.md``; a tuning
 record may decide otherwise.
@@ -19,7 +20,14 @@ import numpy as np
 from tvm import tirx
 
 from ddimcache.compiler.target import DeviceProfile, PixelTable, TileTable
-from ddimcache.kernels.pixels import WRITTEN_OUT, PixelBlocking, PixelProduct
+from ddimcache.kernels.pixels import (
+    WRITTEN_OUT,
+    PixelBlocking,
+    PixelProduct,
+    gated_together,
+    line_of,
+    tiles_of_rows,
+)
 from ddimcache.kernels.tags import PAIRED, PIXELS, WORK, WORKLOAD
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import parse
@@ -33,8 +41,8 @@ PROCESSORS, WAVES = 6, 8
 
 _RAGGED_WAVES = 6
 
-WAIT, STEP, BARRIER = 400, 64, 60
-"""Cycles: of memory's answer, of a step of a wave among others, and of a chunk's barriers."""
+WAIT, BARRIER = 400, 60
+"""Cycles: of memory's answer, and of a chunk's barriers."""
 
 
 def schedule_pixel_product(
@@ -87,6 +95,15 @@ class PixelShape:
     """How products are summed (``kernels/pixels.py``)."""
     dtype: str
     """The type in which they are, parts of float16 sums aside."""
+    line: int = 0
+    """How many rows lie at equal distances in the input, one behind another; 0 where all do."""
+    paired: bool = False
+    """Whether half of the channels gate the others."""
+
+    @property
+    def together(self) -> int:
+        """How many rows lie at equal distances."""
+        return self.line or self.rows
 
     @property
     def length(self) -> int:
@@ -106,10 +123,13 @@ def product_shape(product: Product) -> PixelShape | None:
     ):
         return None
     pairs = PAIRED in product.annotations
-    rows = math.prod(product.stored[:-2] if pairs else product.stored[:-1])
+    lines = product.stored[:-2] if pairs else product.stored[:-1]
+    rows = math.prod(lines)
     high, across = taps or (1, 1)
     dtype = "float32" if sums == "float" else dtype
-    return PixelShape(rows, depth * across, high, panels, width, str(sums), dtype)
+    strides = parse(str(product.annotations[WORKLOAD])).sizes[7:9] if taps else (1, 1)
+    line = line_of(lines, (high, across), (strides[0], strides[1]))
+    return PixelShape(rows, depth * across, high, panels, width, str(sums), dtype, line, pairs)
 
 
 def choose_blocking(shape: PixelShape, table: PixelTable) -> PixelBlocking | None:
@@ -117,22 +137,37 @@ def choose_blocking(shape: PixelShape, table: PixelTable) -> PixelBlocking | Non
 
     ``None`` where a work-group has too few work-items to keep float16 sums short enough.
     """
-    rows, written_out = table.rows_of(shape.width, shape.dtype), WRITTEN_OUT[shape.dtype]
+    written_out = WRITTEN_OUT[shape.dtype]
     item_bytes = np.dtype(shape.dtype).itemsize
     options = [
-        # What is written out takes registers for all its steps.
-        PixelBlocking(rows if chunk >= written_out or table.rows else rows - 1, chunk, down, across, parts)
+        PixelBlocking(rows, chunk, down, across, parts, together=together)
+        for together in (True, False)
         for chunk in _divisors(shape.depth // PIXEL, table.most_chunk)
         for down in (8, 16, 32, 64)
         if chunk * shape.width * item_bytes * PIXEL <= table.local_bytes * down
         for across in _divisors(shape.panels, 16)
         for parts in _parts(shape, chunk, table)
         if down * across * parts <= table.most_items
+        for rows in rows_of_item(shape, table, chunk, together)
     ]
     decided = [option for option in options if _is_decided(table) and _as_decided(option, table)]
     options = decided or options
     loops = [option for option in options if option.chunk >= written_out]
     return min(loops or options, key=lambda option: cost(option, shape), default=None)
+
+
+def rows_of_item(shape: PixelShape, table: PixelTable, chunk: int, together: bool) -> list[int]:
+    """How many rows a work-item may have.
+
+    As many as registers take, one less where what is written out takes them for all its steps; where rows are
+    together also one less, as that may leave fewer work-items idle.
+    """
+    most = table.rows_of(shape.width, shape.dtype, together)
+    if table.rows:
+        return [min(most, shape.together) if together else most]
+    if chunk < WRITTEN_OUT[shape.dtype]:
+        most -= 1
+    return sorted({min(rows, shape.together) for rows in (most, max(most - 1, 1))}) if together else [most]
 
 
 def _is_decided(table: PixelTable) -> bool:
@@ -165,7 +200,8 @@ def _parts(shape: PixelShape, chunk: int, table: PixelTable) -> list[int]:
 
 def cost(own: PixelBlocking, shape: PixelShape) -> float:
     """Cycles of a processor for the whole product, by the terms of the model (``docs/adreno.md``)."""
-    groups = -(-shape.rows // (own.rows * own.down)) * (shape.panels // own.across)
+    tiles = tiles_of_rows(shape.rows, shape.together if own.together else 0, own.rows)
+    groups = -(-tiles // own.down) * (shape.panels // own.across)
     waves = groups * -(-own.items // WAVE)
     share = -(-waves // PROCESSORS)
     resident = min(WAVES, share)
@@ -173,8 +209,49 @@ def cost(own: PixelBlocking, shape: PixelShape) -> float:
     steps = -(-chunks // own.parts)
     # Parts that end apart take registers, and leave fewer waves.
     resident = min(resident, _RAGGED_WAVES) if chunks % own.parts else resident
+    cycles = _BEGIN + steps * (own.chunk * _step(own.rows, shape) + _bring(own, shape)) + _end(own, shape)
+    arithmetic, local, images, length = cycles
+    return float(share * max(arithmetic, local, images, length / resident))
+
+
+_BEGIN = np.array([100.0, 0, 0, 100])
+"""What a wave does before its loop. This and what follows: cycles of arithmetic, of local memory and of image
+reads, and those that a wave takes by itself, its waits among them. The busiest of the four decides."""
+
+
+def _step(rows: int, shape: PixelShape) -> np.ndarray:
+    """A step of four inputs; arithmetic is what the compiler adds to multiply-adds, too."""
+    bytes_of_item = np.dtype(shape.dtype).itemsize
+    arithmetic = rows * shape.width * bytes_of_item / 2 + 2.5 * rows + 4
+    return np.array([arithmetic, PIXEL * shape.width * bytes_of_item, 8 * rows, arithmetic + WAIT])
+
+
+def _bring(own: PixelBlocking, shape: PixelShape) -> np.ndarray:
+    """Bringing a chunk of weights. A compiler puts barriers between its reads, and waits at each."""
     staged = -(-own.chunk * shape.width // own.down)
-    step = max(STEP, (STEP + WAIT) / resident)
-    bring = max(16 * staged, (BARRIER + WAIT) / resident)
-    add = 0 if own.parts == 1 else own.rows * (2 * (shape.width + own.parts) + BARRIER / resident)
-    return share * (steps * (own.chunk * step + bring) + add)
+    waits = 1 + (staged > 1) + (staged > 3)
+    arithmetic = (6 if shape.lines == 1 else 16) + 2 * staged
+    local = PIXEL * np.dtype(shape.dtype).itemsize * staged
+    return np.array([arithmetic, local, 8 * staged, arithmetic + BARRIER + WAIT * waits])
+
+
+def _end(own: PixelBlocking, shape: PixelShape) -> np.ndarray:
+    """Adding parts up, and finishing vectors, or gated numbers by one or by four."""
+    together = gated_together(own)
+    results, one = (
+        (PIXEL // together, 75 if together == 1 else 190) if shape.paired else (shape.width // PIXEL, 33)
+    )
+    count = -(-own.rows * results // own.parts)
+    finish = np.array([one * count, 0, 0, (one + WAIT) * count])
+    if own.parts == 1:
+        return finish
+    columns = max(shape.width // own.parts, 1) * own.parts
+    arithmetic = own.rows * (columns + 12)
+    local = 2 * own.rows * (shape.width + columns)
+    return finish + np.array([arithmetic, local, 0, arithmetic + 2 * own.rows * BARRIER])
+
+
+def step_cycles(rows: int, shape: PixelShape, resident: int) -> float:
+    """Cycles of a processor for a step of four inputs of one of ``resident`` waves."""
+    arithmetic, local, images, length = _step(rows, shape)
+    return float(max(arithmetic, local, images, length / resident))

@@ -33,7 +33,16 @@ from ddimcache.kernels.workload import Workload
 from ddimcache.schedules import pixel_products
 from ddimcache.schedules.blocks import extent, sblock_names
 from ddimcache.schedules.epilogues import read_product, with_loops
-from ddimcache.schedules.pixel_products import BARRIER, PROCESSORS, STEP, WAIT, WAVE, WAVES, PixelShape
+from ddimcache.schedules.pixel_products import (
+    BARRIER,
+    PROCESSORS,
+    WAIT,
+    WAVE,
+    WAVES,
+    PixelShape,
+    rows_of_item,
+    step_cycles,
+)
 
 _BYTES, _LAUNCH = 73, 5100
 """Bytes of memory in a cycle, and cycles of a launch, by the model of ``docs/adreno.md``."""
@@ -60,7 +69,7 @@ def tiling_pays(profile: DeviceProfile, workload: Workload, sums: str | None, la
     panel = panel_width(channels, profile.tiles_of(workload).columns)
     panels = -(-channels // panel)
     tiled = PixelShape(batch * high * wide, depth, 1, panels, panel, sums, workload.dtype)
-    direct = PixelShape(batch * height * width, depth * 3, 3, panels, panel, sums, workload.dtype)
+    direct = PixelShape(batch * height * width, depth * 3, 3, panels, panel, sums, workload.dtype, width)
     blocking = choose_blocking(tiled, table, pixels, profile.max_threads)
     other = pixel_products.choose_blocking(direct, pixels)
     if blocking is None or other is None:
@@ -112,13 +121,11 @@ def choose_blocking(
 
     There is none where a work-group has too few work-items to keep sums short enough.
     """
-    # What is written out takes registers for all its steps, as in products.
     vectors, bytes_of_item = shape.depth // PIXEL, np.dtype(shape.dtype).itemsize
     longest = table.longest if shape.sums == "chunks" else shape.depth
-    rows = min(pixels.rows_of(shape.width, shape.dtype), shape.rows)
     written_out = WRITTEN_OUT[shape.dtype]
     options = [
-        PixelBlocking(rows if chunk >= written_out else min(rows, 4), chunk, down, 1, parts, POSITIONS)
+        PixelBlocking(rows, chunk, down, 1, parts, POSITIONS, together=True)
         for chunk in range(1, min(vectors, pixels.most_chunk) + 1)
         if vectors % chunk == 0
         for down in (4, 8, 16, 32)
@@ -127,6 +134,7 @@ def choose_blocking(
         if vectors // chunk % parts == 0
         and shape.depth // parts <= longest
         and 256 <= POSITIONS * down * parts <= most_items
+        for rows in rows_of_item(shape, pixels, chunk, together=True)
     ]
     loops = [option for option in options if option.chunk >= written_out]
     return min(loops or options, key=lambda option: cost(option, shape), default=None)
@@ -138,7 +146,7 @@ def cost(own: PixelBlocking, shape: PixelShape) -> float:
     share = math.ceil(groups * own.items / WAVE / PROCESSORS)
     resident = min(WAVES, share)
     steps = shape.depth // PIXEL // own.chunk // own.parts
-    step = max(STEP, (STEP + WAIT) / resident)
+    step = step_cycles(own.rows, shape, resident)
     bring = max(32, (BARRIER + WAIT) / resident)
     # Sums are written and read, nine of each part for each output, and wait for each other twice a tile.
     each = max(OUTPUTS * shape.width / (POSITIONS * own.parts), 1)

@@ -18,7 +18,6 @@ from tvm.script import tirx as T
 from ddimcache.kernels.conv2d.tiled import POSITIONS, SIDE, SIZE
 from ddimcache.kernels.pixels import (
     FRACTION,
-    STORED_PLACE,
     WEIGHT_PLACE,
     Finish,
     PixelBlocking,
@@ -33,13 +32,18 @@ from ddimcache.kernels.tiling import PIXEL
 OUTPUTS = SIZE**2
 """Outputs of a tile."""
 
+_PACKED, _MATRIX_BITS, _STORED_BITS = 0, 8, 12
+"""The place that holds three numbers, and bits of two: which weights a work-item multiplies, where it stores
+those that it brings, and its own number. Apart they would be two registers more than are left where nine
+weights have been read."""
+
 
 class TiledProduct(PixelProduct):
     """Emits the convolution of transformed ``x`` [B, H / 2, W / 2, 16, C] to [B, H, W, O].
 
     ``weight`` is packed, [O / P, 3, 3, C, P]; ``height`` and ``width`` are H and W. ``blocking`` has 16
-    positions, ``down`` is a multiple of P / 4. Everything else is as of :class:`PixelProduct`; its rows are
-    tiles here.
+    positions and its rows, which are tiles here, are together; ``down`` is a multiple of P / 4. Everything
+    else is as of :class:`PixelProduct`.
     """
 
     def __init__(
@@ -59,7 +63,8 @@ class TiledProduct(PixelProduct):
             x, weight, scale, blocking, lines, (1, 1), False, channels, dtype, image_pixels, taps=(1, 1)
         )
         self.edges = (height, width)
-        self.counted = 1
+        assert blocking.parts * blocking.across * POSITIONS <= 1 << _MATRIX_BITS
+        assert blocking.parts * blocking.across * POSITIONS * self.staged <= 1 << _STORED_BITS
 
     def _locate(self, item: Any) -> None:
         super()._locate(item)
@@ -77,12 +82,22 @@ class TiledProduct(PixelProduct):
 
     def _place_weights(self) -> None:
         matrices = (self.part * self.blocking.across + self.across) * POSITIONS
-        slot = T.bind((matrices + self.position) * self.staged)
         line = T.bind(matrices + self.position // SIDE * SIDE) * self.staged
+        stored = T.shift_left(line + self._staged_slot(), _MATRIX_BITS)
+        item = T.shift_left(self.item, _MATRIX_BITS + _STORED_BITS)
+        T.buffer_store(self.place, T.bind(matrices + self.position) + stored + item, [_PACKED])
         first = self.panel * (9 * self.chunks * self.staged) + self._chunk(0) * self.staged + self._brought()
         # With the number of a work-item's row of positions in its lowest bits, see ``_factors``.
-        first = first * SIDE + self.position // SIDE
-        self._set_places(slot, line + self._staged_slot(), first)
+        T.buffer_store(self.place, first * SIDE + self.position // SIDE, [WEIGHT_PLACE])
+
+    def _slot(self) -> Any:
+        return T.bitwise_and(self.place[_PACKED], (1 << _MATRIX_BITS) - 1) * self.staged
+
+    def _stored(self) -> Any:
+        return T.bitwise_and(T.shift_right(self.place[_PACKED], _MATRIX_BITS), (1 << _STORED_BITS) - 1)
+
+    def _kept_item(self) -> Any:
+        return T.shift_right(self.place[_PACKED], _MATRIX_BITS + _STORED_BITS)
 
     def _factors(self) -> list[Any]:
         """What the row of ``G`` of a work-item's positions has of the three rows of weights.
@@ -108,18 +123,11 @@ class TiledProduct(PixelProduct):
         first = self._brought()
         return first % self.width * self.blocking.chunk + first // self.width
 
-    def _row_number(self, row: Any) -> Any:
-        """The number of a tile. Work-items at the end begin earlier, and make the same as others.
-
-        So their tiles lie behind each other as well, and one place is counted on for all of them.
-        """
-        return T.min(self.first_row, self.rows - self.blocking.rows) + row
-
     def _vector_place(self, row: int) -> Any:
         return self._row_number(row) * POSITIONS + self.position
 
-    def _pixel_place(self, row: int) -> Any:
-        return self.places[0] + row * (POSITIONS * self.depth // PIXEL)
+    def _distance(self) -> int:
+        return POSITIONS
 
     def _bring_weights(self, chunk: Any, inside: Any) -> None:
         """The work-items of a row of positions transform the weights of a chunk into local memory."""
@@ -136,30 +144,31 @@ class TiledProduct(PixelProduct):
                 for column in range(SIDE):
                     further = column * self.staged + number * (sharing // self.width)
                     with T.vectorized(0, PIXEL) as lane:
-                        place = (self.place[STORED_PLACE] + further) * PIXEL + lane
+                        place = (self._stored() + further) * PIXEL + lane
                         T.buffer_store(self.shared, held[number][column, lane], [place])
         synchronise()
 
     def _transformed(self, chunk: Any, further: int, inside: Any) -> Any:
         """A row of positions of the vector of weights that lies ``further`` behind a work-item's first."""
-        taps, held = memory("local", self.dtype, 9 * PIXEL), memory("local", self.dtype, SIDE, PIXEL)
+        taps, held = memory("local", self.dtype, 3 * PIXEL), memory("local", self.dtype, SIDE, PIXEL)
         line = memory("local", self.dtype, 3, PIXEL)
         beside = self.chunks * self.staged
         place = T.shift_right(self.place[WEIGHT_PLACE], SIDE.bit_length() - 1) + further
         if further + SIDE * self.blocking.down > self.staged or inside is not None:
             place = T.min(place, (self.panels * 9 - 8) * beside - 1)
-        for tap in range(9):
-            read_pixel(taps, tap, self.weight, place + tap * beside, self.image_pixels)
-            if self.scale is not None:
-                scale = self._scale_of(chunk, further, tap)
-                with T.vectorized(0, PIXEL) as lane:
-                    T.buffer_store(taps, taps[tap * PIXEL + lane] * scale(lane), [tap * PIXEL + lane])
         factors = memory("local", self.dtype, 3)
         for row, factor in enumerate(self._factors()):
             T.buffer_store(factors, factor, [row])
         for column in range(3):
+            for row in range(3):
+                tap = 3 * row + column
+                read_pixel(taps, row, self.weight, place + tap * beside, self.image_pixels)
+                if self.scale is not None:
+                    scale = self._scale_of(chunk, further, tap)
+                    with T.vectorized(0, PIXEL) as lane:
+                        T.buffer_store(taps, taps[row * PIXEL + lane] * scale(lane), [row * PIXEL + lane])
             with T.vectorized(0, PIXEL) as lane:
-                terms = [taps[(3 * row + column) * PIXEL + lane] * factors[row] for row in range(3)]
+                terms = [taps[row * PIXEL + lane] * factors[row] for row in range(3)]
                 T.buffer_store(line, terms[0] + terms[1] + terms[2], [column, lane])
         half = tirx.const(0.5, self.dtype)
         with T.vectorized(0, PIXEL) as lane:

@@ -21,7 +21,7 @@ from ddimcache.kernels.geglu import kernel as geglu
 from ddimcache.kernels.geglu.reference import geglu as plain_geglu
 from ddimcache.kernels.matmul import kernel as matmul
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
-from ddimcache.kernels.pixels import WRITTEN_OUT
+from ddimcache.kernels.pixels import WRITTEN_OUT, line_of, tiles_of_rows
 from ddimcache.schedules.apply import ApplySchedules
 from ddimcache.schedules.pixel_products import PixelShape, choose_blocking, cost
 from tests.kit.kernel_run import rounded_weights, run_kernel, small_tiles, te_function
@@ -40,7 +40,8 @@ def weights(shape, group, pack, seed):  # type: ignore[no-untyped-def]
 @pytest.mark.opencl
 @pytest.mark.parametrize(("group", "sums"), [(None, "half"), (0, "chunks"), (32, "chunks"), (0, "float")])
 @pytest.mark.parametrize(
-    ("rows", "depth", "channels"), [(24, 64, 16), (7, 20, 3), (1, 516, 40), (11, 260, 12), (83, 4, 4)]
+    ("rows", "depth", "channels"),
+    [(24, 64, 16), (7, 20, 3), (1, 516, 40), (11, 260, 12), (83, 4, 4), (5, 1920, 8)],
 )
 def test_matmul(rows: int, depth: int, channels: int, group: int | None, sums: str) -> None:
     x = np.random.default_rng(0).standard_normal((1, rows, depth)).astype("float32")
@@ -222,6 +223,34 @@ def test_blocks_keep_to_the_table(sizes: tuple[int, int, int, int, int], sums: s
     assert decided is not None
     assert decided.down == 8
     assert cost(decided, shape) >= cost(own, shape) or decided.chunk < written_out <= own.chunk
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "together", "each"),
+    [
+        # All rows of a matrix product, and lines of a picture that six pixels fill well.
+        (4096, 0, True, 6),
+        (4096, 64, True, 6),
+        (1024, 32, True, 6),
+        # Two fives are as many work-items a line as two sixes; of three pixels most would be idle.
+        (64, 8, True, 5),
+        (9000, 3, False, 5),
+        (3, 0, True, 3),
+    ],
+)
+def test_rows_that_have_one_place_are_more(rows: int, line: int, together: bool, each: int) -> None:
+    shape = dataclasses.replace(shape_of(rows, 960, 3, 40, 8), line=line)
+    own = choose_blocking(shape, PHONE)
+    assert own is not None
+    assert (own.together, own.rows) == (together, each)
+
+
+def test_every_row_is_some_work_items() -> None:
+    assert tiles_of_rows(4096, 4096, 6) == 683
+    assert tiles_of_rows(4096, 64, 6) == 64 * 11
+    assert tiles_of_rows(4096, 0, 5) == 820
+    assert line_of((2, 8, 9), (1, 1), (1, 1)) == 144
+    assert line_of((2, 8, 9), (1, 1), (2, 2)) == line_of((2, 8, 9), (3, 3), (1, 1)) == 9
 
 
 def test_decisions_that_fit_no_block_are_left() -> None:

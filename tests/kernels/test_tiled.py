@@ -250,7 +250,7 @@ def test_blocks_keep_to_the_table(sizes: tuple[int, int, int, int], sums: str) -
     assert own.chunk * width * 8 <= PIXELS.local_bytes * own.down
     if sums == "chunks":
         assert depth // own.parts <= TABLE.longest
-    others = [PixelBlocking(own.rows, own.chunk, down, 1, own.parts, POSITIONS) for down in (8, 16, 32)]
+    others = [PixelBlocking(own.rows, own.chunk, down, 1, own.parts, POSITIONS, True) for down in (8, 16, 32)]
     fitting = [
         one
         for one in others

@@ -1,31 +1,25 @@
-// adreno-740: matmul 64x64x32 float16 int8, version 1 of the family
+// adreno-740: matmul 64x64x32 float16 int8, version 2 of the family
 __kernel void main_kernel(__global half* restrict matmul_scale_ptr, __read_only image1d_buffer_t p0_ptr /* CL_HALF_FLOAT */, __read_only image1d_buffer_t p1_ptr /* CL_SNORM_INT8 */, __global float* restrict p2_ptr) {
   int _ptr[3];
-  int _ptr_1[5];
+  int _ptr_1[1];
   half4 _ptr_2[10];
-  half _ptr_3[16];
-  __local half _ptr_4[1024];
+  half _ptr_3[4];
+  __local half _ptr_4[1280];
   half _ptr_5[20];
   half4 _ptr_6[1];
   int _ptr_7[1];
   float _ptr_8[10];
   int _ptr_9[1];
-  int cse_v11 = (((convert_int(get_local_id(0))) >> 3) * 32);
-  int v = (((convert_int(get_local_id(0))) >> 3) * 32);
-  _ptr[0] = (((convert_int(get_local_id(0))) >> 3) * 32);
-  _ptr[1] = ((convert_int(get_local_id(0))) * 4);
-  int cse_v1 = ((convert_int(get_local_id(0))) >> 4);
-  int cse_v2 = ((convert_int(get_local_id(0))) & 7);
-  _ptr[2] = (((((convert_int(get_group_id(1))) * 256) + ((((convert_int(get_local_id(0))) & 15) >> 3) * 128)) + (((convert_int(get_local_id(0))) >> 4) * 32)) + ((convert_int(get_local_id(0))) & 7));
-  int cse_v12 = (((convert_int(get_local_id(0))) >> 4) * 4);
-  int v_1 = (((convert_int(get_local_id(0))) >> 4) * 4);
-  int cse_v3 = ((convert_int(get_group_id(0))) * 40);
-  int cse_v13 = (((convert_int(get_group_id(0))) * 40) + (((convert_int(get_local_id(0))) & 7) * 5));
-  _ptr_1[0] = ((min((int)(((convert_int(get_group_id(0))) * 40) + (((convert_int(get_local_id(0))) & 7) * 5)), (int)63) * 16) + (((convert_int(get_local_id(0))) >> 4) * 4));
-  _ptr_1[1] = ((min((int)((((convert_int(get_group_id(0))) * 40) + (((convert_int(get_local_id(0))) & 7) * 5)) + 1), (int)63) * 16) + (((convert_int(get_local_id(0))) >> 4) * 4));
-  _ptr_1[2] = ((min((int)((((convert_int(get_group_id(0))) * 40) + (((convert_int(get_local_id(0))) & 7) * 5)) + 2), (int)63) * 16) + (((convert_int(get_local_id(0))) >> 4) * 4));
-  _ptr_1[3] = ((min((int)((((convert_int(get_group_id(0))) * 40) + (((convert_int(get_local_id(0))) & 7) * 5)) + 3), (int)63) * 16) + (((convert_int(get_local_id(0))) >> 4) * 4));
-  _ptr_1[4] = ((min((int)((((convert_int(get_group_id(0))) * 40) + (((convert_int(get_local_id(0))) & 7) * 5)) + 4), (int)63) * 16) + (((convert_int(get_local_id(0))) >> 4) * 4));
+  int cse_v1 = ((convert_int(get_local_id(0))) >> 5);
+  int cse_v10 = (((convert_int(get_local_id(0))) >> 5) * 32);
+  int v = (((convert_int(get_local_id(0))) >> 5) * 32);
+  _ptr[0] = (((convert_int(get_local_id(0))) >> 5) * 32);
+  int cse_v2 = ((convert_int(get_local_id(0))) & 31);
+  _ptr[1] = (((((convert_int(get_local_id(0))) >> 5) * 32) + (((convert_int(get_local_id(0))) & 7) * 4)) + (((convert_int(get_local_id(0))) & 31) >> 3));
+  _ptr[2] = (((convert_int(get_group_id(1))) * 128) + (convert_int(get_local_id(0))));
+  int cse_v11 = (((convert_int(get_local_id(0))) >> 5) * 4);
+  int v_1 = (((convert_int(get_local_id(0))) >> 5) * 4);
+  _ptr_1[0] = ((min((int)(((convert_int(get_local_id(0))) & 31) * 5), (int)59) * 16) + (((convert_int(get_local_id(0))) >> 5) * 4));
   _ptr_2[0] = ((half4)((half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f));
   _ptr_2[1] = ((half4)((half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f));
   _ptr_2[2] = ((half4)((half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f));
@@ -36,25 +30,19 @@ __kernel void main_kernel(__global half* restrict matmul_scale_ptr, __read_only 
   _ptr_2[7] = ((half4)((half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f));
   _ptr_2[8] = ((half4)((half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f));
   _ptr_2[9] = ((half4)((half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f, (half)0.000000e+00f));
-  int v_2 = ((convert_int(get_local_id(0))) >> 4);
+  int v_2 = ((convert_int(get_local_id(0))) >> 5);
   vstore4(read_imageh(p1_ptr, _ptr[2]), 0, _ptr_3 + 0);
-  vstore4(read_imageh(p1_ptr, (_ptr[2] + 8)), 0, _ptr_3 + 4);
-  vstore4(read_imageh(p1_ptr, (_ptr[2] + 16)), 0, _ptr_3 + 8);
-  vstore4(read_imageh(p1_ptr, (_ptr[2] + 24)), 0, _ptr_3 + 12);
   _ptr[2] = (_ptr[2] + 32);
   barrier(CLK_LOCAL_MEM_FENCE);
   vstore4(vload4(0, _ptr_3 + 0), 0, _ptr_4 + (_ptr[1] * 4));
-  vstore4(vload4(0, _ptr_3 + 4), 0, _ptr_4 + ((_ptr[1] * 4) + 4));
-  vstore4(vload4(0, _ptr_3 + 8), 0, _ptr_4 + ((_ptr[1] * 4) + 8));
-  vstore4(vload4(0, _ptr_3 + 12), 0, _ptr_4 + ((_ptr[1] * 4) + 12));
   barrier(CLK_LOCAL_MEM_FENCE);
   for (int v_3 = 0; v_3 < 4; ++v_3) {
     vstore4(read_imageh(p0_ptr, _ptr_1[0]), 0, _ptr_5 + 0);
-    vstore4(read_imageh(p0_ptr, _ptr_1[1]), 0, _ptr_5 + 4);
-    vstore4(read_imageh(p0_ptr, _ptr_1[2]), 0, _ptr_5 + 8);
-    vstore4(read_imageh(p0_ptr, _ptr_1[3]), 0, _ptr_5 + 12);
-    vstore4(read_imageh(p0_ptr, _ptr_1[4]), 0, _ptr_5 + 16);
-    int cse_v4 = (v_3 * 4);
+    vstore4(read_imageh(p0_ptr, (_ptr_1[0] + 16)), 0, _ptr_5 + 4);
+    vstore4(read_imageh(p0_ptr, (_ptr_1[0] + 32)), 0, _ptr_5 + 8);
+    vstore4(read_imageh(p0_ptr, (_ptr_1[0] + 48)), 0, _ptr_5 + 12);
+    vstore4(read_imageh(p0_ptr, (_ptr_1[0] + 64)), 0, _ptr_5 + 16);
+    int cse_v3 = (v_3 * 4);
     _ptr_6[0] = vload4(0, _ptr_4 + ((_ptr[0] * 4) + (v_3 * 4)));
     _ptr_2[0] = (_ptr_2[0] + (((half4)(_ptr_5[0])) * _ptr_6[0]));
     _ptr_2[2] = (_ptr_2[2] + (((half4)(_ptr_5[4])) * _ptr_6[0]));
@@ -104,91 +92,85 @@ __kernel void main_kernel(__global half* restrict matmul_scale_ptr, __read_only 
     _ptr_2[7] = (_ptr_2[7] + (((half4)(_ptr_5[15])) * _ptr_6[0]));
     _ptr_2[9] = (_ptr_2[9] + (((half4)(_ptr_5[19])) * _ptr_6[0]));
     _ptr_1[0] = (_ptr_1[0] + 1);
-    _ptr_1[1] = (_ptr_1[1] + 1);
-    _ptr_1[2] = (_ptr_1[2] + 1);
-    _ptr_1[3] = (_ptr_1[3] + 1);
-    _ptr_1[4] = (_ptr_1[4] + 1);
   }
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_4[(convert_int(get_local_id(0)))] = (convert_half((convert_int(get_local_id(0)))));
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_7[0] = (convert_int(_ptr_4[(convert_int(get_local_id(0)))]));
   barrier(CLK_LOCAL_MEM_FENCE);
-  vstore4(_ptr_2[0], 0, _ptr_4 + ((_ptr_7[0] & 63) * 8));
-  vstore4(_ptr_2[1], 0, _ptr_4 + (((_ptr_7[0] & 63) * 8) + 4));
+  vstore4(_ptr_2[0], 0, _ptr_4 + ((_ptr_7[0] & 127) * 8));
+  vstore4(_ptr_2[1], 0, _ptr_4 + (((_ptr_7[0] & 127) * 8) + 4));
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_8[0] = 0.000000e+00f;
   _ptr_8[1] = 0.000000e+00f;
   for (int v_4 = 0; v_4 < 4; ++v_4) {
-    int cse_v5 = (v_4 * 128);
-    _ptr_8[0] = (_ptr_8[0] + (convert_float(_ptr_4[(((v_4 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2))])));
-    _ptr_8[1] = (_ptr_8[1] + (convert_float(_ptr_4[((((v_4 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2)) + 1)])));
+    int cse_v4 = (v_4 * 256);
+    _ptr_8[0] = (_ptr_8[0] + (convert_float(_ptr_4[(((v_4 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2))])));
+    _ptr_8[1] = (_ptr_8[1] + (convert_float(_ptr_4[((((v_4 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2)) + 1)])));
   }
   barrier(CLK_LOCAL_MEM_FENCE);
-  vstore4(_ptr_2[2], 0, _ptr_4 + ((_ptr_7[0] & 63) * 8));
-  vstore4(_ptr_2[3], 0, _ptr_4 + (((_ptr_7[0] & 63) * 8) + 4));
+  vstore4(_ptr_2[2], 0, _ptr_4 + ((_ptr_7[0] & 127) * 8));
+  vstore4(_ptr_2[3], 0, _ptr_4 + (((_ptr_7[0] & 127) * 8) + 4));
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_8[2] = 0.000000e+00f;
   _ptr_8[3] = 0.000000e+00f;
   for (int v_5 = 0; v_5 < 4; ++v_5) {
-    int cse_v6 = (v_5 * 128);
-    _ptr_8[2] = (_ptr_8[2] + (convert_float(_ptr_4[(((v_5 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2))])));
-    _ptr_8[3] = (_ptr_8[3] + (convert_float(_ptr_4[((((v_5 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2)) + 1)])));
+    int cse_v5 = (v_5 * 256);
+    _ptr_8[2] = (_ptr_8[2] + (convert_float(_ptr_4[(((v_5 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2))])));
+    _ptr_8[3] = (_ptr_8[3] + (convert_float(_ptr_4[((((v_5 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2)) + 1)])));
   }
   barrier(CLK_LOCAL_MEM_FENCE);
-  vstore4(_ptr_2[4], 0, _ptr_4 + ((_ptr_7[0] & 63) * 8));
-  vstore4(_ptr_2[5], 0, _ptr_4 + (((_ptr_7[0] & 63) * 8) + 4));
+  vstore4(_ptr_2[4], 0, _ptr_4 + ((_ptr_7[0] & 127) * 8));
+  vstore4(_ptr_2[5], 0, _ptr_4 + (((_ptr_7[0] & 127) * 8) + 4));
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_8[4] = 0.000000e+00f;
   _ptr_8[5] = 0.000000e+00f;
   for (int v_6 = 0; v_6 < 4; ++v_6) {
-    int cse_v7 = (v_6 * 128);
-    _ptr_8[4] = (_ptr_8[4] + (convert_float(_ptr_4[(((v_6 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2))])));
-    _ptr_8[5] = (_ptr_8[5] + (convert_float(_ptr_4[((((v_6 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2)) + 1)])));
+    int cse_v6 = (v_6 * 256);
+    _ptr_8[4] = (_ptr_8[4] + (convert_float(_ptr_4[(((v_6 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2))])));
+    _ptr_8[5] = (_ptr_8[5] + (convert_float(_ptr_4[((((v_6 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2)) + 1)])));
   }
   barrier(CLK_LOCAL_MEM_FENCE);
-  vstore4(_ptr_2[6], 0, _ptr_4 + ((_ptr_7[0] & 63) * 8));
-  vstore4(_ptr_2[7], 0, _ptr_4 + (((_ptr_7[0] & 63) * 8) + 4));
+  vstore4(_ptr_2[6], 0, _ptr_4 + ((_ptr_7[0] & 127) * 8));
+  vstore4(_ptr_2[7], 0, _ptr_4 + (((_ptr_7[0] & 127) * 8) + 4));
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_8[6] = 0.000000e+00f;
   _ptr_8[7] = 0.000000e+00f;
   for (int v_7 = 0; v_7 < 4; ++v_7) {
-    int cse_v8 = (v_7 * 128);
-    _ptr_8[6] = (_ptr_8[6] + (convert_float(_ptr_4[(((v_7 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2))])));
-    _ptr_8[7] = (_ptr_8[7] + (convert_float(_ptr_4[((((v_7 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2)) + 1)])));
+    int cse_v7 = (v_7 * 256);
+    _ptr_8[6] = (_ptr_8[6] + (convert_float(_ptr_4[(((v_7 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2))])));
+    _ptr_8[7] = (_ptr_8[7] + (convert_float(_ptr_4[((((v_7 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2)) + 1)])));
   }
   barrier(CLK_LOCAL_MEM_FENCE);
-  vstore4(_ptr_2[8], 0, _ptr_4 + ((_ptr_7[0] & 63) * 8));
-  vstore4(_ptr_2[9], 0, _ptr_4 + (((_ptr_7[0] & 63) * 8) + 4));
+  vstore4(_ptr_2[8], 0, _ptr_4 + ((_ptr_7[0] & 127) * 8));
+  vstore4(_ptr_2[9], 0, _ptr_4 + (((_ptr_7[0] & 127) * 8) + 4));
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_8[8] = 0.000000e+00f;
   _ptr_8[9] = 0.000000e+00f;
   for (int v_8 = 0; v_8 < 4; ++v_8) {
-    int cse_v9 = (v_8 * 128);
-    _ptr_8[8] = (_ptr_8[8] + (convert_float(_ptr_4[(((v_8 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2))])));
-    _ptr_8[9] = (_ptr_8[9] + (convert_float(_ptr_4[((((v_8 * 128) + (((_ptr_7[0] & 63) & 15) * 8)) + (((_ptr_7[0] & 63) >> 4) * 2)) + 1)])));
+    int cse_v8 = (v_8 * 256);
+    _ptr_8[8] = (_ptr_8[8] + (convert_float(_ptr_4[(((v_8 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2))])));
+    _ptr_8[9] = (_ptr_8[9] + (convert_float(_ptr_4[((((v_8 * 256) + (((_ptr_7[0] & 127) & 31) * 8)) + (((_ptr_7[0] & 127) >> 5) * 2)) + 1)])));
   }
   barrier(CLK_LOCAL_MEM_FENCE);
-  _ptr_4[((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2))] = (convert_half(_ptr_8[0]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 1)] = (convert_half(_ptr_8[1]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 8)] = (convert_half(_ptr_8[2]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 9)] = (convert_half(_ptr_8[3]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 16)] = (convert_half(_ptr_8[4]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 17)] = (convert_half(_ptr_8[5]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 24)] = (convert_half(_ptr_8[6]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 25)] = (convert_half(_ptr_8[7]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 32)] = (convert_half(_ptr_8[8]));
-  _ptr_4[(((((_ptr_7[0] & 63) & 15) * 40) + (((_ptr_7[0] & 63) >> 4) * 2)) + 33)] = (convert_half(_ptr_8[9]));
+  _ptr_4[((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2))] = (convert_half(_ptr_8[0]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 1)] = (convert_half(_ptr_8[1]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 8)] = (convert_half(_ptr_8[2]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 9)] = (convert_half(_ptr_8[3]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 16)] = (convert_half(_ptr_8[4]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 17)] = (convert_half(_ptr_8[5]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 24)] = (convert_half(_ptr_8[6]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 25)] = (convert_half(_ptr_8[7]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 32)] = (convert_half(_ptr_8[8]));
+  _ptr_4[(((((_ptr_7[0] & 127) & 31) * 40) + (((_ptr_7[0] & 127) >> 5) * 2)) + 33)] = (convert_half(_ptr_8[9]));
   barrier(CLK_LOCAL_MEM_FENCE);
   _ptr_9[0] = ((_ptr_7[0] - (convert_int(get_local_id(0)))) & 1);
   #pragma unroll 1
   while (1) {
     if (!((_ptr_9[0] < 3))) { break; }
-    if ((((_ptr_9[0] & 3) * 2) + ((_ptr_7[0] & 63) >> 5)) < 5) {
-      if ((((((convert_int(get_group_id(0))) * 40) + (((_ptr_7[0] & 63) & 7) * 5)) + ((_ptr_9[0] & 3) * 2)) + ((_ptr_7[0] & 63) >> 5)) < 64) {
-        int cse_v10 = ((convert_int(get_group_id(1))) * 16);
-        vstore4((convert_half4((((convert_float4(vload4(0, _ptr_4 + (((((_ptr_7[0] & 63) & 15) * 40) + ((_ptr_9[0] & 3) * 16)) + (((_ptr_7[0] & 63) >> 4) * 4))))) * ((float4)(1.270000e+02f))) * vload4(0, p2_ptr + ((((((_ptr_7[0] - (convert_int(get_local_id(0)))) & 1) * 16) + ((convert_int(get_group_id(1))) * 16)) + ((((_ptr_7[0] & 63) & 15) >> 3) * 8)) + ((((_ptr_7[0] & 63) & 31) >> 4) * 4)))))), 0, matmul_scale_ptr + (((((min((int)(((((convert_int(get_group_id(0))) * 40) + (((_ptr_7[0] & 63) & 7) * 5)) + ((_ptr_9[0] & 3) * 2)) + ((_ptr_7[0] & 63) >> 5)), (int)63) * 32) + (((_ptr_7[0] - (convert_int(get_local_id(0)))) & 1) * 16)) + ((convert_int(get_group_id(1))) * 16)) + ((((_ptr_7[0] & 63) & 15) >> 3) * 8)) + ((((_ptr_7[0] & 63) & 31) >> 4) * 4)));
-      }
+    if ((((_ptr_9[0] & 3) * 2) + ((_ptr_7[0] & 127) >> 6)) < 5) {
+      int cse_v9 = ((convert_int(get_group_id(1))) * 8);
+      vstore4((convert_half4((((convert_float4(vload4(0, _ptr_4 + (((((_ptr_7[0] & 127) & 31) * 40) + ((_ptr_9[0] & 3) * 16)) + (((_ptr_7[0] & 127) >> 5) * 4))))) * ((float4)(1.270000e+02f))) * vload4(0, p2_ptr + (((((_ptr_7[0] - (convert_int(get_local_id(0)))) & 1) * 8) + ((convert_int(get_group_id(1))) * 8)) + ((((_ptr_7[0] & 127) & 63) >> 5) * 4)))))), 0, matmul_scale_ptr + (((((((_ptr_9[0] & 3) * 64) + (((_ptr_7[0] & 127) >> 6) * 32)) + (min((int)(((_ptr_7[0] & 127) & 31) * 5), (int)59) * 32)) + (((_ptr_7[0] - (convert_int(get_local_id(0)))) & 1) * 8)) + ((convert_int(get_group_id(1))) * 8)) + ((((_ptr_7[0] & 127) & 63) >> 5) * 4)));
     }
     _ptr_9[0] = (_ptr_9[0] + 1);
   }
