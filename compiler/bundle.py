@@ -31,7 +31,11 @@ def check_destination(out_dir: Path) -> None:
         raise UsageError("the folder does not exist", where=parent, remedy="make it first")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError("the folder is not writable", where=parent, remedy="choose another with -o")
-    if out_dir.is_symlink() or (out_dir.exists() and not out_dir.is_dir()):
+    if out_dir.is_symlink():
+        raise UsageError(
+            "is a link, which would be replaced", where=out_dir, remedy="name the folder that it leads to"
+        )
+    if out_dir.exists() and not out_dir.is_dir():
         raise UsageError(
             "is there and is no folder", where=out_dir, remedy="remove it or choose another name"
         )

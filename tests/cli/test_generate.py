@@ -83,6 +83,13 @@ def test_the_end_of_a_long_prompt_is_told_to_be_left_out(generate):
     assert "left out" not in generate("--steps", 2).err
 
 
+@pytest.mark.parametrize(("guidance", "told"), [(1, True), (1.5, False)])
+def test_a_negative_prompt_in_vain_is_told(generate, guidance, told):
+    done = generate("--steps", 2, "--negative-prompt", "dog", "--guidance", guidance)
+    assert done.code == 0
+    assert ("the negative prompt changes nothing: there is no guidance at 1" in done.err) == told
+
+
 def test_picture_is_the_sessions_and_tells_how_it_was_made(generate, out):
     done = generate("--steps", 6, "--seed", 3, "--negative-prompt", "dog", "--guidance", 2, "--json")
     assert done.code == 0

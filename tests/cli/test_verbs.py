@@ -167,6 +167,24 @@ class TestCompile:
         assert list((tmp_path / "out").iterdir()) == []
         assert done.stdout == "True\n"
 
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("mine", "mine: holds files that are no bundle, and would be replaced; choose another"),
+            ("mine/file", "file: is there and is no folder; remove it or choose another name"),
+            ("link", "link: is a link, which would be replaced; name the folder that it leads to"),
+            ("none/x", "none: the folder does not exist; make it first"),
+        ],
+    )
+    def test_what_is_there_is_not_replaced(self, run, model, compiler, tmp_path, name, message):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "file").write_text("precious")
+        (tmp_path / "link").symlink_to(tmp_path / "mine")
+        done = run("compile", model, "-o", tmp_path / name)
+        assert (done.code, compiler.calls) == (2, [])
+        assert message in done.err
+        assert (tmp_path / "mine" / "file").read_text() == "precious"
+
     def test_json(self, run, model, compiler, tmp_path):
         done = run("compile", model, "-o", tmp_path / "out", "--target", "llvm", "--batch", 1, "--json")
         assert done.code == 0

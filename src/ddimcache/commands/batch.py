@@ -88,6 +88,7 @@ def batch(
     numbers = (steps, cache_interval, guidance)
     check_sampling(*numbers, sampler)
     image_options.check_text(negative_prompt, "--negative-prompt")
+    image_options.warn_of_unused_text(negative_prompt, guidance)
     check_choice(cache_schedule)
     if seconds_per_picture is not None and not seconds_per_picture > 0:
         raise UsageError(f"{seconds_per_picture:g} is no time", where="--seconds-per-picture")

@@ -142,6 +142,7 @@ def generate(
     check_choice(cache_schedule)
     image_options.check_text(prompt, "PROMPT")
     image_options.check_text(negative_prompt, "--negative-prompt")
+    image_options.warn_of_unused_text(negative_prompt, guidance)
     if seed is not None and latents is not None:
         raise UsageError("takes the place of --seed", where="--latents", remedy="give one of the two")
     if image is None and (mask is not None or strength is not None):

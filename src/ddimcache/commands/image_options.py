@@ -126,3 +126,9 @@ def warn_of_long_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
         say(f"longer than the {tokenizer.max_length - 2} tokens that the model reads; left out: {shown!r}")
     if len(ends) > 3:
         say(f"so are {len(ends) - 3} other prompts")
+
+
+def warn_of_unused_text(negative_prompt: str, guidance: float) -> None:
+    """Say that a negative prompt was given in vain."""
+    if negative_prompt and guidance <= 1:
+        say(f"the negative prompt changes nothing: there is no guidance at {guidance:g}")
