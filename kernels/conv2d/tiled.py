@@ -47,16 +47,19 @@ def transform_line(d: Any, position: Any) -> Any:
 def tiled_input(x: te.Tensor, name: str = INPUT) -> te.Tensor:
     """``B^T d B`` of the tiles of padded ``x`` [B, H + 2, W + 2, C]: [B, H / 2, W / 2, 16, C] in its type.
 
-    A tile that reaches over the edge repeats the last row or column.
+    A tile that reaches over the edge has zeros there.
     """
     batch, height, width, depth = (int(value) for value in x.shape)
     high, across = tiles_of(height - 2, width - 2)
 
-    def inside(place: Any, extent: int) -> Any:
-        return place if extent % SIZE == 0 else te.min(place, extent - 1)
-
     def tile(b: Any, row: Any, column: Any, i: Any, j: Any, c: Any) -> Any:
-        return x[b, inside(row * SIZE + i, height), inside(column * SIZE + j, width), c]
+        places = (row * SIZE + i, column * SIZE + j)
+        inside = [
+            place < extent for place, extent in zip(places, (height, width), strict=True) if extent % SIZE
+        ]
+        value = x[b, places[0], places[1], c]
+        # A place that is held inside instead would let TVM compute all of the rows before for each tile.
+        return te.if_then_else(te.all(*inside), value, tirx.const(0, x.dtype)) if inside else value
 
     tiles = te.compute(wide([batch, high, across, SIDE, SIDE, depth]), tile, name="tile")
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import te, topi
 
+from ddimcache.compiler.passes.limit_kernels import local_bytes
 from ddimcache.compiler.target import TiledTable, profile
 from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
@@ -48,7 +49,7 @@ def transformed(x: np.ndarray) -> np.ndarray:
     matrix = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float64)
     batch, height, width, depth = x.shape
     high, wide = tiles_of(height - 2, width - 2)
-    x = np.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge").astype("float64")
+    x = np.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))).astype("float64")
     windows = np.lib.stride_tricks.sliding_window_view(x, (4, 4), axis=(1, 2))[:, ::2, ::2]
     tiles = np.einsum("im,bhwcmn,jn->bhwijc", matrix, windows, matrix)
     return tiles.reshape(batch, high, wide, POSITIONS, depth)
@@ -138,6 +139,21 @@ def test_what_comes_before_is_computed_with_the_tiles(height: int, width: int, d
     exact = transformed(np.pad(x.astype("float64") ** 2 + 1, ((0, 0), (1, 1), (1, 1), (0, 0))))
     out = run_kernel(te_function(compute, [x]), [x], exact.shape, target=DEVICE)
     assert np.abs(out - exact).max() <= 1e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(("height", "width"), [(87, 64), (86, 45)])
+def test_odd_pictures_take_no_more_local_memory(height: int, width: int) -> None:
+    def used(high: int, wide: int) -> int:
+        x = np.zeros((1, high, wide, 64), "float32")
+        pad = ([0, 1, 1, 0], [0, 1, 1, 0])
+        function = te_function(
+            lambda x: tiled_input(topi.nn.pad(te.compute(x.shape, lambda *at: x[at] + 1), *pad)), [x]
+        )
+        module = tvm.IRModule({"main": function})
+        with DEVICE.tvm_target():
+            return int(local_bytes(ApplySchedules(DEVICE)(module)["main"]))
+
+    assert 0 < used(height, width) <= used(88, 64)
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((1, 5, 4, 8), 8), ((2, 3, 3, 4), 12)])
