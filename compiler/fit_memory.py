@@ -18,6 +18,10 @@ SHARE = 8
 """Tensors above this part of the wanted size are cut: at most so many of them make the peak."""
 
 
+TILES_SHARE = 4
+"""Transformed tiles of a convolution may have this part of the wanted size, where bands are many enough."""
+
+
 @dataclass(frozen=True)
 class MemoryLimits:
     """Bytes that a component's planned activations may take.
@@ -43,8 +47,9 @@ class MemoryLimits:
 def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compilation]) -> Compilation:
     """Runs ``request`` in one piece and, where that is too large, in more and more bands until it fits.
 
-    Without a number of bands that reaches what is wanted the least plan is taken. Raises
-    :class:`CompileError` with figures when even that is above what is possible.
+    Without a number of bands that reaches what is wanted the least plan is taken. On a device whose
+    convolutions may be in tiles twice as many bands are taken where they fit too, as more tiles do then.
+    Raises :class:`CompileError` with figures when even the least is above what is possible.
     """
     tried = [_Trial(1, run(request), limits)]
     if not tried[0].fits(limits):
@@ -81,7 +86,23 @@ def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compila
             where=name,
             remedy="take a smaller --size or --batch, or a larger --memory-budget",
         )
+    if best.bands > 1 and best.fits(limits) and request.profile.tiles.tiled is not None:
+        tiling = Tiling(2 * best.bands, limit, f"{reason}; tiles fit", limits.wanted // TILES_SHARE)
+        best = _with_more_tiles(best, dataclasses.replace(request, tiling=tiling), limits, run)
     return best.compilation
+
+
+def _with_more_tiles(
+    best: _Trial, request: Request, limits: MemoryLimits, run: Callable[[Request], Compilation]
+) -> _Trial:
+    """``request`` compiled where it fits and its tiles save more than those of ``best``, else ``best``."""
+    assert request.tiling is not None
+    try:
+        trial = _Trial(request.tiling.bands, run(request), limits)
+    except CompileError:
+        return best
+    saves = trial.compilation.cycles_saved > best.compilation.cycles_saved
+    return trial if saves and trial.fits(limits) else best
 
 
 def planned(compilation: Compilation) -> Plan:

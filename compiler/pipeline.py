@@ -53,9 +53,10 @@ from ddimcache.compiler.passes.split_at_cut import SplitAtCut
 from ddimcache.compiler.passes.split_convolutions import SplitConvolutions
 from ddimcache.compiler.passes.tile_rows import TileRows, Tiling
 from ddimcache.compiler.target import DeviceProfile
+from ddimcache.kernels.workload import Workload
 from ddimcache.manifest import GUIDED, TIMES_AT_ONCE, MemoryPeak
 from ddimcache.schedules.apply import ApplySchedules
-from ddimcache.schedules.tiled_convolutions import tiling_pays
+from ddimcache.schedules.tiled_convolutions import cycles_saved, tiling_pays
 
 CHANNELS_LAST = {
     "relax.nn.conv2d": ["NHWC", "OHWI", "NHWC"],
@@ -135,7 +136,20 @@ class Compilation:
     peaks: tuple[MemoryPeak, ...] = ()
     storages: tuple[int, ...] = ()
     """Bytes of the storages that all functions share, the largest first."""
+    cycles_saved: float = 0
+    """What convolutions in tiles save of a processor's time, by the schedules' terms."""
     reports: list[PhaseReport] = field(default_factory=list)
+
+
+def _tiled(
+    request: Request, compilation: Compilation, workload: Workload, sums: str | None, largest: int
+) -> bool:
+    """Whether a convolution is in tiles; what that saves is added up."""
+    largest = max(largest, request.tiling.tile_bytes if request.tiling else 0)
+    pays = tiling_pays(request.profile, workload, sums, largest)
+    if pays:
+        compilation.cycles_saved += max(cycles_saved(request.profile, workload, sums), 0)
+    return pays
 
 
 def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, Any]]:
@@ -216,7 +230,7 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
     packing = Packing(store, profile, request.weights, inputs, sums, compilation.widths, kept, rounds)
     yield "lower lookups", LowerLookups(store, request.weights, inputs, kept)
     yield "fuse geglu", FuseGeglu(packing)
-    yield "lower products", LowerProducts(packing, partial(tiling_pays, profile))
+    yield "lower products", LowerProducts(packing, partial(_tiled, request, compilation))
     yield "fuse group norm", FuseGroupNorm(profile)
     bundle = BundleWeights(store, inputs)
     yield "bundle weights", bundle

@@ -52,20 +52,26 @@ def tiling_pays(profile: DeviceProfile, workload: Workload, sums: str | None, la
     """Whether a convolution that is summed as ``sums`` says is faster in tiles, by the model.
 
     Its tiles may have as many bytes as the table says, or as ``largest``, those of the function's largest
-    tensor: memory that the function takes anyway, though not always at that moment. One that is summed in
-    float32 is direct. Tuning records are about direct ones, and decide nothing here.
+    tensor: memory that the function takes anyway, though not always at that moment.
+    """
+    table = profile.tiles.tiled
+    if table is None or _bytes_of_tiles(workload) > max(table.most_bytes, largest):
+        return False
+    return cycles_saved(profile, workload, sums) > 0
+
+
+def cycles_saved(profile: DeviceProfile, workload: Workload, sums: str | None) -> float:
+    """The cycles of a processor that a convolution saves in tiles, by the model; -inf where it has none.
+
+    One that is summed in float32 is direct. Tuning records are about direct ones, and decide nothing here.
     """
     table, pixels = profile.tiles.tiled, profile.tiles.pixels
     if table is None or pixels is None or sums not in ("half", "chunks"):
-        return False
+        return -math.inf
     batch, height, width, depth, channels, *kernel = workload.sizes
     if kernel != [3, 3, 1, 1] or depth % PIXEL or workload.dtype != profile.compute_dtype:
-        return False
+        return -math.inf
     high, wide = tiles_of(height, width)
-    item = np.dtype(workload.dtype).itemsize
-    transformed = batch * high * wide * POSITIONS * depth * item
-    if transformed > max(table.most_bytes, largest):
-        return False
     panel = panel_width(channels, profile.tiles_of(workload).columns)
     panels = -(-channels // panel)
     tiled = PixelShape(batch * high * wide, depth, 1, panels, panel, sums, workload.dtype)
@@ -73,9 +79,15 @@ def tiling_pays(profile: DeviceProfile, workload: Workload, sums: str | None, la
     blocking = choose_blocking(tiled, table, pixels, profile.max_threads)
     other = pixel_products.choose_blocking(direct, pixels)
     if blocking is None or other is None:
-        return False
-    added = transformed / _BYTES + _LAUNCH
-    return cost(blocking, tiled) + added < pixel_products.cost(other, direct)
+        return -math.inf
+    transform = _bytes_of_tiles(workload) / _BYTES + _LAUNCH
+    return pixel_products.cost(other, direct) - cost(blocking, tiled) - transform
+
+
+def _bytes_of_tiles(workload: Workload) -> int:
+    """Bytes of a convolution's transformed input."""
+    batch, height, width, depth = workload.sizes[:4]
+    return batch * math.prod(tiles_of(height, width)) * POSITIONS * depth * np.dtype(workload.dtype).itemsize
 
 
 def schedule_tiled_product(

@@ -54,11 +54,15 @@ ROWS = 1
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tensors of more than ``limit`` bytes become ``bands`` bands of rows; ``reason`` is for people."""
+    """Tensors of more than ``limit`` bytes become ``bands`` bands of rows; ``reason`` is for people.
+
+    Tiles of convolutions in two launches (``kernels/conv2d/tiled.py``) may have ``tile_bytes``.
+    """
 
     bands: int
     limit: int
     reason: str
+    tile_bytes: int = 0
 
 
 @dataclass

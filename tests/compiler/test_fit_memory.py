@@ -139,6 +139,29 @@ def test_the_least_number_of_bands_that_fits_is_taken(allowed: dict[str, int], a
     assert compilation.feature_shapes == ((4 if asked[-1] == 6 else asked[-1],),)
 
 
+@pytest.mark.parametrize(
+    ("saved", "wanted", "taken"),
+    [({2: 1, 4: 2}, 600, 4), ({2: 2, 4: 2}, 600, 2), ({6: 2}, 390, 3), ({1: 1}, 1000, 1)],
+)
+def test_twice_the_bands_are_taken_where_tiles_save_more(
+    saved: dict[int, float], wanted: int, taken: int
+) -> None:
+    plans = {**PLANS, 3: [100, 100], 4: [190, 190], 6: [500, 500]}
+    seen, run = planner(plans)
+
+    def counting(request: pipeline.Request) -> pipeline.Compilation:
+        compilation = run(request)
+        compilation.cycles_saved = saved.get(seen[-1], 0)
+        if request.tiling is not None and request.tiling.tile_bytes and seen[-1] == 6:
+            raise CompileError("no kernel for it", where="vae_decoder", remedy="none")
+        return compilation
+
+    request = dataclasses.replace(component(), profile=profile("adreno-740"))
+    # In two bands it takes 600, in three 200, whose six cannot be compiled.
+    assert fit(request, limits(wanted=wanted), counting).feature_shapes == ((taken,),)
+    assert seen == {600: [1, 2, 4], 390: [1, 2, 3, 6], 1000: [1]}[wanted]
+
+
 def test_only_what_it_takes_beyond_the_others_counts() -> None:
     beside = (Plan((450, 100), 20), Plan((300, 300), 0))
     counted = MemoryLimits(60, "the test allows", 60, ROOMY, beside)
