@@ -100,6 +100,7 @@ def _with_more_tiles(
     try:
         trial = _Trial(request.tiling.bands, run(request), limits)
     except CompileError:
+        # Nothing is lost: ``best`` is whole, and this one was for speed alone.
         return best
     saves = trial.compilation.cycles_saved > best.compilation.cycles_saved
     return trial if saves and trial.fits(limits) else best

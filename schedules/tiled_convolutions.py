@@ -1,7 +1,7 @@
 """Schedules of Winograd's convolutions in two launches (``kernels/conv2d/tiled.py``), and which of them pay.
 
 A work-group has 16 times as many work-items as one of a direct convolution: each makes, for a position, 8
-output channels of 5 tiles. What a step of four input channels takes is what it takes there (see
+output channels of 6 tiles. What a step of four input channels takes is what it takes there (see
 ``pixel_products.py``), and a pair of channels takes 16 multiply-adds a tile in place of 36. Besides it costs
 
 - the launch that transforms the input: as long as memory takes for four times the numbers;
