@@ -82,7 +82,7 @@ class PixelTable:
         wide = width == 2 * PIXEL
         if dtype == "float16":
             return 6 if wide and together else 5 if wide else 8 if together else 6
-        return 2 if wide else 4
+        return 2 if wide else 5 if together else 4
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,13 @@ class PixelProduct:
         self.panels, *sides, self.depth, self.width = (int(extent) for extent in weight.ty.shape)
         self.taps = taps or ((sides[0], sides[1]) if sides else (1, 1))
         self.vectors = self.width // PIXEL
-        self.gated = gated_together(blocking)
-        self.results = PIXEL // self.gated if pairs else self.vectors
+        self.side = self.width // 2
+        """Values of a gated panel, and gates."""
+        self.gated = gated_together(blocking, self.width)
+        self.results = self.side // self.gated if pairs else self.vectors
         """Results of a row that are finished one after another: vectors, or some gated numbers."""
+        self.loops = blocking.chunk >= WRITTEN_OUT[dtype]
+        """Whether a driver's compiler leaves the hot loop as it is."""
         self.rows = math.prod(self.lines)
         self.line = line_of(self.lines, self.taps, strides)
         self.counted = 1 if blocking.together else blocking.rows
@@ -138,8 +142,8 @@ class PixelProduct:
             self.shared = memory("shared", self.dtype, PIXEL * self._shared_vectors())
             self.places = memory("local", "int32", self.counted)
             self.sums = memory("local", self.dtype, own.rows, self.vectors, PIXEL)
-            if own.chunk < WRITTEN_OUT[self.dtype]:
-                self._forget_item(item)
+            if not self.loops:
+                self._hide_nought(item)
             self.place = memory("local", "int32", 4)
             self._place_weights()
             self._place_rows()
@@ -175,9 +179,21 @@ class PixelProduct:
         """Where the weights that a work-item multiplies lie in local memory, in vectors."""
         return self.place[_SLOT]
 
+    def _first_slot(self, pixel: Any) -> Any:
+        """Where the first of the weights of a step of four inputs lies there."""
+        return self._slot() + pixel
+
     def _stored(self) -> Any:
         """Where it puts the first of those that it brings."""
         return self.place[_STORED]
+
+    def _weight_place(self, _step: Any) -> Any:
+        """Whence it brings the first weights of a step, in pixels; the loop counts on."""
+        return self.place[WEIGHT_PLACE]
+
+    def _count_weights(self) -> None:
+        """Goes on to the weights of the next step."""
+        T.buffer_store(self.place, self.place[WEIGHT_PLACE] + self.staged, [WEIGHT_PLACE])
 
     def _kept_item(self) -> Any:
         """The work-item's number, as it is kept through the loop."""
@@ -199,6 +215,10 @@ class PixelProduct:
         self.part = item // (own.down * own.across)
         self.first_row = self._first_row(self.block * own.down + self.tile)
         self.panel = self.panel_block * own.across + self.across
+
+    def _hide_nought(self, item: Any) -> None:
+        """Makes a ``nought`` that a driver's compiler does not know, before the loop."""
+        self._forget_item(item)
 
     def _forget_item(self, kept: Any) -> None:
         """Reads the work-item's number, which is ``kept``, from where it is put.
@@ -289,18 +309,18 @@ class PixelProduct:
         own = self.blocking
         chunk = T.bind(self._chunk(step))
         inside = self.part * self.steps + step < self.chunks
-        self._bring_weights(chunk, inside if self.chunks % own.parts else None)
-        loop = own.chunk >= WRITTEN_OUT[self.dtype]
-        with T.serial(0, own.chunk) if loop else counted(self.nought, own.chunk) as pixel:
+        self._bring_weights(step, chunk, inside if self.chunks % own.parts else None)
+        with T.serial(0, own.chunk) if self.loops else counted(self.nought, own.chunk) as pixel:
             values = memory("local", self.dtype, own.rows * PIXEL)
             factor = memory("local", self.dtype, PIXEL)
             for row in range(own.rows):
                 read_pixel(values, row, self.x, self._pixel_place(row), self.image_pixels)
+            first = self._first_slot(pixel)
             for k in range(PIXEL):
                 for vector in range(self.vectors):
                     # Steps of the reduction lie apart, so that a driver's compiler does not load four
                     # together and run out of registers.
-                    slot = self._slot() + pixel + (k * self.vectors + vector) * own.chunk
+                    slot = first + (k * self.vectors + vector) * own.chunk
                     with T.vectorized(0, PIXEL) as lane:
                         T.buffer_store(factor, self.shared[slot * PIXEL + lane], [lane])
                     for row in range(own.rows):
@@ -309,23 +329,31 @@ class PixelProduct:
                             T.buffer_store(
                                 self.sums, self.sums[row, vector, lane] + product, [row, vector, lane]
                             )
-            for row in range(self.counted):
-                T.buffer_store(self.places, self.places[row] + 1, [row])
+            self._count_places()
         if self.taps[0] != 1 or self.chunks % own.parts:
-            jump = self._offset(self._chunk(step + 1)) - self._offset(chunk) - own.chunk
-            T.buffer_store(self.place, jump, [_JUMP])
-            for row in range(self.counted):
-                T.buffer_store(self.places, self.places[row] + self.place[_JUMP], [row])
+            self._jump(step, chunk)
 
-    def _bring_weights(self, chunk: Any, inside: Any) -> None:
-        """The work-items of a column of a group read the weights of a chunk to local memory."""
+    def _count_places(self) -> None:
+        """Goes on to the next pixel of every row."""
+        for row in range(self.counted):
+            T.buffer_store(self.places, self.places[row] + 1, [row])
+
+    def _jump(self, step: Any, chunk: Any) -> None:
+        """Goes on from the end of a ``chunk`` to the beginning of the next step's."""
+        jump = self._offset(self._chunk(step + 1)) - self._offset(chunk) - self.blocking.chunk
+        T.buffer_store(self.place, jump, [_JUMP])
+        for row in range(self.counted):
+            T.buffer_store(self.places, self.places[row] + self.place[_JUMP], [row])
+
+    def _bring_weights(self, step: Any, chunk: Any, inside: Any) -> None:
+        """The work-items of a column of a group read the weights of a step's chunk to local memory."""
         own = self.blocking
         each = -(-self.staged // own.down)
         held = memory("local", self.dtype, each * PIXEL)
         beyond = own.down * each > self.staged or inside is not None
         last = self.panels * self.chunks * self.staged - 1
         for number in range(each):
-            place = self.place[WEIGHT_PLACE] + number * own.down
+            place = self._weight_place(step) + number * own.down
             place = T.min(place, last) if beyond else place
             read_pixel(held, number, self.weight, place, self.image_pixels)
             if self.scale is not None:
@@ -333,7 +361,7 @@ class PixelProduct:
                 with T.vectorized(0, PIXEL) as lane:
                     scaled = held[number * PIXEL + lane] * scale(lane)
                     T.buffer_store(held, scaled, [number * PIXEL + lane])
-        T.buffer_store(self.place, self.place[WEIGHT_PLACE] + self.staged, [WEIGHT_PLACE])
+        self._count_weights()
         synchronise()
         for number in range(each):
             n = self.tile + number * own.down
@@ -450,35 +478,36 @@ class PixelProduct:
         """Stores the results ``which`` at ``indices``, from the sums at ``slot`` of local memory."""
         unit = float(FRACTION) if str(self.weight.ty.dtype) == "int8" and self.scale is None else 1.0
 
-        def read(side: Any, lane: Any) -> Any:
-            value = self.shared[(slot + side) * PIXEL + lane]
+        def read(first: Any, lane: Any) -> Any:
+            value = self.shared[slot * PIXEL + first + lane]
             return T.cast(value, "float32") * T.float32(unit)
 
         if self.pairs:
             with T.vectorized(0, self.gated) as lane:
                 column = which * self.gated + lane
-                finish([*indices, self.panel, column], lambda at: read(int(at[-2]), column))
+                finish([*indices, self.panel, column], lambda at: read(int(at[-2]) * self.side, column))
             return
         first = self.panel * self.width + which * PIXEL
         if self.channels == self.panels * self.width:
             with T.vectorized(0, PIXEL) as lane:
-                finish([*indices, first + lane], lambda _at: read(which, lane))
+                finish([*indices, first + lane], lambda _at: read(which * PIXEL, lane))
             return
 
         def read_at(lane: int, _at: Sequence[Any]) -> Any:
-            return read(which, lane)
+            return read(which * PIXEL, lane)
 
         for number in range(PIXEL):
             with T.If(first + number < self.channels), T.Then():
                 finish([*indices, first + number], partial(read_at, number))
 
 
-def gated_together(blocking: PixelBlocking) -> int:
-    """Gated numbers that are finished together: a vector, or one where registers hold other rows' sums.
+def gated_together(blocking: PixelBlocking, width: int) -> int:
+    """Gated numbers of a panel of ``width`` that are finished together: all, or one where registers hold
+    other rows' sums.
 
     Addresses of bias and scales are most of what one takes, and a vector takes no more.
     """
-    return PIXEL if blocking.parts > 1 else 1
+    return width // 2 if blocking.parts > 1 else 1
 
 
 def line_of(lines: Sequence[int], taps: tuple[int, int], strides: tuple[int, int]) -> int:

@@ -4,7 +4,8 @@ For four steps of the reduction a work-item reads R pixels of activations from a
 weights from local memory, and makes 4 R P multiply-adds: 6 x 8 makes 192 of them on 6 and 8 reads, where a
 tile of 8 x 4 that reads both from images makes 128 on 12. 12 vectors of four halves are its sums, 6 its
 pixels and at most 4 its weights, so that 12 registers are enough and 8 waves of 128 work-items fit. That is
-so for rows that lie at equal distances, and have one place for all; others are 5.
+so for rows that lie at equal distances, and have one place for all; others are 5. Of sums in float32 it has
+5 x 4 (``kernels/packed_pixels.py``), and 4 x 4.
 
 Blocks are chosen by what they cost in cycles of a wave, after the model of ``docs/adreno.md``; a tuning
 record may decide otherwise.
@@ -20,6 +21,7 @@ import numpy as np
 from tvm import tirx
 
 from ddimcache.compiler.target import DeviceProfile, PixelTable, TileTable
+from ddimcache.kernels.packed_pixels import PackedProduct
 from ddimcache.kernels.pixels import (
     WRITTEN_OUT,
     PixelBlocking,
@@ -40,6 +42,8 @@ PROCESSORS, WAVES = 6, 8
 """Shader processors, and the waves that each holds of a product."""
 
 _RAGGED_WAVES = 6
+
+_MOST_ITEMS = WAVE * WAVES
 
 WAIT, BARRIER = 400, 60
 """Cycles: of memory's answer, and of a chunk's barriers."""
@@ -62,7 +66,7 @@ def schedule_pixel_product(
     lines = product.stored[:-2] if pairs else product.stored[:-1]
     sizes = parse(str(product.annotations[WORKLOAD])).sizes
     strides = (sizes[7], sizes[8]) if taps else (1, 1)
-    emitter = PixelProduct(
+    emitter = (PackedProduct if shape.dtype == "float32" else PixelProduct)(
         product.x,
         product.weight,
         product.scale,
@@ -147,7 +151,7 @@ def choose_blocking(shape: PixelShape, table: PixelTable) -> PixelBlocking | Non
         if chunk * shape.width * item_bytes * PIXEL <= table.local_bytes * down
         for across in _divisors(shape.panels, 16)
         for parts in _parts(shape, chunk, table)
-        if down * across * parts <= table.most_items
+        if _fills(down * across * parts, shape.dtype, table.most_items)
         for rows in rows_of_item(shape, table, chunk, together)
     ]
     decided = [option for option in options if _is_decided(table) and _as_decided(option, table)]
@@ -168,6 +172,15 @@ def rows_of_item(shape: PixelShape, table: PixelTable, chunk: int, together: boo
     if chunk < WRITTEN_OUT[shape.dtype]:
         most -= 1
     return sorted({min(rows, shape.together) for rows in (most, max(most - 1, 1))}) if together else [most]
+
+
+def _fills(items: int, dtype: str, most: int) -> bool:
+    """Whether a work-group may have ``items``.
+
+    A compiler that knows that they cannot fill a processor gives them more registers, which sums in float32
+    then take, and leaves fewer waves.
+    """
+    return items <= most and (dtype == "float16" or _MOST_ITEMS % items == 0)
 
 
 def _is_decided(table: PixelTable) -> bool:
@@ -237,9 +250,11 @@ def _bring(own: PixelBlocking, shape: PixelShape) -> np.ndarray:
 
 def _end(own: PixelBlocking, shape: PixelShape) -> np.ndarray:
     """Adding parts up, and finishing vectors, or gated numbers by one or by four."""
-    together = gated_together(own)
+    together = gated_together(own, shape.width)
     results, one = (
-        (PIXEL // together, 75 if together == 1 else 190) if shape.paired else (shape.width // PIXEL, 33)
+        (shape.width // 2 // together, 75 if together == 1 else 190)
+        if shape.paired
+        else (shape.width // PIXEL, 33)
     )
     count = -(-own.rows * results // own.parts)
     finish = np.array([one * count, 0, 0, (one + WAIT) * count])

@@ -85,7 +85,7 @@ class _GegluFuser(PyExprMutator):
         sums = packer.sums(key, weight.shape, weight.compute)
         rows = math.prod((static_shape(x) or [])[:-1])
         workload = packer.product("geglu", key, weight.shape, rows, dtype_name(x))
-        width = packer.panel_width(key, workload)
+        width = packer.panel_width(key, workload, sums)
         half = width // 2
         if width % 2 or weight.shape[0] % width:
             return call

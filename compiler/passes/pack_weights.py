@@ -238,10 +238,11 @@ class WeightPacker(StoredWeights):
 
         A weight of several products, those of the bands of a picture or of several picture sizes, is packed
         once: the first decides. With ``sums`` in float32 of operands that are read as pixels it is a pixel: a
-        weight in float32 is twice the local memory, which more rows share then. A gated panel has two.
+        weight in float32 is twice the local memory, which more rows share then. A gated pixel is two values
+        and their gates.
         """
         columns = self.profile.tiles_of(workload).columns
-        if sums == "float" and workload.family != "geglu":
+        if sums == "float":
             columns = (PIXEL,)
         width = matmul_kernel.panel_width(workload.sizes[_CHANNELS[workload.family]], columns)
         return self.widths.setdefault((workload.family, key), width)

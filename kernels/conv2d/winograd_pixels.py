@@ -129,7 +129,7 @@ class TiledProduct(PixelProduct):
     def _distance(self) -> int:
         return POSITIONS
 
-    def _bring_weights(self, chunk: Any, inside: Any) -> None:
+    def _bring_weights(self, step: Any, chunk: Any, inside: Any) -> None:
         """The work-items of a row of positions transform the weights of a chunk into local memory."""
         sharing = SIDE * self.blocking.down
         each = -(-self.staged // sharing)

@@ -104,7 +104,7 @@ def run_tiled(shape, channels, group, how):
 
 def run_geglu(rows, depth, channels, group, how):
     x = random.standard_normal((1, rows, depth)).astype("float16")
-    width = matmul.panel_width(2 * channels, TILES.columns)
+    width = matmul.panel_width(2 * channels, (4,) if how == "float" else TILES.columns)
     half = width // 2
     plain = (random.standard_normal((2 * channels, depth)) / np.sqrt(depth)).astype("float32")
     bias = random.standard_normal(2 * channels).astype("float16")
@@ -142,6 +142,11 @@ run_tiled((1, 3, 5, 2560), 8, 0, "chunks")
 run_tiled((1, 1, 17, 640), 8, 0, "half")
 run_geglu(67, 128, 12, 0, "half")
 run_geglu(11, 1280, 16, 64, "chunks")
+run_geglu(67, 128, 12, 0, "float")
+run_geglu(11, 1280, 6, 64, "float")
+run_matmul(4100, 64, 12, None, "float")
+run_conv2d((1, 21, 14, 4), 24, 3, 1, None, "float")
+run_conv2d((2, 9, 15, 96), 20, 3, 2, 32, "float")
 print("right")
 """
 

@@ -15,7 +15,7 @@ from tvm import tirx
 from ddimcache.adreno.bars import broken
 from ddimcache.adreno.report import statistics_of, with_work_sizes
 from ddimcache.compiler.passes.list_launches import work_sizes
-from ddimcache.compiler.target import profile
+from ddimcache.compiler.target import DeviceProfile, PixelTable, profile
 from ddimcache.kernels.conv2d.tiled import POSITIONS, tiled_conv2d, tiles_of
 from ddimcache.kernels.workload import parse
 from ddimcache.schedules.apply import ApplySchedules
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.lab
 PHONE = dataclasses.replace(profile("adreno-740"), tuned={})
 
 
-def problems(function: tirx.PrimFunc) -> list[str]:
-    source = build(function, PHONE).mod.imports[0].inspect_source()
+def problems(function: tirx.PrimFunc, device: DeviceProfile = PHONE) -> list[str]:
+    source = build(function, device).mod.imports[0].inspect_source()
     found = []
     for statistics in statistics_of(with_work_sizes(source, work_sizes(function))):
         assert statistics.registers <= 12
@@ -58,6 +58,40 @@ def problems(function: tirx.PrimFunc) -> list[str]:
 def test_products(text: str) -> None:
     workload = parse(text)
     assert not problems(kernel_of(workload, PHONE, blank_arguments(workload, PHONE)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "matmul 4096x320x320 float16 float16",
+        "matmul 77x768x640 float16 float16",
+        "matmul 77x3072x768 float16 float16",
+        "matmul 2304x1280x640 float16 int8",
+        "matmul 256x5120x1280 float16 float16",
+        "matmul 1024x640x640 float16 int8g64",
+        "matmul 64x1280x1280 float16 float16",
+        "matmul 23x2560x24 float16 int8g128",
+        "geglu 4096x320x2560 float16 float16",
+        "geglu 1024x640x5120 float16 float16",
+        "geglu 64x1280x10240 float16 int8",
+        "geglu 2304x640x5120 float16 int8g32",
+        "conv2d 1x64x64x4x320x3x3x1x1 float16 float16",
+        "conv2d 1x96x80x4x320x3x3x1x1 float16 int8",
+        "conv2d 1x512x512x128x3x3x3x1x1 float16 float16",
+        "conv2d 1x512x512x128x128x3x3x1x1 float16 int8g32",
+        "conv2d 1x40x56x320x640x3x3x2x2 float16 float16",
+        "conv2d 1x16x16x1280x1280x3x3x2x2 float16 float16",
+        "conv2d 1x8x8x2560x1280x3x3x1x1 float16 float16",
+        "conv2d 1x64x64x320x4x3x3x1x1 float16 float16",
+        "conv2d 1x44x60x16x48x3x3x1x1 float16 float16",
+    ],
+)
+def test_products_with_sums_in_float32(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In panels of a pixel, as the compiler packs their weights."""
+    monkeypatch.setattr(PixelTable, "sums_of", lambda *_: "float")
+    device = dataclasses.replace(PHONE, tiles=dataclasses.replace(PHONE.tiles, columns=(4,)))
+    workload = parse(text)
+    assert not problems(kernel_of(workload, device, blank_arguments(workload, device)), device)
 
 
 @pytest.mark.parametrize(
