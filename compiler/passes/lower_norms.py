@@ -34,21 +34,38 @@ INJECTIVE = 2
 """TVM's operator pattern of a kernel whose every output reads a fixed place of its input."""
 
 
-def moments(builder: relax.BlockBuilder, x: relax.Expr, tiles: TileTable) -> relax.Expr:
-    """Emits the sums over parts of ``x`` [B, ..., C] and of its squares: [B, parts, 2, C] float32."""
+def flat_rows(builder: relax.BlockBuilder, x: relax.Expr) -> relax.Expr:
+    """Emits ``x`` [B, ..., C] as [B, R, C]."""
     shape = static_shape(x) or []
-    batch, channels, rows = shape[0], shape[-1], math.prod(shape[1:-1])
-    flat = builder.emit(relax.op.reshape(x, [batch, rows, channels]))
+    return builder.emit(relax.op.reshape(x, [shape[0], math.prod(shape[1:-1]), shape[-1]]))
+
+
+def moments(
+    builder: relax.BlockBuilder, flat: relax.Expr, first: relax.Expr, groups: int, tiles: TileTable
+) -> relax.Expr:
+    """Emits the sums over parts of ``flat`` [B, R, C] and of its squares: [B, parts, 2, C] float32.
+
+    ``first`` [B, R', C] is ``flat``, or the first band of what it is a band of.
+    """
+    batch, rows, channels = static_shape(flat) or []
     kernel = group_norm.moments(
-        batch, rows, channels, dtype_name(x), vector=tiles.vector, work_group=tiles.injective_work_group
+        batch,
+        rows,
+        (static_shape(first) or [])[1],
+        channels,
+        groups,
+        dtype_name(flat),
+        vector=tiles.vector,
+        work_group=tiles.injective_work_group,
     )
     out = relax.TensorType([batch, group_norm.chunks(rows), 2, channels], "float32")
-    return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_moments"), [flat], out))
+    return builder.emit(relax.call_tir(builder.add_func(kernel, "group_norm_moments"), [flat, first], out))
 
 
 def parameters(
     builder: relax.BlockBuilder,
     sums: relax.Expr,
+    first: relax.Expr,
     call: relax.Call,
     weight: relax.Expr,
     bias: relax.Expr,
@@ -56,19 +73,20 @@ def parameters(
 ) -> relax.Expr:
     """Emits what each channel of what ``call`` normalises is multiplied by and adds: [B, 2, C] float32.
 
-    ``sums`` are the moments of all of it, in any number of parts.
+    ``sums`` are the moments of all of it, in any number of parts, all made with ``first``.
     """
     batch, parts, _, channels = static_shape(sums) or []
     groups = int(call.attrs.num_groups)
     rows = math.prod((static_shape(call.args[0]) or [])[1:-1])
-    sizes = (batch, rows, parts, channels, groups, float(call.attrs.epsilon), dtype_name(weight))
+    first_rows = (static_shape(first) or [])[1]
+    sizes = (batch, rows, first_rows, parts, channels, groups, float(call.attrs.epsilon), dtype_name(weight))
     if tiles.team > 1:
         kernel = shared_parameters(*sizes, threads=tiles.team)
     else:
         kernel = group_norm.parameters(*sizes, work_group=tiles.injective_work_group)
     variable = builder.add_func(kernel, "group_norm_parameters")
     out = relax.TensorType([batch, 2, channels], "float32")
-    return builder.emit(relax.call_tir(variable, [sums, weight, bias], out))
+    return builder.emit(relax.call_tir(variable, [sums, first, weight, bias], out))
 
 
 def apply_parameters(builder: relax.BlockBuilder, x: relax.Expr, found: relax.Expr) -> relax.Expr:
@@ -100,8 +118,9 @@ class _NormLowerer(PyExprMutator):
             return call
         found = self._parameters(call)
         if found is None:
-            sums = moments(self.builder_, x, self.tiles)
-            found = parameters(self.builder_, sums, call, weight, bias, self.tiles)
+            flat = flat_rows(self.builder_, x)
+            sums = moments(self.builder_, flat, flat, int(call.attrs.num_groups), self.tiles)
+            found = parameters(self.builder_, sums, flat, call, weight, bias, self.tiles)
         return apply_parameters(self.builder_, x, found)
 
     def _parameters(self, call: relax.Call) -> relax.Expr | None:

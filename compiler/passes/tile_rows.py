@@ -6,7 +6,7 @@ Before::
 
 After, with two bands (x0, x1 are the bands of x, s its statistics)::
 
-    s = parameters(moments(x0), moments(x1), weight, bias)
+    s = parameters(moments(x0, x0), moments(x1, x0), x0, weight, bias)
     y0 = R.add(R.nn.conv2d(R.nn.silu(apply(R.concat(x0, x1[:1]), s)), k, padding=[1, 1, 0, 1]), bias)
     y1 = R.add(R.nn.conv2d(R.nn.silu(apply(R.concat(x0[-1:], x1), s)), k, padding=[0, 1, 1, 1]), bias)
 
@@ -28,7 +28,7 @@ from itertools import pairwise
 import tvm
 from tvm import relax
 
-from ddimcache.compiler.passes.lower_norms import apply_parameters, moments, parameters
+from ddimcache.compiler.passes.lower_norms import apply_parameters, flat_rows, moments, parameters
 from ddimcache.compiler.passes.partition_at_cut import substitute
 from ddimcache.compiler.passes.simplify import op_name, static_shape
 from ddimcache.compiler.target import DeviceProfile
@@ -298,16 +298,17 @@ class _Writer:
 
     def _parameters(self, call: relax.Call) -> relax.Expr:
         x, weight, bias = call.args
-        parts = []
-        if x in self.plan.cut:
-            bounds = self.plan.cut[x].bounds
-            for low, high in pairwise(bounds):
-                parts.append(moments(self.builder, self.rows(x, low, high), self.profile.tiles))
-        else:
-            parts.append(moments(self.builder, self.expr(x), self.profile.tiles))
+        parts: list[relax.Expr] = []
+        first: relax.Expr | None = None
+        bounds = self.plan.cut[x].bounds if x in self.plan.cut else None
+        for low, high in pairwise(bounds) if bounds else [(0, 0)]:
+            band = flat_rows(self.builder, self.rows(x, low, high) if bounds else self.expr(x))
+            first = band if first is None else first
+            parts.append(moments(self.builder, band, first, int(call.attrs.num_groups), self.profile.tiles))
+        assert first is not None
         sums = parts[0] if len(parts) == 1 else self.builder.emit(relax.op.concat(parts, axis=1))
         own = (self.expr(weight), self.expr(bias))
-        return parameters(self.builder, sums, call, *own, self.profile.tiles)
+        return parameters(self.builder, sums, first, call, *own, self.profile.tiles)
 
 
 @tvm.transform.module_pass(opt_level=0, name="TileRows")

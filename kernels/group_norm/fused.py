@@ -162,10 +162,11 @@ class _Emitter:
 
     def _statistics(self, x: Any) -> Any:
         """Mean and reciprocal deviation of the groups of a work-group."""
-        sums, squares = local(self.own), local(self.own)
-        self._sum(x, sums, squares)
+        sums, squares, samples = local(self.own), local(self.own), local(self.own)
+        self._each_channel(lambda g, c: T.buffer_store(samples, self._sample(x, g), [c]))
+        self._sum(x, samples, sums, squares)
         statistic = self._shared_statistics if self.threads > 1 else self._own_statistics
-        return statistic(sums, squares)
+        return statistic(x, sums, squares)
 
     def _each_vector(self, emit: Callable[[Any], None]) -> None:
         """Emits a statement for every vector of a work-item; it is given the channel's number in it."""
@@ -173,8 +174,22 @@ class _Emitter:
             with T.vectorized(0, lanes) as lane:
                 emit(first + lane)
 
-    def _sum(self, x: Any, sums: Any, squares: Any) -> None:
-        """Sums of a work-item's channels, and of their squares, over its pixels."""
+    def _each_channel(self, emit: Callable[[Any, Any], None]) -> None:
+        """Emits a statement for every channel of a work-item: of its group and its number."""
+        if self.threads == 1:
+            # Whole groups: without a division for each channel Clang makes vectors of the loop.
+            with T.serial(0, self.groups) as g, T.serial(0, self.norm.size) as c:
+                emit(g, g * self.norm.size + c)
+        else:
+            with T.serial(0, self.own) as c:
+                emit(T.bind((self.column + c) // self.norm.size), c)
+
+    def _sample(self, x: Any, g: Any) -> Any:
+        """A number of a work-group's group ``g``."""
+        return T.cast(x[self.b, self.norm.sample, self.slab_first + g * self.norm.size], "float32")
+
+    def _sum(self, x: Any, samples: Any, sums: Any, squares: Any) -> None:
+        """Sums of a work-item's channels without ``samples``, and of their squares, over its pixels."""
         own = -(-self.norm.pixels // self.lines)
         chunks = -(-own // PIXELS_PER_CHUNK)
         depth = -(-own // chunks)
@@ -188,8 +203,12 @@ class _Emitter:
                 step = inside.enter_context(T.serial(0, depth))
                 pixel = T.bind((chunk * depth + step) * self.lines + self.line)
                 self._guard(inside, pixel, self.norm.pixels, chunks * depth * self.lines)
-                self._set(total, lambda c: total[c] + self._value(x, pixel, c))
-                self._set(square, lambda c: square[c] + self._value(x, pixel, c) * self._value(x, pixel, c))
+
+                def centred(c: Any) -> Any:
+                    return self._value(x, pixel, c) - samples[c]
+
+                self._set(total, lambda c: total[c] + centred(c))
+                self._set(square, lambda c: square[c] + centred(c) * centred(c))
             self._set(sums, lambda c: sums[c] + total[c])
             self._set(squares, lambda c: squares[c] + square[c])
 
@@ -206,14 +225,14 @@ class _Emitter:
             inside.enter_context(T.If(place < count))
             inside.enter_context(T.Then())
 
-    def _own_statistics(self, sums: Any, squares: Any) -> Any:
+    def _own_statistics(self, x: Any, sums: Any, squares: Any) -> Any:
         statistic = local(self.groups, 2)
         totals = group_sums(self.groups, self.norm.size, self.vectors[0][1], (sums, squares))
         with T.serial(0, self.groups) as g:
-            store_statistic(self.norm, totals[0, g], totals[1, g], statistic, g)
+            store_statistic(self.norm, totals[0, g], totals[1, g], self._sample(x, g), statistic, g)
         return statistic
 
-    def _shared_statistics(self, sums: Any, squares: Any) -> Any:
+    def _shared_statistics(self, x: Any, sums: Any, squares: Any) -> Any:
         """The same where the sums of all work-items meet."""
         parts, whole = _shared(2, self.lines, self.slab), _shared(2, self.slab)
         statistic = _shared(self.groups, 2)
@@ -229,7 +248,7 @@ class _Emitter:
             T.buffer_store(whole, total[0], [side, c])
         T.evaluate(T.tvm_storage_sync("shared"))
         with self._shared_loop(self.groups) as g:
-            self._statistic(lambda side, c: whole[side, c], g, statistic)
+            self._statistic(lambda side, c: whole[side, c], self._sample(x, g), g, statistic)
         T.evaluate(T.tvm_storage_sync("shared"))
         return statistic
 
@@ -243,14 +262,14 @@ class _Emitter:
             self._guard(inside, number, count, steps * self.threads)
             yield number
 
-    def _statistic(self, read: Callable[[int, Any], Any], g: Any, statistic: Any) -> None:
+    def _statistic(self, read: Callable[[int, Any], Any], sample: Any, g: Any, statistic: Any) -> None:
         """Mean and reciprocal deviation of a group from sums by channel."""
         size, moment = self.norm.size, local(2)
         for side in range(2):
             T.buffer_store(moment, T.float32(0), [side])
             with T.serial(0, size) as c:
                 T.buffer_store(moment, moment[side] + read(side, g * size + c), [side])
-        store_statistic(self.norm, moment[0], moment[1], statistic, g)
+        store_statistic(self.norm, moment[0], moment[1], sample, statistic, g)
 
     def _parameters(self, weight: Any, bias: Any, statistic: Any) -> tuple[Any, Any]:
         """What each channel of a work-item is multiplied by and adds."""
@@ -261,13 +280,7 @@ class _Emitter:
             T.buffer_store(factor, statistic[g, 1] * T.cast(weight[channel], "float32"), [c])
             T.buffer_store(shift, T.cast(bias[channel], "float32") - statistic[g, 0] * factor[c], [c])
 
-        if self.threads == 1:
-            # Whole groups: without a division for each channel Clang makes vectors of the loop.
-            with T.serial(0, self.groups) as g, T.serial(0, self.norm.size) as c:
-                store(g, g * self.norm.size + c)
-        else:
-            with T.serial(0, self.own) as c:
-                store(T.bind((self.column + c) // self.norm.size), c)
+        self._each_channel(store)
         return factor, shift
 
     def _apply(self, x: Any, parameters: tuple[Any, Any], out: Any) -> None:

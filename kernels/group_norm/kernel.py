@@ -12,6 +12,7 @@ from functools import cache
 from tvm import te, tirx
 from tvm.script import tirx as T
 
+from ddimcache.kernels.group_norm.normalisation import sample_of
 from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 
 ROWS_PER_CHUNK = 64
@@ -25,9 +26,22 @@ def chunks(rows: int) -> int:
 
 @cache
 def moments(
-    batch: int, rows: int, channels: int, dtype: str, *, vector: int, work_group: int
+    batch: int,
+    rows: int,
+    first_rows: int,
+    channels: int,
+    groups: int,
+    dtype: str,
+    *,
+    vector: int,
+    work_group: int,
 ) -> tirx.PrimFunc:
-    """Per-chunk sums of ``x`` [B, R, C] and of its squares: [B, chunks, 2, C] float32."""
+    """Per-chunk sums of ``x`` [B, R, C] and of its squares: [B, chunks, 2, C] float32.
+
+    They are of what is left without a number of the group (``normalisation.sample_of``) in ``first``
+    [B, R', C] with R' = ``first_rows``: ``x`` itself, or the first band of what ``x`` is a band of.
+    """
+    size, sample = channels // groups, sample_of(first_rows)
     lanes = vector_lanes(channels, vector)
     parts = chunks(rows)
     depth = rows // parts
@@ -38,6 +52,7 @@ def moments(
     @T.prim_func(private=True, s_tir=True, check_well_formed=False)
     def kernel(
         x: T.Buffer((batch, rows, channels), dtype),
+        first: T.Buffer((batch, first_rows, channels), dtype),
         out: T.Buffer((batch, parts, 2, channels), "float32"),
     ):
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
@@ -48,26 +63,29 @@ def moments(
                 for item in T.thread_binding(group, thread="threadIdx.x"):
                     total = T.alloc_buffer((lanes,), "float32", scope="local")
                     square = T.alloc_buffer((lanes,), "float32", scope="local")
-                    first: T.let[T.int32] = (block * group + item) % (channels // lanes) * lanes
+                    samples = T.alloc_buffer((lanes,), "float32", scope="local")
+                    c: T.let[T.int32] = (block * group + item) % (channels // lanes) * lanes
                     part: T.let[T.int32] = (block * group + item) // (channels // lanes) % parts
                     b: T.let[T.int32] = (block * group + item) // (channels // lanes * parts)
+                    for lane in range(lanes):
+                        samples[lane] = T.Cast("float32", first[b, sample, (c + lane) // size * size])
                     for lane in T.vectorized(lanes):
                         total[lane] = T.float32(0)
                     for lane in T.vectorized(lanes):
                         square[lane] = T.float32(0)
                     for row in range(depth):
                         for lane in T.vectorized(lanes):
-                            total[lane] = total[lane] + T.Cast(
-                                "float32", x[b, part * depth + row, first + lane]
+                            total[lane] = total[lane] + (
+                                T.Cast("float32", x[b, part * depth + row, c + lane]) - samples[lane]
                             )
                         for lane in T.vectorized(lanes):
-                            square[lane] = square[lane] + T.Cast(
-                                "float32", x[b, part * depth + row, first + lane]
-                            ) * T.Cast("float32", x[b, part * depth + row, first + lane])
+                            square[lane] = square[lane] + (
+                                T.Cast("float32", x[b, part * depth + row, c + lane]) - samples[lane]
+                            ) * (T.Cast("float32", x[b, part * depth + row, c + lane]) - samples[lane])
                     for lane in T.vectorized(lanes):
-                        out[b, part, 0, first + lane] = total[lane]
+                        out[b, part, 0, c + lane] = total[lane]
                     for lane in T.vectorized(lanes):
-                        out[b, part, 1, first + lane] = square[lane]
+                        out[b, part, 1, c + lane] = square[lane]
     # fmt: on
     return kernel
 
@@ -76,6 +94,7 @@ def moments(
 def parameters(
     batch: int,
     rows: int,
+    first_rows: int,
     parts: int,
     channels: int,
     groups: int,
@@ -86,10 +105,10 @@ def parameters(
 ) -> tirx.PrimFunc:
     """What normalising multiplies each channel by, and what it adds then: [B, 2, C] float32.
 
-    Of ``moments``, and of ``weight`` and ``bias`` [C] in ``dtype``. ``parts`` sums over ``rows`` rows
-    together; how they share the rows does not matter.
+    Of ``moments`` and the ``first`` that they were made with, and of ``weight`` and ``bias`` [C], all in
+    ``dtype``. ``parts`` sums over ``rows`` rows together; how they share the rows does not matter.
     """
-    size = channels // groups
+    size, sample = channels // groups, sample_of(first_rows)
     items = batch * groups
     count = float(rows * size)
     group = largest_divisor(items, work_group)
@@ -98,6 +117,7 @@ def parameters(
     @T.prim_func(private=True, s_tir=True, check_well_formed=False)
     def kernel(
         x: T.Buffer((batch, parts, 2, channels), "float32"),
+        first: T.Buffer((batch, first_rows, channels), dtype),
         weight: T.Buffer((channels,), dtype),
         bias: T.Buffer((channels,), dtype),
         out: T.Buffer((batch, 2, channels), "float32"),
@@ -125,6 +145,7 @@ def parameters(
                         T.max(square[0] / T.float32(count) - total[0] * total[0], T.float32(0))
                         + T.float32(epsilon)
                     )
+                    total[0] = total[0] + T.Cast("float32", first[b, sample, g * size])
                     for c in range(size):
                         out[b, 0, g * size + c] = square[0] * T.Cast("float32", weight[g * size + c])
                         out[b, 1, g * size + c] = (

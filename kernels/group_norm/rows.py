@@ -36,7 +36,10 @@ def bands(norm: Normalisation, most: int) -> int:
 
 @cache
 def row_moments(norm: Normalisation, most: int, vector: int) -> tirx.PrimFunc:
-    """Sums of ``x`` [B, H * W, C] and of its squares by band and group: [B, bands, 2, G] float32."""
+    """Sums of ``x`` [B, H * W, C] and of its squares by band and group: [B, bands, 2, G] float32.
+
+    They are of what is left without a number of the group, see ``normalisation.sample_of``.
+    """
     with _kernel() as builder:
         x = T.arg("x", T.buffer(norm.flat, norm.dtype, layout=None))
         out = T.arg("out", T.buffer((norm.batch, bands(norm, most), 2, norm.groups), "float32", layout=None))
@@ -86,7 +89,9 @@ class _Emitter:
         """Emits the sums."""
         norm = self.norm
         with self._band():
-            sums = (local(norm.channels), local(norm.channels))
+            sums, samples = (local(norm.channels), local(norm.channels)), local(norm.channels)
+            with T.serial(0, norm.groups) as g, T.serial(0, norm.size) as number:
+                T.buffer_store(samples, self._sample(x, g), [g * norm.size + number])
             with self._vectors() as c:
                 T.buffer_store(sums[0], T.float32(0), [c])
             with self._vectors() as c:
@@ -99,7 +104,7 @@ class _Emitter:
                             c = number * self.lanes + lane
                             total = buffer[c]
                             for pixel in range(self.pixels):
-                                value = T.cast(x[self.b, first + pixel, c], "float32")
+                                value = T.cast(x[self.b, first + pixel, c], "float32") - samples[c]
                                 total = total + (value if power == 1 else value * value)
                             T.buffer_store(buffer, total, [c])
             totals = group_sums(norm.groups, norm.size, self.vector, sums)
@@ -118,7 +123,7 @@ class _Emitter:
             with T.serial(0, self.bands) as band, self._statistics() as (side, g):
                 T.buffer_store(moments, moments[side, g] + sums[self.b, band, side, g], [side, g])
             with T.serial(0, norm.groups) as g:
-                store_statistic(norm, moments[0, g], moments[1, g], statistic, 0)
+                store_statistic(norm, moments[0, g], moments[1, g], self._sample(x, g), statistic, 0)
                 with T.serial(0, norm.size) as number:
                     c = T.bind(g * norm.size + number)
                     T.buffer_store(factor, statistic[0, 1] * T.cast(weight[c], "float32"), [c])
@@ -143,6 +148,10 @@ class _Emitter:
                 if count:
                     with T.If(self.band == band), T.Then(), T.serial(0, count) as row:
                         self._clear(out, first + row, 0, norm.shape[2])
+
+    def _sample(self, x: Any, g: Any) -> Any:
+        """A number of group ``g``, the same for all bands."""
+        return T.cast(x[self.b, self.norm.sample, g * self.norm.size], "float32")
 
     def _clear(self, out: Any, y: Any, first: int, count: int) -> None:
         if count:

@@ -13,6 +13,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
+from ddimcache.kernels.group_norm.normalisation import sample_of
 from ddimcache.kernels.teams import Team, team_size
 from ddimcache.kernels.tiling import local
 
@@ -22,7 +23,16 @@ NUMBERS = 8
 
 @cache
 def shared_parameters(
-    batch: int, rows: int, parts: int, channels: int, groups: int, epsilon: float, dtype: str, *, threads: int
+    batch: int,
+    rows: int,
+    first_rows: int,
+    parts: int,
+    channels: int,
+    groups: int,
+    epsilon: float,
+    dtype: str,
+    *,
+    threads: int,
 ) -> tirx.PrimFunc:
     """The same as ``kernel.parameters``, by teams of at most ``threads`` work-items."""
     size = channels // groups
@@ -33,6 +43,7 @@ def shared_parameters(
         T.func_name("kernel")
         T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
         x = T.arg("x", T.buffer((batch, parts, 2, channels), "float32", layout=None))
+        first = T.arg("first", T.buffer((batch, first_rows, channels), dtype, layout=None))
         weight, bias = (T.arg(name, T.buffer((channels,), dtype, layout=None)) for name in ("weight", "bias"))
         out = T.arg("out", T.buffer((batch, 2, channels), "float32", layout=None))
         with T.sblock("root"):
@@ -59,6 +70,8 @@ def shared_parameters(
                 # Rounding can make the difference of two near numbers negative.
                 variance = T.max(team.total(sums[1]) / T.float32(count) - mean * mean, T.float32(0))
                 factor = T.bind(T.float32(1) / T.sqrt(variance + T.float32(epsilon)))
+                sample = T.cast(first[b, sample_of(first_rows), g * size], "float32")
+                whole_mean = T.bind(sample + mean)
                 with ExitStack() as inside:
                     step = inside.enter_context(T.serial(0, -(-size // team_items)))
                     number = T.bind(step * team_items + item)
@@ -68,5 +81,5 @@ def shared_parameters(
                     channel = T.bind(g * size + number)
                     own = T.bind(factor * T.cast(weight[channel], "float32"))
                     T.buffer_store(out, own, [b, 0, channel])
-                    T.buffer_store(out, T.cast(bias[channel], "float32") - mean * own, [b, 1, channel])
+                    T.buffer_store(out, T.cast(bias[channel], "float32") - whole_mean * own, [b, 1, channel])
     return builder.get()
