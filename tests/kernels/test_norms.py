@@ -70,7 +70,8 @@ def run_layer_norm(rows: int, channels: int, offset: float, target: str = "llvm"
     function = layer_norm(rows, channels, "float32", 1e-5, vector=16, work_group=4)
     out = run_kernel(function, [x, weight, bias], x.shape, target=target)
     exact = plain_layer_norm(x, weight, bias, 1e-5)
-    assert np.abs(out - exact).max() <= 2e-6 * (10 + abs(offset)) * max(1.0, np.abs(exact).max())
+    error = 2e-7 * (10 + deviations(x[:, None], 1))
+    assert np.abs(out - exact).max() <= error * max(1.0, np.abs(exact).max())
 
 
 @given(
@@ -88,6 +89,7 @@ def test_group_norm_of_any_shape(rows: int, size: int, groups: int, offset: floa
 @given(rows=st.integers(1, 40), channels=st.integers(2, 70), offset=st.sampled_from([0.0, 100.0]))
 @example(rows=3, channels=320, offset=100.0)  # sums side by side: 4, 3, and none
 @example(rows=5, channels=96, offset=0.0)
+@example(rows=31, channels=2, offset=100.0)  # rows of nearly equal numbers, which their mean hardly tells apart
 @example(rows=2, channels=80, offset=0.0)
 @settings(max_examples=6, deadline=None)
 def test_layer_norm_of_any_shape(rows: int, channels: int, offset: float) -> None:
