@@ -89,7 +89,7 @@ def test_group_norm_of_any_shape(rows: int, size: int, groups: int, offset: floa
 @given(rows=st.integers(1, 40), channels=st.integers(2, 70), offset=st.sampled_from([0.0, 100.0]))
 @example(rows=3, channels=320, offset=100.0)  # sums side by side: 4, 3, and none
 @example(rows=5, channels=96, offset=0.0)
-@example(rows=31, channels=2, offset=100.0)  # rows of nearly equal numbers, which their mean hardly tells apart
+@example(rows=31, channels=2, offset=100.0)  # two numbers that are nearly equal
 @example(rows=2, channels=80, offset=0.0)
 @settings(max_examples=6, deadline=None)
 def test_layer_norm_of_any_shape(rows: int, channels: int, offset: float) -> None:
