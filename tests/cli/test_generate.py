@@ -20,6 +20,7 @@ from tests.fakes.running_server import KEY, RunningServer
 
 KEYS = {
     "image",
+    "images",
     "seed",
     "device",
     "size",

@@ -61,7 +61,9 @@ def compile_model(
             metavar="WIDTHxHEIGHT",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures made at once, 1 … 64.")] = 1,
+    batch: Annotated[
+        int, typer.Option(help="Pictures of a prompt made at once, 1 … 64; only `generate` draws several.")
+    ] = 1,
     host: Annotated[
         str | None,
         typer.Option(

@@ -81,7 +81,9 @@ def generate(
     latents: Annotated[
         Path | None,
         typer.Option(
-            help="Initial noise in place of the seed: float32 1×4×h×w of unit variance.", metavar="FILE.npy"
+            help="Initial noise in place of the seed: float32 1×4×h×w of unit variance, or as many as a "
+            "bundle makes pictures.",
+            metavar="FILE.npy",
         ),
     ] = None,
     image: Annotated[
@@ -121,9 +123,15 @@ def generate(
         str | None,
         typer.Option(help="Most memory on the device, such as 900MiB. Default: all of it.", metavar="BYTES"),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture.", metavar="FILE.png")] = Path(
-        "out.png"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The picture; of a bundle that makes several at once FILE-1.png, FILE-2.png and so on.",
+            metavar="FILE.png",
+        ),
+    ] = Path("out.png"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
@@ -316,12 +324,7 @@ def _run(
             bundle = compiled(folder, options, bars)
         assert bundle is not None
         manifest = bundle.manifest
-        if manifest.batch != 1:
-            raise UsageError(
-                f"{folder} makes {manifest.batch} pictures at once, generate writes one",
-                where="--model",
-                remedy="compile it with --batch 1",
-            )
+        files = image_options.picture_files(output, manifest.batch)
         size = manifest.size_of(asked_size(given))
         begin = white = b""
         if image is not None:
@@ -373,12 +376,15 @@ def _run(
             facts["strength"] = repr(strength)
         if mask is not None:
             facts["mask"] = mask.name
-        write_atomically(output, encode_png(done.drawn.pixels[0], facts))
+        for number, (file, pixels) in enumerate(zip(files, done.drawn.pixels, strict=True), 1):
+            place = {"picture": f"{number} of {len(files)}"} if len(files) > 1 else {}
+            write_atomically(file, encode_png(pixels, facts | place))
         if save_latents is not None:
             write_atomically(save_latents, encode_npy(done.drawn.latents))
         finished(
             {
-                "image": str(output.absolute()),
+                "image": str(files[0].absolute()),
+                "images": [str(file.absolute()) for file in files],
                 "seed": seed,
                 "device": device.name,
                 "size": list(size.image_size),
@@ -462,7 +468,7 @@ def check_fits(given: dict[str, Any], manifest: Manifest, folder: Path) -> None:
 
 def _report(result: dict[str, Any], guidance: float) -> None:
     seconds = result["seconds"]
-    print(f"{result['image']}\n")
+    print("\n".join(result["images"]) + "\n")
     passes = "2 UNet calls a step" if guidance > 1 else "1 UNet call a step"
     print_table(
         [

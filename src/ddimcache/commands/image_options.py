@@ -107,6 +107,21 @@ def of_sampler(
     return cache_interval, guidance
 
 
+def picture_files(output: Path, count: int) -> list[Path]:
+    """Return the files of ``count`` pictures that are made at once: ``output``, or as many beside it.
+
+    Raises :class:`UsageError` where one of these cannot be written.
+    """
+    from ddimcache.runtime.files import check_can_write
+
+    if count == 1:
+        return [output]
+    files = [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
+    for file in files:
+        check_can_write(file, "--output")
+    return files
+
+
 def check_text(text: str, where: str) -> None:
     """Raise :class:`UsageError` for a text that no picture file could name."""
     try:
