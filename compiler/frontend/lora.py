@@ -144,11 +144,18 @@ def read_lora(choice: LoraChoice, networks: Mapping[str, Mapping[str, tuple[int,
             )
         found[part] = stored
     if unknown:
+        owners = [each for each in networks if names.place(f"{each}.{min(unknown)}") is not None]
+        remedy = f"check that it was trained for this model; {_KINDS_REMEDY}"
+        if owners:
+            remedy = (
+                f"its names do not say whose layers they are: put `{owners[0]}.` before each, or write the "
+                "file again with `StableDiffusionPipeline.save_lora_weights`"
+            )
         raise FrontendError(
             f"`{min(unknown)}` is no part of a LoRA for this model"
             + (f", nor are {len(unknown) - 1} more" if len(unknown) > 1 else ""),
             where=path,
-            remedy=f"check that it was trained for this model; {_KINDS_REMEDY}",
+            remedy=remedy,
         )
     if not parts:
         raise FrontendError("holds no tensors", where=path, remedy=COPY_REMEDY)

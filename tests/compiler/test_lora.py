@@ -299,6 +299,11 @@ BAD: dict[str, tuple[dict[str, torch.Tensor], dict, str]] = {
         {},
         "is stored as I8, not F32 or F16",
     ),
+    "names of nobody": (
+        {name.removeprefix("unet."): tensor for name, tensor in GOOD.items()},
+        {},
+        r"is no part of a LoRA.*; its names do not say whose layers they are: put `unet\.` before each",
+    ),
     "NaN": (
         {name: tensor * float("nan") for name, tensor in GOOD.items()},
         {},
