@@ -32,6 +32,11 @@ SIZES = {
 """The families, with the meaning of their sizes. Height and width are those of the result; a gated linear
 layer's channels are values and gates together."""
 
+DTYPES = ("float32", "float16", "int8", "bfloat16")
+WEIGHTS = ("float32", "float16", "int8")
+MOST_NUMBERS = 2**31 - 1
+"""Of an operand or a result: kernels count them in int32."""
+
 _TEXT = re.compile(r"([a-z0-9_]+) (\d{1,7}(?:x\d{1,7}){2,8}) ([a-z]+\d+) ([a-z]+\d*(?:g\d{1,4})?)")
 
 
@@ -87,6 +92,10 @@ class Workload:
             return f"family {self.family!r} is none of: {', '.join(SIZES)}"
         if len(self.sizes) != len(names) or min(self.sizes) < 1:
             return f"{self.family} has sizes {', '.join(names)}, not {self.shape}"
+        if self.dtype not in DTYPES:
+            return f"dtype {self.dtype!r} is none of: {', '.join(DTYPES)}"
+        if (reason := self._weights_problem() or self._size_problem()) is not None:
+            return reason
         if self.dtype == "int8":
             products = self.family in ("matmul", "geglu") and self.weights.startswith("int8")
             if not products or self.sizes[1] % 4 or self.sizes[2] % 16:
@@ -96,6 +105,34 @@ class Workload:
                 )
         if self.dtype == "bfloat16" and (self.family != "attention" or self.sizes[4] % 2):
             return "products in bfloat16 belong to attention with heads of an even width"
+        return None
+
+    def _weights_problem(self) -> str | None:
+        if self.family == "attention":
+            return None if self.weights == NO_WEIGHTS else f"attention has no weights: write {NO_WEIGHTS}"
+        kind, grouped, group = self.weights.partition("g")
+        if kind not in WEIGHTS or (grouped and kind != "int8"):
+            return f"weights {self.weights!r} are none of: {', '.join(WEIGHTS)}, or int8g64 for groups of 64"
+        depth = self.sizes[3 if self.family == "conv2d" else 1]
+        if grouped and (not group.isdecimal() or not int(group) or depth % int(group)):
+            return f"groups of {group} do not share a depth of {depth}"
+        return None
+
+    def _size_problem(self) -> str | None:
+        if self.family == "geglu" and self.sizes[2] % 2:
+            return f"channels are values and gates together, and {self.sizes[2]} is odd"
+        if self.family == "attention":
+            batch, queries, tokens, heads, width = self.sizes
+            tensors = [batch * queries * heads * width, batch * tokens * heads * width]
+        elif self.family == "conv2d":
+            batch, height, width, depth, channels, high, across, down, right = self.sizes
+            tensors = [batch * (height * down + high) * (width * right + across) * depth]
+            tensors += [channels * high * across * depth, batch * height * width * channels]
+        else:
+            rows, depth, channels = self.sizes
+            tensors = [rows * depth, depth * channels, rows * channels]
+        if max(tensors) > MOST_NUMBERS:
+            return f"has a tensor of {max(tensors)} numbers, at most {MOST_NUMBERS} can be counted"
         return None
 
 

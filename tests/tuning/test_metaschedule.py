@@ -70,6 +70,7 @@ def test_what_is_not_ours_is_told(tmp_path: Path, log: store.TuningLog) -> None:
     back = metaschedule.import_records(folder, DEVICE)
     assert back.records == log.records
     assert len(back.skipped) == 3
+    assert sum("a trace of another tuner" in line for line in back.skipped) == 1
     other = metaschedule.import_records(folder, profile("llvm"))
     assert (other.records, len(other.skipped)) == ({}, len(TEXTS) + 3)
 

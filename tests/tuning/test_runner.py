@@ -18,6 +18,16 @@ from ddimcache.tuning.runner import Runner
 SMALL = parse("matmul 32x32x32 float32 int8")
 
 
+def test_operands_without_room_are_an_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(kernels, "make_inputs", fail)
+    with Runner("llvm", "llvm") as runner:
+        outcome = runner.run(SMALL, {}, {})
+    assert (outcome.status, "do not fit into" in outcome.message) == ("memory", True)
+
+
 @pytest.fixture
 def children(request: pytest.FixtureRequest) -> Iterator[Runner]:
     """A runner whose child is the Python program of the test's parameter."""

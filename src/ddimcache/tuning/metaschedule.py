@@ -27,6 +27,9 @@ RECORD = "ddimcache.record"
 FILES = ("database_workload.json", "database_tuning_record.json")
 """What MetaSchedule calls the two tables in a working folder."""
 
+NOT_OURS = b"null"
+"""What is read of a record without that annotation."""
+
 _READING_SECONDS = 300
 
 
@@ -83,6 +86,8 @@ def import_records(folder: Path, device: DeviceProfile) -> store.TuningLog:
     skipped = []
     for number, line in enumerate(done.stdout.splitlines(), 1):
         try:
+            if line == NOT_OURS:
+                raise RecordProblem("", "a trace of another tuner; our schedules take decisions, no traces")
             record = from_json(store.TuningRecord, store.read_line(line))
             if record.device != device.name:
                 raise RecordProblem("device", f"{record.device}, not {device.name}")
@@ -114,13 +119,13 @@ def _module(record: store.TuningRecord, device: DeviceProfile) -> Any:
 
 
 def _print_records(folder: Path) -> None:
-    """Prints what each record of a database is annotated with, a line each: ``null`` for one of others."""
+    """Prints what each record of a database is annotated with, a line each: :data:`NOT_OURS` without."""
     for record in _database(folder).get_all_tuning_records():
         found = None
         for instruction in record.trace.insts:
             if str(instruction.kind.name) == "Annotate" and list(map(str, instruction.attrs)) == [RECORD]:
                 found = str(instruction.inputs[1])
-        print("null" if found is None else found.strip('"').replace("\n", " "))
+        print(NOT_OURS.decode() if found is None else found.strip('"').replace("\n", " "))
 
 
 if __name__ == "__main__":

@@ -59,13 +59,17 @@ class Runner:
 
         Raises :class:`DeviceError` where no process can be started at all.
         """
+        try:
+            inputs = self._inputs_of(workload)
+        except MemoryError:
+            return Outcome("memory", message="operands and answer do not fit into this machine's memory")
         request = Request(
             workload.text,
             self.target,
             self.place,
             dict(decisions),
             dict(rival),
-            str(self._inputs_of(workload)),
+            str(inputs),
             repeats,
             self.memory,
         )
