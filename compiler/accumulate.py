@@ -3,13 +3,14 @@
 A sum is taken in one of three ways (``kernels/pixels.py``): all of it in float16, in chunks of float16 that
 are added in float32, or all in float32. The rule takes
 
+- ``float`` where weights are not rounded to int8: nothing else of the product is less exact than float16,
 - ``chunks`` where the reduction is longer than the profile's ``longest``,
 - ``chunks`` where it is shorter and its weights speak against one sum (:func:`half_error` above
   ``most_half_error``),
 - ``half`` for the others.
 
-``--accumulate`` replaces the rule: for everything, or for
-the layers that a pattern names. Devices that do not read pixels sum everything in float32.
+``--accumulate`` replaces the rule: for everything, or for the layers that a pattern names. ``float16`` is
+the rule for weights of int8. Devices that do not read pixels sum everything in float32.
 """
 
 from __future__ import annotations
@@ -61,23 +62,24 @@ class Accumulation:
     decided: dict[str, str] = field(default_factory=dict)
     """The way of summing by weight, and why."""
 
-    def sums_of(self, key: str, shape: tuple[int, ...], matrix: Callable[[], np.ndarray]) -> str | None:
+    def sums_of(
+        self, key: str, shape: tuple[int, ...], matrix: Callable[[], np.ndarray], rounded: bool
+    ) -> str | None:
         """How products with the weight ``key`` of ``shape`` [O, ..., C] are summed; None without pixels.
 
-        ``matrix`` computes the weight in the order in which it is summed, and is called only where the rule
-        asks for it.
+        ``rounded`` says that the weight is int8. ``matrix`` computes it in the order in which it is summed,
+        and is called only where the rule asks for it.
         """
         table = self.profile.tiles.pixels
-        by_rule = None if table is None else table.sums_of(shape[-1], int(np.prod(shape[1:-1])))
-        if table is None or by_rule is None:
+        kind = chosen_kind(self.choices, self.layer_of(key), "auto")
+        in_half = kind == "float16" or (kind == "auto" and rounded)
+        how = None if table is None else table.sums_of(shape[-1], int(np.prod(shape[1:-1])), in_half)
+        if table is None or how is None:
             self.decided[key] = _NAMES["float"]
             return None
-        kind = chosen_kind(self.choices, self.layer_of(key), "auto")
-        how, why = by_rule, ""
-        if kind != "auto":
-            how, why = {"float32": "float", "float16": "half"}[kind], " as asked"
-        elif how == "half" and half_error(matrix()) > table.most_half_error:
-            how, why = "chunks", " for their weights"
+        why = "" if kind == "auto" else " as asked"
+        if how == "half" and half_error(matrix()) > table.most_half_error:
+            how, why = "chunks", why or " for their weights"
         self.decided[key] = _NAMES[how] + why
         return how
 

@@ -51,10 +51,15 @@ class PixelTable:
     parts: int = 0
     """Work-items that share a reduction."""
 
-    def sums_of(self, depth: int, taps: int = 1) -> str | None:
-        """How ``taps`` times ``depth`` products are summed; None where ``depth`` is not made of pixels."""
+    def sums_of(self, depth: int, taps: int, in_half: bool) -> str | None:
+        """How ``taps`` times ``depth`` products are summed; None where ``depth`` is not made of pixels.
+
+        Where they are not to be summed ``in_half``, in float16, float32 is all that is left.
+        """
         if depth % PIXEL:
             return None
+        if not in_half:
+            return "float"
         return "half" if depth * taps <= self.longest else "chunks"
 
     def longest_of(self, sums: str, length: int) -> int:

@@ -65,6 +65,11 @@ class Workload:
         return f"{self.family} {self.shape} {self.dtype} {self.weights}"
 
     @property
+    def rounded(self) -> bool:
+        """Whether its weights are int8."""
+        return self.weights.startswith("int8")
+
+    @property
     def group(self) -> int:
         """Input channels that share a scale, 0 for weights without groups."""
         return int(self.weights.partition("g")[2] or 0)
@@ -97,7 +102,7 @@ class Workload:
         if (reason := self._weights_problem() or self._size_problem()) is not None:
             return reason
         if self.dtype == "int8":
-            products = self.family in ("matmul", "geglu") and self.weights.startswith("int8")
+            products = self.family in ("matmul", "geglu") and self.rounded
             if not products or self.sizes[1] % 4 or self.sizes[2] % 16:
                 return (
                     "activations of int8 belong to a matmul or geglu with weights of int8, a depth of fours "

@@ -101,8 +101,8 @@ def _misfit(tiles: TileTable, workload: Workload) -> str | None:
 
 
 def sums_of(tiles: TileTable, workload: Workload) -> str | None:
-    """How a product is summed that reads pixels, by length; ``None`` for one that does not."""
-    return None if tiles.pixels is None else tiles.pixels.sums_of(*_reduction(workload))
+    """How a product is summed that reads pixels, by length and weights; ``None`` for one that does not."""
+    return None if tiles.pixels is None else tiles.pixels.sums_of(*_reduction(workload), workload.rounded)
 
 
 def _reduction(workload: Workload) -> tuple[int, int]:

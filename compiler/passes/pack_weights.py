@@ -200,7 +200,8 @@ class WeightPacker(StoredWeights):
         whole = self.rounded_shape(key, shape)
         self.summed.append(key)
         weight = self.store[self._parts_of(key)[0]].compute if key in self.parts else matrix
-        return self.accumulation.sums_of(key, whole, weight)
+        rounded = self.weights_of(whole, key).startswith("int8")
+        return self.accumulation.sums_of(key, whole, weight, rounded)
 
     def note(self) -> str:
         """How many layers have which scales and are summed how, in words, where there is a choice."""

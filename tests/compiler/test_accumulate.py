@@ -29,11 +29,11 @@ def matrix(outputs: int, depth: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((outputs, depth)).astype("float32")
 
 
-def decided(shape: tuple[int, ...], weight: np.ndarray, *choices: str) -> str | None:
+def decided(shape: tuple[int, ...], weight: np.ndarray, *choices: str, rounded: bool = True) -> str | None:
     accumulation = Accumulation(
         PHONE, [LayerChoice.parse(text) for text in choices], lambda key: f"mid.{key}"
     )
-    return accumulation.sums_of("proj", shape, lambda: weight)
+    return accumulation.sums_of("proj", shape, lambda: weight, rounded)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,15 @@ def test_the_rule_goes_by_length(shape: tuple[int, ...], how: str | None) -> Non
     assert decided(shape, matrix(8, int(np.prod(shape[1:])))) == how
 
 
+def test_weights_that_are_not_rounded_are_summed_in_float32() -> None:
+    long, short = matrix(4, 640), matrix(4, 64)
+    for shape, weight in (((4, 640), long), ((4, 64), short)):
+        assert decided(shape, weight, rounded=False) == "float"
+        assert decided(shape, weight, "float32", "mid.*=auto", rounded=False) == "float"
+        assert decided(shape, weight, "float16", rounded=False) == decided(shape, weight)
+    assert decided((8, 3), matrix(8, 3), rounded=False) is None
+
+
 def test_weights_that_come_early_speak_against_one_sum() -> None:
     weight = matrix(8, 320)
     weight[:, 4:] *= 0.01
@@ -60,7 +69,8 @@ def test_weights_that_come_early_speak_against_one_sum() -> None:
 
 def test_the_last_choice_that_names_a_layer_counts() -> None:
     long, short = matrix(4, 640), matrix(4, 64)
-    assert decided((4, 640), long, "float16") == "half"
+    assert decided((4, 640), long, "float16") == "chunks"
+    assert decided((4, 64), short, "float16") == "half"
     assert decided((4, 64), short, "float32") == "float"
     assert decided((4, 64), short, "float32", "mid.*=auto") == "half"
     assert decided((4, 64), short, "mid.*=float32", "down.*=float16") == "float"
@@ -68,7 +78,7 @@ def test_the_last_choice_that_names_a_layer_counts() -> None:
 
 def test_a_device_that_reads_no_pixels_has_no_choice() -> None:
     accumulation = Accumulation(profile("opencl"), [LayerChoice.parse("float16")])
-    assert accumulation.sums_of("w", (4, 64), lambda: matrix(4, 64)) is None
+    assert accumulation.sums_of("w", (4, 64), lambda: matrix(4, 64), True) is None
 
 
 @settings(max_examples=20, deadline=None)
@@ -115,7 +125,9 @@ def test_every_product_of_a_unet_is_summed_as_reported() -> None:
         return notes, [way for way in ways if way != "attention"]
 
     notes, ways = compiled()
-    assert set(ways) == {"half", "chunks"}
+    # Only the first and the last layer, whose weights are not rounded.
+    assert set(ways) == {"half", "chunks", "float"}
+    assert ways.count("float") == 2, ways
     for phase in ("lower products", "fuse geglu"):
         assert "summed in" in notes[phase]
         assert "asked" not in notes[phase]
@@ -125,6 +137,8 @@ def test_every_product_of_a_unet_is_summed_as_reported() -> None:
     notes, ways = compiled("float32", "*.attn1.*=auto")
     assert "float" in ways
     assert set(ways) & {"half", "chunks"}
+    notes, ways = compiled("float16")
+    assert set(ways) == {"half", "chunks"}
 
 
 def test_a_pattern_of_no_layer_is_a_slip_of_the_pen() -> None:

@@ -147,14 +147,9 @@ def test_a_picture_in_float16(
 
 @pytest.mark.parametrize(
     ("weights", "accumulate", "most"),
-    # By the rule, sums are further away: nothing of an error dies out where weights are random. What twice
-    # PyTorch's would cost is in docs/adreno.md, with what sums of shortcuts in float32 win.
-    [
-        ("fp16", "float32", 2),
-        ("int8", "float32", 2),
-        ("fp16", "auto", 4),
-        ("fp16", "*.conv_shortcut=float32", 3.5),
-    ],
+    # By the rule, weights of int8 are summed in float16: further away than PyTorch's sums, and little beside
+    # what rounding the weights does, which the reference here has done too (docs/adreno.md).
+    [("fp16", "auto", 2), ("int8", "float32", 2), ("int8", "auto", 4), ("fp16", "float16", 4)],
 )
 def test_a_full_and_a_cached_step_at_a_quarter_of_the_width(
     tmp_path: Path, weights: str, accumulate: str, most: float

@@ -61,7 +61,7 @@ def make_inputs(workload: Workload, seed: int = 0) -> dict[str, np.ndarray]:
         x = normal(1, rows, depth)
         weight = normal(channels, depth) / np.float32(depth**0.5)
     arrays = {"x": x.astype(workload.stored)}
-    if _is_int8(workload):
+    if workload.rounded:
         group = workload.group
         arrays |= {"weight": quantize(weight, group), "scale": scale_of(weight, group)}
     else:
@@ -92,10 +92,6 @@ def expected(workload: Workload, arrays: Arrays) -> np.ndarray:
     if workload.family == "geglu":
         return plain_geglu(x, weight, arrays["bias"])
     return plain_matmul(x, weight)
-
-
-def _is_int8(workload: Workload) -> bool:
-    return workload.weights.startswith("int8")
 
 
 def panel(workload: Workload, device: DeviceProfile) -> int:
@@ -164,7 +160,7 @@ def kernel_of(workload: Workload, device: DeviceProfile, inputs: list[np.ndarray
 def _computation(workload: Workload, device: DeviceProfile, given: list[te.Tensor]) -> te.Tensor:
     x, weight, *others = given
     dtype, sums = workload.stored, sums_of(device.tiles, workload)
-    scale = others[0] if _is_int8(workload) else None
+    scale = others[0] if workload.rounded else None
     if workload.family == "geglu":
         return geglu.geglu(x, weight, scale, others[-1], dtype, sums)
     if workload.family == "conv2d":
