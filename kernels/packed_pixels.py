@@ -13,14 +13,15 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from ddimcache.kernels.pixels import PixelProduct, memory
+from ddimcache.kernels.pixels import PixelProduct, counted, memory
 from ddimcache.kernels.tiling import PIXEL
 
 PACKED, MATRIX_BITS, STORED_BITS = 0, 8, 12
 """The place that holds three numbers, and bits of two of them."""
 
-_FEW_ROWS = 4
-"""Rows below which a driver's compiler writes out a hot loop of any length."""
+_FEW_ROWS, _FEW_STEPS = 4, 4
+"""Rows below which a driver's compiler writes out a hot loop of any length, and chunks below which it writes
+out the loop over them, hot loops and all."""
 
 
 class PackedProduct(PixelProduct):
@@ -32,13 +33,21 @@ class PackedProduct(PixelProduct):
 
     def _place_weights(self) -> None:
         own = self.blocking
-        assert own.parts * own.across <= 1 << MATRIX_BITS
-        assert own.parts * own.across * self.staged <= 1 << STORED_BITS
+        matrices = own.parts * own.across * own.positions
+        assert matrices <= 1 << MATRIX_BITS
+        assert matrices * self.staged <= 1 << STORED_BITS
         assert own.items <= 1 << (31 - MATRIX_BITS - STORED_BITS)
-        matrix = self.part * own.across + self.across
-        stored = matrix * self.staged + self._staged_slot()
+        stored = T.shift_left(self._first_stored(), MATRIX_BITS)
         item = T.shift_left(self.item, MATRIX_BITS + STORED_BITS)
-        T.buffer_store(self.place, matrix + T.shift_left(stored, MATRIX_BITS) + item, [PACKED])
+        T.buffer_store(self.place, self._own_matrix() + stored + item, [PACKED])
+
+    def _own_matrix(self) -> Any:
+        """The number of the weights that a work-item multiplies, among those of its group."""
+        return self.part * self.blocking.across + self.across
+
+    def _first_stored(self) -> Any:
+        """Where it stores the first of those that it brings."""
+        return self._own_matrix() * self.staged + self._staged_slot()
 
     def _slot(self) -> Any:
         return self._matrix() * self.staged
@@ -68,6 +77,9 @@ class PackedProduct(PixelProduct):
 
     def _count_weights(self) -> None:
         pass
+
+    def _all_steps(self) -> Any:
+        return counted(unknown_nought(), self.steps) if self.steps < _FEW_STEPS else super()._all_steps()
 
     def _step(self, step: Any) -> None:
         self._locate(self._item_of(self.place[PACKED]))

@@ -151,10 +151,14 @@ class PixelProduct:
                 for vector in range(self.vectors):
                     with T.vectorized(0, PIXEL) as lane:
                         T.buffer_store(self.sums, T.cast(0, self.dtype), [row, vector, lane])
-            with T.serial(0, self.steps) as step:
+            with self._all_steps() as step:
                 self._step(step)
             self._forget_item(self._kept_item())
             self._finish_all(finish)
+
+    def _all_steps(self) -> Any:
+        """The loop over the chunks of a work-item."""
+        return T.serial(0, self.steps)
 
     def _tiles(self) -> int:
         """Work-items that the rows need, those of a column of panels."""
@@ -474,9 +478,13 @@ class PixelProduct:
                 guard.enter_context(T.Then())
             self._store(finish, self._indices(row), which, slot)
 
+    def _unit(self) -> float:
+        """What sums are multiplied by: fractions of 127 that no scale made weights of lack that."""
+        return float(FRACTION) if str(self.weight.ty.dtype) == "int8" and self.scale is None else 1.0
+
     def _store(self, finish: Finish, indices: Sequence[Any], which: Any, slot: Any) -> None:
         """Stores the results ``which`` at ``indices``, from the sums at ``slot`` of local memory."""
-        unit = float(FRACTION) if str(self.weight.ty.dtype) == "int8" and self.scale is None else 1.0
+        unit = self._unit()
 
         def read(first: Any, lane: Any) -> Any:
             value = self.shared[slot * PIXEL + first + lane]

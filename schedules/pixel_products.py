@@ -45,6 +45,8 @@ _RAGGED_WAVES = 6
 
 _MOST_ITEMS = WAVE * WAVES
 
+_MOST_AT_ONCE = 4
+
 WAIT, BARRIER = 400, 60
 """Cycles: of memory's answer, and of a chunk's barriers."""
 
@@ -66,7 +68,7 @@ def schedule_pixel_product(
     lines = product.stored[:-2] if pairs else product.stored[:-1]
     sizes = parse(str(product.annotations[WORKLOAD])).sizes
     strides = (sizes[7], sizes[8]) if taps else (1, 1)
-    emitter = (PackedProduct if shape.dtype == "float32" else PixelProduct)(
+    emitter = (PackedProduct if shape.sums == "float" else PixelProduct)(
         product.x,
         product.weight,
         product.scale,
@@ -224,6 +226,9 @@ def cost(own: PixelBlocking, shape: PixelShape) -> float:
     resident = min(resident, _RAGGED_WAVES) if chunks % own.parts else resident
     cycles = _BEGIN + steps * (own.chunk * _step(own.rows, shape) + _bring(own, shape)) + _end(own, shape)
     arithmetic, local, images, length = cycles
+    # Where parts begin in lines of their own, a fifth row's reads wait for others' registers, mostly.
+    twice = shape.dtype == "float32" and own.parts > 1 and shape.lines > 1 and own.rows > _MOST_AT_ONCE
+    length += steps * own.chunk * WAIT if twice else 0
     return float(share * max(arithmetic, local, images, length / resident))
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from tvm import s_tir, tirx
 
 from ddimcache.compiler.target import DeviceProfile, PixelTable, TiledTable, TileTable
+from ddimcache.kernels.conv2d.packed_tiles import PackedTiledProduct
 from ddimcache.kernels.conv2d.tiled import INPUT, POSITIONS, tiles_of
 from ddimcache.kernels.conv2d.winograd_pixels import OUTPUTS, TiledProduct
 from ddimcache.kernels.matmul.kernel import panel_width
@@ -63,19 +64,22 @@ def tiling_pays(profile: DeviceProfile, workload: Workload, sums: str | None, la
 def cycles_saved(profile: DeviceProfile, workload: Workload, sums: str | None) -> float:
     """The cycles of a processor that a convolution saves in tiles, by the model; -inf where it has none.
 
-    One that is summed in float32 is direct. Tuning records are about direct ones, and decide nothing here.
+    Tuning records are about direct ones, and decide nothing here.
     """
     table, pixels = profile.tiles.tiled, profile.tiles.pixels
-    if table is None or pixels is None or sums not in ("half", "chunks"):
+    if table is None or pixels is None or sums is None:
         return -math.inf
     batch, height, width, depth, channels, *kernel = workload.sizes
     if kernel != [3, 3, 1, 1] or depth % PIXEL or workload.dtype != profile.compute_dtype:
         return -math.inf
     high, wide = tiles_of(height, width)
-    panel = panel_width(channels, profile.tiles_of(workload).columns)
+    columns, dtype = profile.tiles_of(workload).columns, workload.dtype
+    if sums == "float":
+        columns, dtype = (PIXEL,), "float32"
+    panel = panel_width(channels, columns)
     panels = -(-channels // panel)
-    tiled = PixelShape(batch * high * wide, depth, 1, panels, panel, sums, workload.dtype)
-    direct = PixelShape(batch * height * width, depth * 3, 3, panels, panel, sums, workload.dtype, width)
+    tiled = PixelShape(batch * high * wide, depth, 1, panels, panel, sums, dtype)
+    direct = PixelShape(batch * height * width, depth * 3, 3, panels, panel, sums, dtype, width)
     blocking = choose_blocking(tiled, table, pixels, profile.max_threads)
     other = pixel_products.choose_blocking(direct, pixels)
     if blocking is None or other is None:
@@ -105,7 +109,7 @@ def schedule_tiled_product(
     if blocking is None:
         return None
     height, width = product.shape[1:3]
-    emitter = TiledProduct(
+    emitter = (PackedTiledProduct if shape.sums == "float" else TiledProduct)(
         product.x,
         product.weight,
         product.scale,
@@ -113,6 +117,7 @@ def schedule_tiled_product(
         height,
         width,
         product.stored[-1],
+        shape.dtype,
         profile.max_image_pixels,
     )
     macs = 9 * math.prod(product.shape) * shape.depth
@@ -123,6 +128,7 @@ def schedule_tiled_product(
 def tiled_shape(x: Sequence[Any], weight: Sequence[Any], sums: str, dtype: str) -> PixelShape:
     """A position's product of tiles of shape [B, H / 2, W / 2, 16, C] with weights of [O / P, 3, 3, C, P]."""
     rows = math.prod(int(extent) for extent in x[:3])
+    dtype = "float32" if sums == "float" else dtype
     return PixelShape(rows, int(x[-1]), 1, int(weight[0]), int(weight[-1]), sums, dtype)
 
 
@@ -159,7 +165,8 @@ def cost(own: PixelBlocking, shape: PixelShape) -> float:
     resident = min(WAVES, share)
     steps = shape.depth // PIXEL // own.chunk // own.parts
     step = step_cycles(own.rows, shape, resident)
-    bring = max(32, (BARRIER + WAIT) / resident)
+    waits = 3 if shape.dtype == "float32" else 1
+    bring = max(32, (BARRIER + waits * WAIT) / resident)
     # Sums are written and read, nine of each part for each output, and wait for each other twice a tile.
     each = max(OUTPUTS * shape.width / (POSITIONS * own.parts), 1)
     end = own.rows * (2 * shape.width + 18 * own.parts * each + 2 * BARRIER / resident)

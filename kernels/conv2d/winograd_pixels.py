@@ -9,6 +9,7 @@ where work-items make outputs of them in float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
@@ -55,10 +56,10 @@ class TiledProduct(PixelProduct):
         height: int,
         width: int,
         channels: int,
+        dtype: str,
         image_pixels: int,
     ) -> None:
         lines = [int(extent) for extent in x.ty.shape[:3]]
-        dtype = str(x.ty.dtype)
         super().__init__(
             x, weight, scale, blocking, lines, (1, 1), False, channels, dtype, image_pixels, taps=(1, 1)
         )
@@ -105,7 +106,7 @@ class TiledProduct(PixelProduct):
         The row's number comes with the place of the weights, which the loop counts on: from anything else a
         driver's compiler would compute the factors before the loop, and keep them in registers.
         """
-        line = T.bitwise_and(self.place[WEIGHT_PLACE], SIDE - 1)
+        line = self._line()
         zero, half, one = (tirx.const(number, self.dtype) for number in (0.0, 0.5, 1.0))
         inner = T.And(line > 0, line < SIDE - 1)
         middle = T.Select(inner, T.Select(line < 2, half, -half), zero)
@@ -114,6 +115,16 @@ class TiledProduct(PixelProduct):
             middle,
             T.Select(inner, half, T.Select(line < 1, zero, one)),
         ]
+
+    def _line(self) -> Any:
+        """The number of the row of positions that a work-item makes weights of."""
+        return T.bitwise_and(self.place[WEIGHT_PLACE], SIDE - 1)
+
+    def _weight_place(self, _step: Any) -> Any:
+        return T.shift_right(self.place[WEIGHT_PLACE], SIDE.bit_length() - 1)
+
+    def _count_weights(self) -> None:
+        T.buffer_store(self.place, self.place[WEIGHT_PLACE] + self.staged * SIDE, [WEIGHT_PLACE])
 
     def _brought(self) -> Any:
         """The number of a work-item among those that bring the same row of positions."""
@@ -133,8 +144,8 @@ class TiledProduct(PixelProduct):
         """The work-items of a row of positions transform the weights of a chunk into local memory."""
         sharing = SIDE * self.blocking.down
         each = -(-self.staged // sharing)
-        held = [self._transformed(chunk, number * sharing, inside) for number in range(each)]
-        T.buffer_store(self.place, self.place[WEIGHT_PLACE] + self.staged * SIDE, [WEIGHT_PLACE])
+        held = [self._transformed(step, chunk, number * sharing, inside) for number in range(each)]
+        self._count_weights()
         synchronise()
         for number in range(each):
             with ExitStack() as guard:
@@ -148,12 +159,12 @@ class TiledProduct(PixelProduct):
                         T.buffer_store(self.shared, held[number][column, lane], [place])
         synchronise()
 
-    def _transformed(self, chunk: Any, further: int, inside: Any) -> Any:
+    def _transformed(self, step: Any, chunk: Any, further: int, inside: Any) -> Any:
         """A row of positions of the vector of weights that lies ``further`` behind a work-item's first."""
         taps, held = memory("local", self.dtype, 3 * PIXEL), memory("local", self.dtype, SIDE, PIXEL)
         line = memory("local", self.dtype, 3, PIXEL)
         beside = self.chunks * self.staged
-        place = T.shift_right(self.place[WEIGHT_PLACE], SIDE.bit_length() - 1) + further
+        place = self._weight_place(step) + further
         if further + SIDE * self.blocking.down > self.staged or inside is not None:
             place = T.min(place, (self.panels * 9 - 8) * beside - 1)
         factors = memory("local", self.dtype, 3)
@@ -162,11 +173,8 @@ class TiledProduct(PixelProduct):
         for column in range(3):
             for row in range(3):
                 tap = 3 * row + column
-                read_pixel(taps, row, self.weight, place + tap * beside, self.image_pixels)
-                if self.scale is not None:
-                    scale = self._scale_of(chunk, further, tap)
-                    with T.vectorized(0, PIXEL) as lane:
-                        T.buffer_store(taps, taps[row * PIXEL + lane] * scale(lane), [row * PIXEL + lane])
+                scale = None if self.scale is None else self._scale_of(chunk, further, tap)
+                self._read_tap(taps, row, place + tap * beside, scale)
             with T.vectorized(0, PIXEL) as lane:
                 terms = [taps[row * PIXEL + lane] * factors[row] for row in range(3)]
                 T.buffer_store(line, terms[0] + terms[1] + terms[2], [column, lane])
@@ -180,6 +188,13 @@ class TiledProduct(PixelProduct):
                     value = value * T.Select(inside, tirx.const(1, self.dtype), tirx.const(0, self.dtype))
                 T.buffer_store(held, value, [column, lane])
         return held
+
+    def _read_tap(self, taps: Any, row: int, place: Any, scale: Callable[[Any], Any] | None) -> None:
+        """Reads the weights at ``place``, times their ``scale``, to a ``row`` of ``taps``."""
+        read_pixel(taps, row, self.weight, place, self.image_pixels)
+        if scale is not None:
+            with T.vectorized(0, PIXEL) as lane:
+                T.buffer_store(taps, taps[row * PIXEL + lane] * scale(lane), [row * PIXEL + lane])
 
     def _scale_of(self, chunk: Any, further: int, tap: int) -> Any:
         """The scales of a vector of output channels at a tap, times what their fractions lack."""

@@ -75,6 +75,13 @@ def test_a_comparison_that_does_not_leave_the_loop_does_not_count() -> None:
     assert [loop.trips for loop in kernel.loops] == [loop.trips for loop in statistics().loops]
 
 
+def test_a_comparison_that_decides_who_takes_part_does_not_count() -> None:
+    added = "MESA: info: add.u r1.x, r1.x, 2"
+    guarded = f"{added}\nMESA: info: cmps.s.lt p0.x, r1.x, 4\nMESA: info: predt\nMESA: info: prede"
+    (kernel,) = parse_compiler_log(LOG.replace(added, guarded))
+    assert [loop.trips for loop in kernel.loops] == [loop.trips for loop in statistics().loops]
+
+
 def test_a_launch_takes_what_its_busiest_unit_needs() -> None:
     size = WorkSize((6, 1, 1), (128, 1, 1))
     time = kernel_time([(statistics(), size)], moved_bytes=0)

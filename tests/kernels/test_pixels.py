@@ -55,18 +55,16 @@ def test_matmul(rows: int, depth: int, channels: int, group: int | None, sums: s
 
 @pytest.mark.opencl
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("group", [0, 32])
+@pytest.mark.parametrize(("group", "sums"), [(0, "chunks"), (32, "chunks"), (32, "float")])
 @pytest.mark.parametrize(
     ("shape", "channels"), [((2, 9, 11, 40), 6), ((1, 7, 8, 4), 24), ((1, 6, 5, 128), 8)]
 )
-def test_conv2d(shape: tuple[int, int, int, int], channels: int, group: int, stride: int) -> None:
+def test_conv2d(shape: tuple[int, int, int, int], channels: int, group: int, sums: str, stride: int) -> None:
     x = np.random.default_rng(2).standard_normal(shape).astype("float32")
     packed, weight = weights((channels, 3, 3, shape[-1]), group, conv2d.pack, 3)
     arrays = [x, *packed]
     strides = (stride, stride)
-    function = te_function(
-        lambda x, w, s: conv2d.conv2d(x, w, s, channels, strides, "float32", "chunks"), arrays
-    )
+    function = te_function(lambda x, w, s: conv2d.conv2d(x, w, s, channels, strides, "float32", sums), arrays)
     exact = plain_conv2d(x, weight, strides)
     out = run_kernel(function, arrays, exact.shape, target=DEVICE)
     assert np.abs(out - exact).max() <= 2e-5 * np.abs(exact).max()

@@ -97,7 +97,9 @@ def check(shape: Sequence[int], channels: int, group: int | None, sums: str, dev
 
 
 @pytest.mark.opencl
-@pytest.mark.parametrize(("group", "sums"), [(None, "half"), (0, "chunks"), (32, "chunks")])
+@pytest.mark.parametrize(
+    ("group", "sums"), [(None, "half"), (0, "chunks"), (32, "chunks"), (None, "float"), (0, "float")]
+)
 @pytest.mark.parametrize(
     ("shape", "channels"),
     [
@@ -230,7 +232,7 @@ def test_where_it_pays(side: int, depth: int, channels: int, pays: bool) -> None
 def test_where_it_is_not_asked_for() -> None:
     own = workload(64, 320, 320)
     assert tiling_pays(PHONE, own, "half")
-    assert not tiling_pays(PHONE, own, "float")
+    assert tiling_pays(PHONE, own, "float")
     assert not tiling_pays(PHONE, own, None)
     assert not tiling_pays(PHONE, workload(64, 320, 320, "3x3x2x2"), "chunks")
     assert not tiling_pays(PHONE, workload(64, 320, 320, "1x1x1x1"), "chunks")
@@ -248,7 +250,7 @@ def test_where_it_is_not_asked_for() -> None:
         assert tiling_pays(PHONE, workload(128, 512, 512), "chunks", (64 << 20) - 10485760 + most) is pays
 
 
-@pytest.mark.parametrize("sums", ["half", "chunks"])
+@pytest.mark.parametrize("sums", ["half", "chunks", "float"])
 @pytest.mark.parametrize(
     "sizes", [(1024, 320, 40, 8), (64, 1280, 160, 8), (256, 960, 80, 8), (9, 52, 3, 4), (3, 12, 1, 8)]
 )
@@ -256,23 +258,25 @@ def test_blocks_keep_to_the_table(sizes: tuple[int, int, int, int], sums: str) -
     rows, depth, panels, width = sizes
     assert TABLE is not None
     assert PIXELS is not None
-    shape = PixelShape(rows, depth, 1, panels, width, sums, "float16")
+    dtype, size = ("float32", 4) if sums == "float" else ("float16", 2)
+    width = 4 if sums == "float" else width
+    shape = PixelShape(rows, depth, 1, panels, width, sums, dtype)
     own = choose_blocking(shape, TABLE, PIXELS, 1024)
     assert own is not None
     assert own.rows <= rows
     assert depth // 4 % (own.chunk * own.parts) == 0
     assert own.positions == POSITIONS
     assert own.items in (256, 512, 1024)
-    assert own.chunk * width * 8 <= PIXELS.local_bytes * own.down
+    assert own.chunk * width * size * 4 <= PIXELS.local_bytes * own.down
     if sums == "chunks":
         assert depth // own.parts <= TABLE.longest
     others = [PixelBlocking(own.rows, own.chunk, down, 1, own.parts, POSITIONS, True) for down in (8, 16, 32)]
     fitting = [
         one
         for one in others
-        if one.items in (256, 512, 1024) and one.chunk * width * 8 <= PIXELS.local_bytes * one.down
+        if one.items in (256, 512, 1024) and one.chunk * width * size * 4 <= PIXELS.local_bytes * one.down
     ]
-    assert own.chunk < WRITTEN_OUT["float16"] or cost(own, shape) == min(cost(one, shape) for one in fitting)
+    assert own.chunk < WRITTEN_OUT[dtype] or cost(own, shape) == min(cost(one, shape) for one in fitting)
 
 
 def test_a_sum_that_no_work_group_keeps_short_has_no_blocks() -> None:

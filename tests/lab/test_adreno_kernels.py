@@ -98,7 +98,8 @@ def run_tiled(shape, channels, group, how):
     exact = plain_conv2d(x.astype("float64"), weight.astype("float64"), (1, 1))
     result = run_kernel(te_function(compute, arrays), arrays, exact.shape, "float16", "adreno-740")
     longest = min(depth, TILES.tiled.longest if how == "chunks" else depth)
-    most = 2.75 * 0.1 * 9.8e-4 * np.sqrt(longest) + 5e-4
+    # With sums in float32 what is left is the rounding of transformed inputs and of results.
+    most = 9e-4 if how == "float" else 2.75 * 0.1 * 9.8e-4 * np.sqrt(longest) + 5e-4
     check(f"tiled conv2d {shape} {channels} {how} group={group}", result, exact, most)
 
 
@@ -140,6 +141,12 @@ run_tiled((2, 5, 3, 960), 8, 0, "chunks")
 run_tiled((1, 8, 8, 1280), 24, 0, "chunks")
 run_tiled((1, 3, 5, 2560), 8, 0, "chunks")
 run_tiled((1, 1, 17, 640), 8, 0, "half")
+for depth in (80, 320, 1280):
+    run_tiled((1, 16, 16, depth), 16, None, "float")
+    run_conv2d((1, 18, 18, depth), 16, 3, 1, None, "float")
+run_tiled((1, 23, 14, 640), 20, 0, "float")
+run_tiled((2, 13, 7, 64), 12, 32, "float")
+run_tiled((1, 3, 5, 2560), 3, 0, "float")
 run_geglu(67, 128, 12, 0, "half")
 run_geglu(11, 1280, 16, 64, "chunks")
 run_geglu(67, 128, 12, 0, "float")

@@ -93,14 +93,16 @@ def distance(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.sqrt(np.mean(difference**2)) / exact.std())
 
 
-def any_tiled(device: DeviceProfile, workload: Workload, _sums: str | None, _largest: int) -> bool:
+def any_tiled(device: DeviceProfile, workload: Workload, sums: str | None, _largest: int) -> bool:
     """Tiles wherever there are blocks for them, though this model's pictures are too small to gain by it."""
     batch, height, width, depth, channels, *kernel = workload.sizes
     table, pixels = device.tiles.tiled, device.tiles.pixels
-    if kernel != [3, 3, 1, 1] or depth % PIXEL or table is None or pixels is None:
+    if kernel != [3, 3, 1, 1] or depth % PIXEL or table is None or pixels is None or sums is None:
         return False
-    tiles = ((batch, *tiles_of(height, width), POSITIONS, depth), (-(-channels // 8), 3, 3, depth, 8))
-    return choose_blocking(tiled_shape(*tiles, "chunks", workload.dtype), table, pixels, 1024) is not None
+    panel = PIXEL if sums == "float" else 2 * PIXEL
+    tiles = ((batch, *tiles_of(height, width), POSITIONS, depth), (-(-channels // panel), 3, 3, depth, panel))
+    sums = "float" if sums == "float" else "chunks"
+    return choose_blocking(tiled_shape(*tiles, sums, workload.dtype), table, pixels, 1024) is not None
 
 
 def compare(

@@ -96,17 +96,28 @@ def test_products_with_sums_in_float32(text: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("height", "width", "depth", "channels"),
-    [(64, 64, 320, 320), (16, 16, 1280, 1280), (16, 16, 2560, 1280), (40, 56, 640, 320), (96, 96, 320, 320)],
+    [
+        (64, 64, 320, 320),
+        (16, 16, 1280, 1280),
+        (16, 16, 2560, 1280),
+        (40, 56, 640, 320),
+        (96, 96, 320, 320),
+        (24, 40, 1280, 640),
+        (33, 17, 320, 44),
+    ],
 )
-def test_convolutions_in_tiles(height: int, width: int, depth: int, channels: int) -> None:
-    panels = channels // 8
+@pytest.mark.parametrize(("weights", "sums"), [("int8", "chunks"), ("int8", "float"), ("float16", "float")])
+def test_convolutions_in_tiles(
+    height: int, width: int, depth: int, channels: int, weights: str, sums: str
+) -> None:
+    panel = 4 if sums == "float" else 8
     arrays = [
         np.zeros((1, *tiles_of(height, width), POSITIONS, depth), "float16"),
-        np.zeros((panels, 3, 3, depth, 8), "int8"),
+        np.zeros((-(-channels // panel), 3, 3, depth, panel), weights),
         np.zeros(channels, "float32"),
-    ]
+    ][: 3 if weights == "int8" else 2]
     function = te_function(
-        lambda x, w, s: tiled_conv2d(x, w, s, (height, width), channels, "float16", "chunks"), arrays
+        lambda x, w, s=None: tiled_conv2d(x, w, s, (height, width), channels, "float16", sums), arrays
     )
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     with PHONE.tvm_target():

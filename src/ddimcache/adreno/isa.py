@@ -272,8 +272,13 @@ _START = re.compile(r"mov\.[us]\d+[us]\d+ (h?r\d+\.[xyzw]), (-?\d+)$")
 
 
 def _leaves(after: list[_Instruction], left: set[str]) -> bool:
-    """Whether the first branch of ``after`` goes to one of the labels ``left``, those outside the loop."""
+    """Whether the first branch of ``after`` goes to one of the labels ``left``, those outside the loop.
+
+    What is only carried out by some work-items is a branch without a label.
+    """
     for instruction in after:
+        if instruction.name in ("predt", "predf"):
+            return False
         if (target := re.search(r"#(l\d+)", instruction.text)) is not None:
             return target[1] in left
     return False
