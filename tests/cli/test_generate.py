@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddimcache.commands import choose
 from ddimcache.models.shapes import FINGERPRINT
 from ddimcache.runtime.noise import noise
 from ddimcache.runtime.session import Session
@@ -432,6 +433,12 @@ class TestCompiling:
         assert compiler.calls[0][2].target == "llvm"
         assert "compiling" in first.err
         assert "compiling" not in second.err
+
+    def test_a_kept_one_asks_for_no_compiler(self, from_folder, compiler, monkeypatch):
+        """Its imports take seconds, and where only the runtime is installed there is none."""
+        from_folder()
+        monkeypatch.setattr(choose, "load_compiler", lambda: pytest.fail("the compiler was loaded"))
+        assert from_folder().code == 0
 
     def test_again_for_other_options_or_other_weights(self, from_folder, compiler, model):
         from_folder()

@@ -210,12 +210,15 @@ def load_compiler() -> Callable[[Path, Path, CompileOptions, Progress], object]:
 
 
 def compiled(model: Path, options: CompileOptions, progress: Progress) -> Bundle:
-    """Return the kept bundle of a model folder, compiling it when there is none yet."""
+    """Return the kept bundle of a model folder, compiling it when there is none yet.
+
+    Raises :class:`UsageError` where it has to be compiled and only the runtime is installed.
+    """
     from ddimcache.compiler.cache import kept_bundle
 
-    compile_pipeline = load_compiler()
-
     def compile_to(path: Path) -> None:
+        # Only here: diffusers and PyTorch take seconds to import, and a kept bundle needs neither.
+        compile_pipeline = load_compiler()
         say(
             f"compiling {model} for {options.target}, weights {options.weights}; it is kept for the next time"
         )
