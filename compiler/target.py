@@ -225,6 +225,14 @@ class TileTable:
     norms: NormTable | None = None
     """For GroupNorm; without it statistics are launches of their own, and what uses them is another."""
 
+    def columns_of(self, sums: str | None) -> tuple[int, ...]:
+        """``columns`` of weights whose products are summed so, by :meth:`PixelTable.sums_of`.
+
+        With sums in float32 of pixels a panel is a pixel: a weight in float32 is twice the local memory,
+        which more rows share then. A gated one is two values and their gates.
+        """
+        return (PIXEL,) if sums == "float" else self.columns
+
 
 Decisions = Mapping[str, int]
 """Numbers of a :class:`TileTable` by their dotted places: ``blocks.rows``, ``pixels.down``."""

@@ -79,13 +79,16 @@ class PackedProduct(PixelProduct):
         pass
 
     def _all_steps(self) -> Any:
-        return counted(unknown_nought(), self.steps) if self.steps < _FEW_STEPS else super()._all_steps()
+        few = 1 < self.steps < _FEW_STEPS
+        return counted(unknown_nought(), self.steps) if few else super()._all_steps()
 
     def _step(self, step: Any) -> None:
         self._locate(self._item_of(self.place[PACKED]))
         super()._step(step)
 
     def _count_places(self) -> None:
+        if self.chunks * self.blocking.chunk == 1:
+            return
         if self.blocking.together and self._distance() * self.depth == PIXEL:
             # The next place is that of the second row, and would be kept from there on.
             T.buffer_store(self.places, self.places[0] + unknown_nought(), [0])

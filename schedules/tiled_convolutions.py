@@ -73,10 +73,8 @@ def cycles_saved(profile: DeviceProfile, workload: Workload, sums: str | None) -
     if kernel != [3, 3, 1, 1] or depth % PIXEL or workload.dtype != profile.compute_dtype:
         return -math.inf
     high, wide = tiles_of(height, width)
-    columns, dtype = profile.tiles_of(workload).columns, workload.dtype
-    if sums == "float":
-        columns, dtype = (PIXEL,), "float32"
-    panel = panel_width(channels, columns)
+    panel = panel_width(channels, profile.tiles_of(workload).columns_of(sums))
+    dtype = "float32" if sums == "float" else workload.dtype
     panels = -(-channels // panel)
     tiled = PixelShape(batch * high * wide, depth, 1, panels, panel, sums, dtype)
     direct = PixelShape(batch * height * width, depth * 3, 3, panels, panel, sums, dtype, width)

@@ -22,7 +22,6 @@ from ddimcache.compiler.target import DeviceProfile
 from ddimcache.kernels.matmul import kernel as matmul_kernel
 from ddimcache.kernels.matmul.dots import LANES, LONGEST, pack_fours
 from ddimcache.kernels.scales import FOUR
-from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import SIZES, Workload
 
 PanelWidths = dict[tuple[str, str], int]
@@ -238,13 +237,9 @@ class WeightPacker(StoredWeights):
         """Output channels of a panel of the weight ``key``, for its product ``workload``.
 
         A weight of several products, those of the bands of a picture or of several picture sizes, is packed
-        once: the first decides. With ``sums`` in float32 of operands that are read as pixels it is a pixel: a
-        weight in float32 is twice the local memory, which more rows share then. A gated pixel is two values
-        and their gates.
+        once: the first decides. ``sums`` says how they are summed.
         """
-        columns = self.profile.tiles_of(workload).columns
-        if sums == "float":
-            columns = (PIXEL,)
+        columns = self.profile.tiles_of(workload).columns_of(sums)
         width = matmul_kernel.panel_width(workload.sizes[_CHANNELS[workload.family]], columns)
         return self.widths.setdefault((workload.family, key), width)
 

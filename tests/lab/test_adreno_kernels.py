@@ -38,7 +38,7 @@ def error(result, exact):
 def weights(shape, pack, group, how):
     values = (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype("float32")
     # As the compiler packs them: those of sums in float32 in pixels.
-    width = matmul.panel_width(shape[0], (4,) if how == "float" else TILES.columns)
+    width = matmul.panel_width(shape[0], TILES.columns_of(how))
     if group is None:
         values = values.astype("float16").astype("float32")
         return values, [pack(values.astype("float16"), width)]
@@ -105,7 +105,7 @@ def run_tiled(shape, channels, group, how):
 
 def run_geglu(rows, depth, channels, group, how):
     x = random.standard_normal((1, rows, depth)).astype("float16")
-    width = matmul.panel_width(2 * channels, (4,) if how == "float" else TILES.columns)
+    width = matmul.panel_width(2 * channels, TILES.columns_of(how))
     half = width // 2
     plain = (random.standard_normal((2 * channels, depth)) / np.sqrt(depth)).astype("float32")
     bias = random.standard_normal(2 * channels).astype("float16")
@@ -285,6 +285,9 @@ RANDOM = [
     "matmul 61x320x24 float16 int8g64",
     "conv2d 1x9x11x64x24x3x3x2x2 float16 int8",
     "geglu 33x640x32 float16 int8",
+    "matmul 61x320x24 float16 float16",
+    "conv2d 1x9x11x64x24x3x3x1x1 float16 float16",
+    "geglu 33x640x32 float16 float16",
     "attention 1x70x70x2x40 float16 none",
 ]
 base = profile("adreno-740")

@@ -15,7 +15,7 @@ from tvm import tirx
 from ddimcache.adreno.bars import broken
 from ddimcache.adreno.report import statistics_of, with_work_sizes
 from ddimcache.compiler.passes.list_launches import work_sizes
-from ddimcache.compiler.target import DeviceProfile, PixelTable, profile
+from ddimcache.compiler.target import PixelTable, profile
 from ddimcache.kernels.conv2d.tiled import POSITIONS, tiled_conv2d, tiles_of
 from ddimcache.kernels.workload import parse
 from ddimcache.schedules.apply import ApplySchedules
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.lab
 PHONE = dataclasses.replace(profile("adreno-740"), tuned={})
 
 
-def problems(function: tirx.PrimFunc, device: DeviceProfile = PHONE) -> list[str]:
-    source = build(function, device).mod.imports[0].inspect_source()
+def problems(function: tirx.PrimFunc) -> list[str]:
+    source = build(function, PHONE).mod.imports[0].inspect_source()
     found = []
     for statistics in statistics_of(with_work_sizes(source, work_sizes(function))):
         assert statistics.registers <= 12
@@ -87,11 +87,9 @@ def test_products(text: str) -> None:
     ],
 )
 def test_products_with_sums_in_float32(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In panels of a pixel, as the compiler packs their weights."""
     monkeypatch.setattr(PixelTable, "sums_of", lambda *_: "float")
-    device = dataclasses.replace(PHONE, tiles=dataclasses.replace(PHONE.tiles, columns=(4,)))
     workload = parse(text)
-    assert not problems(kernel_of(workload, device, blank_arguments(workload, device)), device)
+    assert not problems(kernel_of(workload, PHONE, blank_arguments(workload, PHONE)))
 
 
 @pytest.mark.parametrize(

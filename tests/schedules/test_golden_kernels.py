@@ -33,6 +33,10 @@ WORKLOADS = {
         "matmul 64x64x32 float16 int8",
         "geglu 16x32x32 float16 int8",
         "conv2d 1x8x8x16x32x3x3x1x1 float16 int8",
+        # Summed in float32.
+        "matmul 64x64x32 float16 float16",
+        "geglu 16x32x32 float16 float16",
+        "conv2d 1x8x8x16x32x3x3x1x1 float16 float16",
         "attention 1x16x16x1x8 float16 none",
     ),
 }

@@ -97,7 +97,8 @@ def expected(workload: Workload, arrays: Arrays) -> np.ndarray:
 def panel(workload: Workload, device: DeviceProfile) -> int:
     """The width of the weight's panels on ``device``."""
     tiles = device.tiles_of(workload)
-    return matmul.panel_width(workload.sizes[4 if workload.family == "conv2d" else 2], tiles.columns)
+    columns = tiles.columns_of(sums_of(tiles, workload))
+    return matmul.panel_width(workload.sizes[4 if workload.family == "conv2d" else 2], columns)
 
 
 def arguments(workload: Workload, device: DeviceProfile, arrays: Arrays) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-// adreno-740: conv2d 1x8x8x16x32x3x3x1x1 float16 int8, version 3 of the family
+// adreno-740: conv2d 1x8x8x16x32x3x3x1x1 float16 int8, version 4 of the family
 __kernel void main_kernel(__global half* restrict conv2d_scale_ptr, __read_only image1d_buffer_t p0_ptr /* CL_HALF_FLOAT */, __read_only image1d_buffer_t p1_ptr /* CL_SNORM_INT8 */, __global float* restrict p2_ptr) {
   int _ptr[4];
   int _ptr_1[1];

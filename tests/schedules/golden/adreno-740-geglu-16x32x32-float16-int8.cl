@@ -1,4 +1,4 @@
-// adreno-740: geglu 16x32x32 float16 int8, version 2 of the family
+// adreno-740: geglu 16x32x32 float16 int8, version 3 of the family
 __kernel void main_kernel(__global half* restrict geglu_gate_ptr, __read_only image1d_buffer_t p0_ptr /* CL_HALF_FLOAT */, __read_only image1d_buffer_t p1_ptr /* CL_SNORM_INT8 */, __global float* restrict p2_ptr, __global half* restrict p3_ptr) {
   int _ptr[3];
   int _ptr_1[1];

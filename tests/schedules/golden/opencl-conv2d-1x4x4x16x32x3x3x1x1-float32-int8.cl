@@ -1,4 +1,4 @@
-// opencl: conv2d 1x4x4x16x32x3x3x1x1 float32 int8, version 3 of the family
+// opencl: conv2d 1x4x4x16x32x3x3x1x1 float32 int8, version 4 of the family
 __kernel void main_kernel(__global float* restrict conv2d_scale_ptr, __global float* restrict p0_ptr, __global char* restrict p1_ptr, __global float* restrict p2_ptr) {
   float16 _ptr[143];
   float _ptr_1[1264];

@@ -1,4 +1,4 @@
-// opencl: geglu 8x16x32 float32 int8, version 2 of the family
+// opencl: geglu 8x16x32 float32 int8, version 3 of the family
 __kernel void main_kernel(__global float* restrict geglu_gate_ptr, __global float* restrict p0_ptr, __global char* restrict p1_ptr, __global float* restrict p2_ptr, __global float* restrict p3_ptr) {
   float16 _ptr[16];
   float16 _ptr_1[32];

@@ -1,4 +1,4 @@
-// opencl: matmul 64x64x32 float32 int8, version 2 of the family
+// opencl: matmul 64x64x32 float32 int8, version 3 of the family
 __kernel void main_kernel(__global float* restrict matmul_scale_ptr, __global float* restrict p0_ptr, __global char* restrict p1_ptr, __global float* restrict p2_ptr) {
   float16 _ptr[128];
   float16 _ptr_1[128];
