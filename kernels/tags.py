@@ -30,3 +30,6 @@ DECISIONS = "ddimcache.decisions"
 
 TILED = "ddimcache.tiled"
 """Annotation of a convolution's block that reads transformed tiles: the side of a tile of outputs."""
+
+SAMPLED = "ddimcache.sampled"
+"""Attribute of a kernel: the number of an input of which it reads a few elements, no bytes worth counting."""

@@ -26,7 +26,7 @@ from tvm.tirx.buffer import BufferType
 
 from ddimcache.compiler.passes.simplify import op_name
 from ddimcache.errors import CompileError
-from ddimcache.kernels.tags import DECISIONS, WORKLOAD
+from ddimcache.kernels.tags import DECISIONS, SAMPLED, WORKLOAD
 from ddimcache.launches import KernelWorkload, Launch, LaunchLists, WorkSize
 
 _SAME_DATA = {"relax.reshape", "relax.memory.view", "relax.memory.ensure_zero_offset"}
@@ -68,13 +68,18 @@ def list_launches(
         for variable, function in module.functions_items()
         if isinstance(function, tirx.PrimFunc)
     }
+    sampled = {
+        variable.name_hint: int(function.attrs[SAMPLED])
+        for variable, function in module.functions_items()
+        if function.attrs is not None and SAMPLED in function.attrs
+    }
     lists: dict[str, tuple[Launch, ...]] = {}
     for name in functions:
         function = module[name]
         if isinstance(function, tirx.PrimFunc):
             lists[name] = (_kernel_alone(name, function, work[name], component),)
             continue
-        nodes = _nodes(function)
+        nodes = _nodes(function, sampled)
         layers = _layers(nodes, weight_paths, component)
         lists[name] = tuple(
             _launch(node, work[node.kernel], layer or component)
@@ -147,7 +152,7 @@ def _bytes(tensor: relax.Expr) -> int:
     return math.prod(extents) * tvm.DataType(tensor.ty.dtype).itemsize
 
 
-def _nodes(function: relax.Function) -> list[_Node]:
+def _nodes(function: relax.Function, sampled: Mapping[str, int]) -> list[_Node]:
     """The launches in order, connected by the tensors between them."""
     weights = function.params[-1]
     same: dict[relax.Var, relax.Expr] = {}
@@ -175,7 +180,9 @@ def _nodes(function: relax.Function) -> list[_Node]:
             elif isinstance(value, relax.Call) and isinstance(value.op, relax.GlobalVar):
                 node = _Node(value.op.name_hint, [], [])
                 tensors = set()
-                for argument in value.args:
+                for number, argument in enumerate(value.args):
+                    if sampled.get(node.kernel) == number:
+                        continue
                     source = root(argument)
                     if source in fresh:
                         fresh.remove(source)

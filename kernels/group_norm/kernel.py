@@ -13,6 +13,7 @@ from tvm import te, tirx
 from tvm.script import tirx as T
 
 from ddimcache.kernels.group_norm.normalisation import sample_of
+from ddimcache.kernels.tags import SAMPLED
 from ddimcache.kernels.tiling import largest_divisor, vector_lanes
 
 ROWS_PER_CHUNK = 64
@@ -55,7 +56,7 @@ def moments(
         first: T.Buffer((batch, first_rows, channels), dtype),
         out: T.Buffer((batch, parts, 2, channels), "float32"),
     ):
-        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
+        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True, SAMPLED: 1})
         with T.sblock("root"):
             T.reads()
             T.writes()
@@ -122,7 +123,7 @@ def parameters(
         bias: T.Buffer((channels,), dtype),
         out: T.Buffer((batch, 2, channels), "float32"),
     ):
-        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True})
+        T.func_attr({"op_pattern": 8, "tirx.noalias": True, "tirx.is_scheduled": True, SAMPLED: 1})
         with T.sblock("root"):
             T.reads()
             T.writes()

@@ -35,6 +35,14 @@ class Small:
                 j = T.axis.spatial(4, i)
                 out[j] = x[j] + y[j]
 
+    @T.prim_func(s_tir=True)
+    def peek(x: T.Buffer((4,), "float32"), y: T.Buffer((4,), "float32"), out: T.Buffer((4,), "float32")):
+        T.func_attr({"ddimcache.sampled": 1})
+        for i in range(4):
+            with T.sblock("peek"):
+                j = T.axis.spatial(4, i)
+                out[j] = x[j] + y[0]
+
 
 def small(kernels: list[tuple[str, list[str | int]]]) -> tvm.IRModule:
     """A planned function ``main(x, params)``: each kernel with its arguments, by name of an earlier result
@@ -70,6 +78,15 @@ def test_a_launch() -> None:
     lists = list_launches(small([("scale", ["x", 0])]), ["main"], PATHS, lambda _: 7, "component")
     launch = Launch("scale", "block.0.part", 7, 14, 32, 16, (4,), "float32")
     assert lists == LaunchLists({"main": (launch,)})
+
+
+def test_an_input_of_which_a_few_elements_are_read_counts_for_nothing() -> None:
+    lists = list_launches(
+        small([("copy", ["x"]), ("peek", [2, "0"])]), ["main"], PATHS, kernel_macs, "sampler"
+    )
+    # Nor does it say where the launch belongs: the weight does.
+    launch = Launch("peek", "block.2.part", 0, 4, 16, 16, (4,), "float32")
+    assert lists.functions["main"][1] == launch
 
 
 def test_a_kernel_alone() -> None:
