@@ -34,6 +34,7 @@ from ddimcache.compiler.passes.guide_in_one_call import GuideInOneCall
 from ddimcache.compiler.passes.hoist_invariants import HoistInvariants, Invariant
 from ddimcache.compiler.passes.limit_arguments import LimitArguments
 from ddimcache.compiler.passes.limit_kernels import LimitKernels
+from ddimcache.compiler.passes.limit_tensors import limit_tensors
 from ddimcache.compiler.passes.list_launches import weight_paths
 from ddimcache.compiler.passes.lower_attention import LowerAttention
 from ddimcache.compiler.passes.lower_joins import LowerJoins
@@ -189,6 +190,8 @@ def phases(request: Request, compilation: Compilation) -> Iterator[tuple[str, An
             behind = range(count, inputs["cached"])
             yield "guide in one call", GuideInOneCall({"full": [CONTEXT], "cached": [CONTEXT, *behind]})
             inputs.update({name + GUIDED: inputs[name] for name in ("full", "cached")})
+    for name in inputs:
+        limit_tensors(compilation.module[name], request.component.name)
     compilation.macs = {name: count_work(compilation.module[name]) for name in inputs}
 
     compilation.merged_weights = members

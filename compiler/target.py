@@ -398,7 +398,8 @@ PROFILES = {
         compute_dtype="float32",
         max_threads=1024,
         max_local_memory=32 << 10,
-        max_allocation=1 << 40,
+        # Kernels count numbers in int32; the largest have 4 bytes.
+        max_allocation=4 * (2**31 - 1),
         wanted_activations=1 << 40,
         max_kernel_arguments=1 << 16,
         max_argument_bytes=1 << 20,

@@ -37,7 +37,7 @@ WEIGHTS = ("float32", "float16", "int8")
 MOST_NUMBERS = 2**31 - 1
 """Of an operand or a result: kernels count them in int32."""
 
-_TEXT = re.compile(r"([a-z0-9_]+) (\d{1,7}(?:x\d{1,7}){2,8}) ([a-z]+\d+) ([a-z]+\d*(?:g\d{1,4})?)")
+_TEXT = re.compile(r"([a-z0-9_]+) (\d{1,10}(?:x\d{1,10}){2,8}) ([a-z]+\d+) ([a-z]+\d*(?:g\d{1,4})?)")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Workload:
             return f"{self.family} has sizes {', '.join(names)}, not {self.shape}"
         if self.dtype not in DTYPES:
             return f"dtype {self.dtype!r} is none of: {', '.join(DTYPES)}"
-        if (reason := self._weights_problem() or self._size_problem()) is not None:
+        if (reason := self._weights_problem()) is not None:
             return reason
         if self.dtype == "int8":
             products = self.family in ("matmul", "geglu") and self.rounded
@@ -119,13 +119,14 @@ class Workload:
         if kind not in WEIGHTS or (grouped and kind != "int8"):
             return f"weights {self.weights!r} are none of: {', '.join(WEIGHTS)}, or int8g64 for groups of 64"
         depth = self.sizes[3 if self.family == "conv2d" else 1]
+        if self.family == "geglu" and self.sizes[2] % 2:
+            return f"channels are values and gates together, and {self.sizes[2]} is odd"
         if grouped and (not group.isdecimal() or not int(group) or depth % int(group)):
             return f"groups of {group} do not share a depth of {depth}"
         return None
 
-    def _size_problem(self) -> str | None:
-        if self.family == "geglu" and self.sizes[2] % 2:
-            return f"channels are values and gates together, and {self.sizes[2]} is odd"
+    def too_large(self) -> str | None:
+        """Why it cannot be computed by itself, or ``None``; a compilation may cut it into bands first."""
         if self.family == "attention":
             batch, queries, tokens, heads, width = self.sizes
             tensors = [batch * queries * heads * width, batch * tokens * heads * width]

@@ -142,6 +142,11 @@ def test_arguments_limit_images_too() -> None:
         assert device.tiles.pixels is None or device.most_arguments <= 128
 
 
+def test_no_tensor_has_more_numbers_than_indices_of_32_bits_count() -> None:
+    for target in TARGETS:
+        assert profile(target).max_allocation // 4 < 2**31
+
+
 def test_limits_are_only_ever_lowered() -> None:
     options = CompileOptions(limits=("max_threads=64", "max_threads=32", "max_allocation=99999999999"))
     device = with_limits(PROFILE, options.lower_limits)

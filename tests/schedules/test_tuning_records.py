@@ -57,6 +57,11 @@ def test_the_defaults_are_in_every_space(text: str, target: str) -> None:
     assert again == tiles
 
 
+def test_the_workload_of_many_large_pictures_is_read_again() -> None:
+    product = Workload("matmul", (16 * 1024 * 1024, 16, 128), "float32", "int8")
+    assert parse(product.text) == product
+
+
 def test_a_record_survives_writing_and_reading(tmp_path: Path) -> None:
     kept = record(PRODUCT, {"blocks.rows": 64, "columns": 16}, "opencl")
     folder = write_folder(tmp_path, "opencl", [kept])

@@ -372,6 +372,8 @@ def tasks_of(workloads: Sequence[tuple[str, int]], families: Sequence[str]) -> l
     calls: dict[Workload, int] = {}
     for text, count in workloads:
         workload = parse(text)
+        if (reason := workload.too_large()) is not None:
+            raise ValueError(reason)
         if workload.family in families:
             calls[workload] = calls.get(workload, 0) + count
     return [Task(workload, count) for workload, count in calls.items()]
