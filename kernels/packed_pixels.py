@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
 from tvm.script import tirx as T
 
-from ddimcache.kernels.pixels import PixelProduct, counted, memory
+from ddimcache.kernels.pixel_memory import counted, memory, unknown_nought
+from ddimcache.kernels.pixels import PixelProduct
 from ddimcache.kernels.tiling import PIXEL
 
 PACKED, MATRIX_BITS, STORED_BITS = 0, 8, 12
@@ -100,12 +100,3 @@ class PackedProduct(PixelProduct):
 
     def _hide_nought(self, _item: Any) -> None:
         self.nought = unknown_nought()
-
-
-def unknown_nought() -> Any:
-    """A 0 that compilers do not know, the same for a whole wave: grids are flat.
-
-    A number that it was added to is another one to them: they compute it again instead of keeping the first
-    through a loop, and a loop that begins with it stays one.
-    """
-    return tirx.call_pure_extern("int32", "convert_int", tirx.call_pure_extern("uint64", "get_group_id", 2))

@@ -17,32 +17,32 @@ attribute ``PIXELS`` has a word for that:
 - ``chunks``: parts that are short enough for the device (``PixelTable.longest_of``).
 - ``float``: everything in float32.
 
-Attention reads pixels too (``kernels/attention/pixels.py``), by what stands at the end.
+What work-groups are made of is in ``pixel_blocks.py``; what attention reads pixels by, too, in
+``pixel_memory.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
-from tvm import tirx
 from tvm.script import tirx as T
 
+from ddimcache.kernels.pixel_blocks import (
+    WRITTEN_OUT,
+    PixelBlocking,
+    gated_together,
+    line_of,
+    tiles_of_rows,
+)
+from ddimcache.kernels.pixel_memory import FRACTION, counted, memory, read_back, read_pixel, synchronise
 from ddimcache.kernels.tiling import PIXEL, largest_divisor
-
-FRACTION = 127
-"""What a stored int8 weight is divided by when it is read."""
 
 _SLOT, _STORED, WEIGHT_PLACE, _JUMP = range(4)
 """Places that are kept: of weights in local memory, where to bring them, where from; and a step of rows."""
-
-WRITTEN_OUT = {"float16": 4, "float32": 8}
-"""Steps of the hot loop, by the type of sums, below which a driver's compiler writes it out and takes
-registers for all: a step of sums in float32 has fewer instructions."""
 
 _MOST_PARTS_TOGETHER, _PARTS_TOGETHER = 27, 12
 """Parts whose sums are added up without a loop, and by a turn of one where there are more: 30 would all
@@ -50,31 +50,6 @@ be read at once, and want more registers than the products."""
 
 _ROWS_TOGETHER = 2
 """Rows whose results go through local memory together: more of it would leave fewer waves resident."""
-
-
-@dataclass(frozen=True)
-class PixelBlocking:
-    """What a work-group is made of: ``parts`` x ``across`` x ``down`` work-items."""
-
-    rows: int
-    """Rows (pixels of a picture, tokens) of a work-item."""
-    chunk: int
-    """Pixels of a row that are multiplied between two barriers; they divide those of a line of taps."""
-    down: int
-    """Work-items along the rows: they share weights, and bring them to local memory together."""
-    across: int
-    """Panels of output channels."""
-    parts: int
-    """Work-items that share the reduction of a result."""
-    positions: int = 1
-    """Products of their own that a result is made of: 1, or those of Winograd's filtering."""
-    together: bool = False
-    """Whether a work-item's rows are of one line, so that one place is counted on for all of them."""
-
-    @property
-    def items(self) -> int:
-        """Work-items of a work-group."""
-        return self.down * self.across * self.parts * self.positions
 
 
 Finish = Callable[[Sequence[Any], Callable[[Sequence[Any]], Any]], None]
@@ -507,74 +482,3 @@ class PixelProduct:
         for number in range(PIXEL):
             with T.If(first + number < self.channels), T.Then():
                 finish([*indices, first + number], partial(read_at, number))
-
-
-def gated_together(blocking: PixelBlocking, width: int) -> int:
-    """Gated numbers of a panel of ``width`` that are finished together: all, or one where registers hold
-    other rows' sums.
-
-    Addresses of bias and scales are most of what one takes, and a vector takes no more.
-    """
-    return width // 2 if blocking.parts > 1 else 1
-
-
-def line_of(lines: Sequence[int], taps: tuple[int, int], strides: tuple[int, int]) -> int:
-    """How many rows of a result of ``lines`` lie at equal distances in the input: all, or a line's."""
-    return math.prod(lines) if tuple(taps) == tuple(strides) == (1, 1) else lines[-1]
-
-
-def tiles_of_rows(rows: int, line: int, each: int) -> int:
-    """Work-items that ``rows`` take, if each makes ``each`` of them, of one ``line`` where that is not 0."""
-    return rows // line * -(-line // each) if line else -(-rows // each)
-
-
-def read_back(item: Any, items: int, shared: Any) -> tuple[Any, Any]:
-    """The number of a work-item, below ``items``, from where it was put in ``shared`` memory, and a 0.
-
-    A driver's compiler knows neither, and TVM by their masks that 32 bits are enough for both.
-    """
-    synchronise()
-    T.buffer_store(shared, T.cast(item, str(shared.ty.dtype)), [item])
-    synchronise()
-    number = memory("local", "int32", 1)
-    T.buffer_store(number, T.cast(shared[item], "int32"), [0])
-    return T.bitwise_and(number[0], (1 << (items - 1).bit_length()) - 1), T.bitwise_and(number[0] - item, 1)
-
-
-@contextmanager
-def counted(nought: Any, count: int) -> Iterator[Any]:
-    """A loop to ``count`` from a ``nought`` that a driver's compiler does not know: it stays a loop."""
-    counter = memory("local", "int32", 1)
-    T.buffer_store(counter, nought, [0])
-    with T.While(counter[0] < count):
-        yield T.bitwise_and(counter[0], (1 << count.bit_length()) - 1)
-        T.buffer_store(counter, counter[0] + 1, [0])
-
-
-def memory(scope: str, dtype: str, *shape: int) -> Any:
-    """Memory of a work-item (``local``) or a work-group (``shared``)."""
-    return T.sblock_alloc_buffer(shape, dtype, scope=scope, layout=None)
-
-
-def read_pixel(target: Any, number: int, source: Any, place: Any, image_pixels: int) -> None:
-    """Reads the pixel ``place`` of ``source`` to four places of ``target``, in its type.
-
-    A tensor of more than ``image_pixels`` pixels is no image on the device: it is read as a buffer.
-    """
-    dtype, stored = str(target.ty.dtype), str(source.ty.dtype)
-    size = math.prod(int(side) for side in source.ty.shape)
-    if size > image_pixels * PIXEL:
-        flat = T.decl_buffer((size,), stored, data=source.data, layout=None)
-        with T.vectorized(0, PIXEL) as lane:
-            value = T.cast(flat[place * PIXEL + lane], dtype)
-            value = value * tirx.const(1 / FRACTION, dtype) if stored == "int8" else value
-            T.buffer_store(target, value, [number * PIXEL + lane])
-        return
-    name = "read_imageh" if dtype == "float16" else "read_imagef"
-    pixel = tirx.call_pure_extern(f"{dtype}x{PIXEL}", name, source.data, place)
-    T.buffer_store(target, pixel, [T.Ramp(number * PIXEL, 1, PIXEL)])
-
-
-def synchronise() -> None:
-    """Waits until all work-items of a group have come here."""
-    T.evaluate(T.tvm_storage_sync("shared"))

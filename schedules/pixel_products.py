@@ -22,14 +22,14 @@ from tvm import tirx
 
 from ddimcache.compiler.target import DeviceProfile, PixelTable, TileTable
 from ddimcache.kernels.packed_pixels import PackedProduct
-from ddimcache.kernels.pixels import (
+from ddimcache.kernels.pixel_blocks import (
     WRITTEN_OUT,
     PixelBlocking,
-    PixelProduct,
     gated_together,
     line_of,
     tiles_of_rows,
 )
+from ddimcache.kernels.pixels import PixelProduct
 from ddimcache.kernels.tags import PAIRED, PIXELS, WORK, WORKLOAD
 from ddimcache.kernels.tiling import PIXEL
 from ddimcache.kernels.workload import parse

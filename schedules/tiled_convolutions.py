@@ -27,7 +27,7 @@ from ddimcache.kernels.conv2d.packed_tiles import PackedTiledProduct
 from ddimcache.kernels.conv2d.tiled import INPUT, POSITIONS, tiles_of
 from ddimcache.kernels.conv2d.winograd_pixels import OUTPUTS, TiledProduct
 from ddimcache.kernels.matmul.kernel import panel_width
-from ddimcache.kernels.pixels import WRITTEN_OUT, PixelBlocking
+from ddimcache.kernels.pixel_blocks import WRITTEN_OUT, PixelBlocking
 from ddimcache.kernels.tags import PIXELS, TILED, WORK
 from ddimcache.kernels.tiling import PIXEL, largest_divisor, vector_lanes
 from ddimcache.kernels.workload import Workload

@@ -30,7 +30,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder.tirx import prim_func
 
 from ddimcache.kernels.attention.kernel import LOWEST, MISSING, Place
-from ddimcache.kernels.pixels import counted, memory, read_back, read_pixel, synchronise
+from ddimcache.kernels.pixel_memory import counted, memory, read_back, read_pixel, synchronise
 from ddimcache.kernels.tags import WORK
 from ddimcache.kernels.tiling import PIXEL
 

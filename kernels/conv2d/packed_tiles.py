@@ -17,7 +17,7 @@ from tvm.script import tirx as T
 from ddimcache.kernels.conv2d.tiled import POSITIONS, SIDE
 from ddimcache.kernels.conv2d.winograd_pixels import TiledProduct
 from ddimcache.kernels.packed_pixels import PackedProduct
-from ddimcache.kernels.pixels import FRACTION, memory, read_pixel
+from ddimcache.kernels.pixel_memory import FRACTION, memory, read_pixel
 from ddimcache.kernels.tiling import PIXEL
 
 

@@ -17,17 +17,9 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ddimcache.kernels.conv2d.tiled import POSITIONS, SIDE, SIZE
-from ddimcache.kernels.pixels import (
-    FRACTION,
-    WEIGHT_PLACE,
-    Finish,
-    PixelBlocking,
-    PixelProduct,
-    counted,
-    memory,
-    read_pixel,
-    synchronise,
-)
+from ddimcache.kernels.pixel_blocks import PixelBlocking
+from ddimcache.kernels.pixel_memory import FRACTION, counted, memory, read_pixel, synchronise
+from ddimcache.kernels.pixels import WEIGHT_PLACE, Finish, PixelProduct
 from ddimcache.kernels.tiling import PIXEL
 
 OUTPUTS = SIZE**2

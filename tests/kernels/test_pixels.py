@@ -21,7 +21,7 @@ from ddimcache.kernels.geglu import kernel as geglu
 from ddimcache.kernels.geglu.reference import geglu as plain_geglu
 from ddimcache.kernels.matmul import kernel as matmul
 from ddimcache.kernels.matmul.reference import matmul as plain_matmul
-from ddimcache.kernels.pixels import WRITTEN_OUT, line_of, tiles_of_rows
+from ddimcache.kernels.pixel_blocks import WRITTEN_OUT, line_of, tiles_of_rows
 from ddimcache.schedules.apply import ApplySchedules
 from ddimcache.schedules.pixel_products import PixelShape, choose_blocking, cost
 from tests.kit.kernel_run import rounded_weights, run_kernel, small_tiles, te_function

@@ -20,7 +20,7 @@ from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
 from ddimcache.kernels.conv2d.tiled import POSITIONS, tiled_conv2d, tiled_input, tiles_of
 from ddimcache.kernels.matmul.kernel import panel_width
-from ddimcache.kernels.pixels import WRITTEN_OUT, PixelBlocking
+from ddimcache.kernels.pixel_blocks import WRITTEN_OUT, PixelBlocking
 from ddimcache.kernels.tags import WORK
 from ddimcache.kernels.workload import Workload, parse
 from ddimcache.schedules.apply import ApplySchedules

@@ -103,8 +103,8 @@ def compile_model(
     accumulate: Annotated[
         list[str] | None,
         typer.Option(
-            help="How products are summed where the device computes in float16: float32, float16 (twice as "
-            "fast, long sums in chunks), or auto, which is float16 where weights are int8; for all layers or "
+            help="How products are summed where the device computes in float16: float32, float16 (faster, "
+            "long sums in chunks), or auto, which is float16 where weights are int8; for all layers or "
             "PATTERN=KIND for some, and the last that names a layer counts.",
             metavar="[PATTERN=]KIND",
         ),
