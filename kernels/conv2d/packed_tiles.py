@@ -44,8 +44,9 @@ class PackedTiledProduct(PackedProduct, TiledProduct):
         read_pixel(read, 0, self.weight, place, self.image_pixels)
         value = read[T.Ramp(0, 1, PIXEL)]
         if str(self.weight.ty.dtype) == "int8":
-            whole = value * T.Broadcast(tirx.const(FRACTION, dtype), PIXEL)
-            value = tirx.call_pure_extern(f"{dtype}x{PIXEL}", "rint", whole)
+            with T.vectorized(0, PIXEL) as lane:
+                T.buffer_store(read, read[lane] * tirx.const(FRACTION, dtype), [lane])
+            value = tirx.call_pure_extern(f"{dtype}x{PIXEL}", "rint", value)
         T.buffer_store(taps, T.cast(value, f"{self.dtype}x{PIXEL}"), [T.Ramp(row * PIXEL, 1, PIXEL)])
         if scale is not None:
             with T.vectorized(0, PIXEL) as lane:

@@ -13,8 +13,10 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import te, topi
+from tvm.s_tir.analysis import estimate_tir_flops
 
 from ddimcache.compiler.passes.limit_kernels import local_bytes
+from ddimcache.compiler.passes.list_launches import work_sizes
 from ddimcache.compiler.target import TiledTable, profile
 from ddimcache.kernels.conv2d import kernel as conv2d
 from ddimcache.kernels.conv2d.reference import conv2d as plain_conv2d
@@ -286,6 +288,21 @@ def test_a_sum_that_no_work_group_keeps_short_has_no_blocks() -> None:
     assert choose_blocking(shape, TABLE, PIXELS, 1024) is None
     assert choose_blocking(dataclasses.replace(shape, sums="half"), TABLE, PIXELS, 1024) is not None
     assert choose_blocking(dataclasses.replace(shape, sums="half"), TABLE, PIXELS, 128) is None
+
+
+@pytest.mark.parametrize("sums", ["chunks", "float"])
+@pytest.mark.parametrize("group", [None, 0, 16])
+def test_what_a_bundle_lists_of_a_kernel(group: int | None, sums: str) -> None:
+    """As the compiler counts a launch's work, which not every expression lets it."""
+    shape, channels = (1, 8, 7, 16), 12
+    x, packed, _ = operands(shape, channels, group)
+    arrays = [transformed(x).astype("float32"), np.zeros(channels, "float32")]
+    arrays += [np.zeros((*shape[:3], channels), "float32"), *packed]
+    module = tvm.IRModule({"main": convolution(shape, channels, arrays, sums)})
+    scheduled = ApplySchedules(DEVICE)(module)["main"]
+    [size] = work_sizes(scheduled)
+    assert size.items in ((256, 1, 1), (512, 1, 1), (1024, 1, 1))
+    assert estimate_tir_flops(scheduled.body) > 0
 
 
 def test_the_work_of_a_kernel_is_that_of_the_definition() -> None:
