@@ -183,7 +183,7 @@ def test_a_loop_ends_where_diffusers_ends(config, sampler, strength, data) -> No
     # Where no signal is left the noise says nothing of the picture; diffusers divides by 0.
     assume(not (lcm and config["rescale_betas_zero_snr"] and config["prediction_type"] == "epsilon"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        compare(config, sampler, steps, monkeypatch)
+        compare(config, sampler, steps, monkeypatch, strength)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -200,6 +200,22 @@ def test_the_last_steps_of_a_schedule(
 ) -> None:
     config = STABLE_DIFFUSION | {"final_sigmas_type": ends, "original_inference_steps": 100}
     compare(config, sampler, steps, monkeypatch, strength)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_euler_begins_with_the_largest_noise_though_the_second_step_has_it(
+    spacing: str, prediction: str, monkeypatch
+) -> None:
+    """The last moment of training has no signal, which is counted as more than the one before it has."""
+    config = STABLE_DIFFUSION | {
+        "beta_schedule": "linear",
+        "beta_end": 0.02,
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": spacing,
+        "prediction_type": prediction,
+    }
+    compare(config, "euler", 1000, monkeypatch)
 
 
 def test_the_variance_of_a_folder_of_ddpm_is_none_of_the_solver(monkeypatch) -> None:

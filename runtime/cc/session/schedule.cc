@@ -125,12 +125,16 @@ void CheckCache(const Sampling& sampling, const Sampler& sampler, int taken) {
 }
 
 // Euler's latents in diffusers are picture + sigma · noise, ours those divided by √(sigma² + 1), which is
-// what the UNet takes. It begins with noise of the first sigma, or, where timesteps are leading, of √(sigma²
-// + 1).
-double InitialNoise(const SamplerConstants& constants, const Sampler& sampler, const Moment& first) {
+// what the UNet takes. It begins with noise of the largest sigma, or of √(sigma² + 1) where timesteps are
+// leading. The first sigma is not always the largest: where training ends without signal, 2⁻²⁴ stands for
+// none, and the moment before can have less.
+double InitialNoise(const SamplerConstants& constants, const Sampler& sampler, const std::vector<Leg>& legs) {
   if (sampler.method == Method::kDdim) return constants.init_noise_sigma;
-  const bool below_one = sampler.method == Method::kEuler && constants.euler->timestep_spacing != "leading";
-  return below_one ? first.noise : 1.0;
+  if (sampler.method != Method::kEuler) return 1.0;
+  double most = 0;
+  for (const Leg& leg : legs) most = std::max(most, leg.from.noise / leg.from.signal);
+  const bool is_leading = constants.euler->timestep_spacing == "leading";
+  return legs.front().from.signal * (is_leading ? std::sqrt(most * most + 1) : most);
 }
 
 }  // namespace
@@ -168,7 +172,7 @@ SamplingPlan Schedule(const SamplerConstants& constants, const Sampling& samplin
   SamplingPlan plan;
   const Moment& first = legs.front().from;
   const bool is_new = !sampling.strength.has_value() || (sampling.masked && *sampling.strength == 1);
-  plan.noise = is_new ? InitialNoise(constants, sampler, first) : first.noise;
+  plan.noise = is_new ? InitialNoise(constants, sampler, legs) : first.noise;
   plan.picture = is_new ? 0.0 : first.signal;
   plan.adds_noise = sampler.method == Method::kConsistency;
   auto next_full = sampling.full_steps.begin();
