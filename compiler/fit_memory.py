@@ -81,7 +81,7 @@ def fit(request: Request, limits: MemoryLimits, run: Callable[[Request], Compila
         )
     if best.bytes > limits.most:
         raise CompileError(
-            f"activations need {_text(best.bytes)} in {best.bands} bands of rows, the best number of them; "
+            f"activations need {_text(best.bytes)} {_pieces(best.bands)}; "
             f"{limits.most_by or limits.wanted_by} {_text(limits.most)}",
             where=name,
             remedy="take a smaller --size or --batch, or a larger --memory-budget",
@@ -123,6 +123,10 @@ class _Trial:
 
     def fits(self, limits: MemoryLimits) -> bool:
         return self.bytes <= limits.wanted and self.largest <= limits.allocation
+
+
+def _pieces(bands: int) -> str:
+    return f"in {bands} bands of rows, the best number of them" if bands > 1 else "in one piece"
 
 
 def _text(count: int) -> str:

@@ -184,6 +184,12 @@ def test_what_cannot_fit_is_refused_with_figures(allowed: dict[str, int], messag
         fit(component(), limits(**allowed), planner(PLANS)[1])
 
 
+def test_a_refusal_where_one_piece_is_least_says_so() -> None:
+    plans = {bands: [500, 500] for bands in PLANS}
+    with pytest.raises(CompileError, match="activations need 1000 bytes in one piece; the test allows 390"):
+        fit(component(), limits(wanted=390, most=390), planner(plans)[1])
+
+
 @pytest.mark.parametrize(
     ("budget", "refusal"),
     [
