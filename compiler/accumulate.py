@@ -3,7 +3,7 @@
 A sum is taken in one of three ways (``kernels/pixels.py``): all of it in float16, in chunks of float16 that
 are added in float32, or all in float32. The rule takes
 
-- ``float`` where weights are not rounded to int8: nothing else of the product is less exact than float16,
+- ``float`` where weights are not int8: rounding those errs more than sums in float16 do,
 - ``chunks`` where the reduction is longer than the profile's ``longest``,
 - ``chunks`` where it is shorter and its weights speak against one sum (:func:`half_error` above
   ``most_half_error``),
